@@ -1,0 +1,3 @@
+//! The `flipback` binary.
+
+fn main() {}

@@ -1,0 +1,183 @@
+//! Every metric name once. Rooms count through this; nobody else spells a name.
+
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    process_collector::ProcessCollector,
+};
+
+/// Why the registry could not be built or printed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {attempted} metrics")]
+pub struct MetricsError {
+    attempted: &'static str,
+    #[source]
+    source: prometheus::Error,
+}
+
+/// Own registry, no globals; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// `flipback_build_info{version}`: always 1.
+    pub build_info: IntGaugeVec,
+    /// `flipback_guard_phase{guard,phase}`: 1 for the phase the guard is in, else 0.
+    pub guard_phase: IntGaugeVec,
+    /// `flipback_active_color{guard,color}`: 1 for the active color, else 0.
+    pub active_color: IntGaugeVec,
+    /// `flipback_ready_endpoints{guard,color}`.
+    pub ready_endpoints: IntGaugeVec,
+    /// `flipback_rule_value{guard,rule}`: the newest judged value.
+    pub rule_value: GaugeVec,
+    /// `flipback_rule_threshold{guard,rule}`.
+    pub rule_threshold: GaugeVec,
+    /// `flipback_rule_streak{guard,rule}`: breaches in a row.
+    pub rule_streak: IntGaugeVec,
+    /// `flipback_rule_outcomes_total{guard,rule,outcome}`.
+    pub rule_outcomes: IntCounterVec,
+    /// `flipback_blind{guard}`: 1 while there is no usable data.
+    pub blind: IntGaugeVec,
+    /// `flipback_standby_ready{guard}`: 1 while the standby color could take over.
+    pub standby_ready: IntGaugeVec,
+    /// `flipback_rollbacks_total{guard,result,trigger}`: `rolled_back`, `withheld`, `failed`, `blocked`, `suppressed`; `automatic` or `manual`.
+    pub rollbacks: IntCounterVec,
+    /// `flipback_flip_duration_seconds`: decision to accepted patch.
+    pub flip_duration: Histogram,
+    /// `flipback_switches_total{guard}`: changes of the active color or its release, whoever made them.
+    pub switches: IntCounterVec,
+    /// `flipback_tick_duration_seconds`: one look at all guards.
+    pub tick_duration: Histogram,
+    /// `flipback_last_tick_timestamp_seconds`.
+    pub last_tick: IntGauge,
+    /// `flipback_prometheus_requests_total{cluster,result}`: `ok`, `timeout`, `error`, `partial`.
+    pub prometheus_requests: IntCounterVec,
+    /// `flipback_prometheus_request_duration_seconds{cluster}`.
+    pub prometheus_duration: HistogramVec,
+    /// `flipback_probes_total{guard,result}`: `ok`, `failed`.
+    pub probes: IntCounterVec,
+    /// `flipback_watch_errors_total{cluster,kind}`.
+    pub watch_errors: IntCounterVec,
+    /// `flipback_notifications_total{chat,result}`: `delivered`, `retried`, `dropped`.
+    pub notifications: IntCounterVec,
+    /// `flipback_notifications_pending`.
+    pub notifications_pending: IntGauge,
+    /// `flipback_notification_oldest_pending_timestamp_seconds`: 0 when none waits.
+    pub notification_oldest_pending: IntGauge,
+    /// `flipback_evidence_bundles_total{result}`: `complete`, `partial`, `failed`.
+    pub evidence_bundles: IntCounterVec,
+    /// `flipback_evidence_capture_duration_seconds`.
+    pub evidence_duration: Histogram,
+}
+
+/// From 1 ms to 30 s: flips are expected within 25 ms, anything network-bound within its timeout.
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
+
+impl Metrics {
+    /// Registers every metric.
+    ///
+    /// # Errors
+    /// [`MetricsError`] when two metrics share a name, which a test excludes.
+    pub fn new() -> Result<Self, MetricsError> {
+        Self::build().map_err(|source| MetricsError {
+            attempted: "register",
+            source,
+        })
+    }
+
+    fn build() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let floats = |name: &str, help: &str, labels: &[&str]| {
+            let made = GaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let gauge = |name: &str, help: &str| {
+            let made = IntGauge::new(name, help)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let histogram = |name: &str, help: &str| {
+            let made = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let prometheus_duration = HistogramVec::new(
+            HistogramOpts::new("flipback_prometheus_request_duration_seconds", "Time of one Prometheus request.").buckets(SECONDS.to_vec()),
+            &["cluster"],
+        )?;
+        registry.register(Box::new(prometheus_duration.clone()))?;
+        let made = Self {
+            build_info: gauges("flipback_build_info", "Version of this flipback.", &["version"])?,
+            guard_phase: gauges("flipback_guard_phase", "1 for the phase the guard is in.", &["guard", "phase"])?,
+            active_color: gauges("flipback_active_color", "1 for the color that serves users.", &["guard", "color"])?,
+            ready_endpoints: gauges("flipback_ready_endpoints", "Ready endpoints of a color.", &["guard", "color"])?,
+            rule_value: floats("flipback_rule_value", "Newest judged value of a rule.", &["guard", "rule"])?,
+            rule_threshold: floats("flipback_rule_threshold", "Threshold of a rule.", &["guard", "rule"])?,
+            rule_streak: gauges("flipback_rule_streak", "Breaches in a row.", &["guard", "rule"])?,
+            rule_outcomes: counters(
+                "flipback_rule_outcomes_total",
+                "Outcomes of a rule's polls.",
+                &["guard", "rule", "outcome"],
+            )?,
+            blind: gauges("flipback_blind", "1 while a guard has no usable data.", &["guard"])?,
+            standby_ready: gauges("flipback_standby_ready", "1 while the standby color could take over.", &["guard"])?,
+            rollbacks: counters(
+                "flipback_rollbacks_total",
+                "Rollbacks by result and trigger.",
+                &["guard", "result", "trigger"],
+            )?,
+            flip_duration: histogram("flipback_flip_duration_seconds", "Time from decision to accepted patch.")?,
+            switches: counters("flipback_switches_total", "Changes of the active color or its release.", &["guard"])?,
+            tick_duration: histogram("flipback_tick_duration_seconds", "Time of one look at all guards.")?,
+            last_tick: gauge("flipback_last_tick_timestamp_seconds", "When all guards were last looked at.")?,
+            prometheus_requests: counters(
+                "flipback_prometheus_requests_total",
+                "Prometheus requests by result.",
+                &["cluster", "result"],
+            )?,
+            prometheus_duration,
+            probes: counters("flipback_probes_total", "HTTP probes by result.", &["guard", "result"])?,
+            watch_errors: counters("flipback_watch_errors_total", "Errors of Kubernetes watches.", &["cluster", "kind"])?,
+            notifications: counters("flipback_notifications_total", "Messages to chats by result.", &["chat", "result"])?,
+            notifications_pending: gauge("flipback_notifications_pending", "Messages waiting for a chat.")?,
+            notification_oldest_pending: gauge(
+                "flipback_notification_oldest_pending_timestamp_seconds",
+                "When the oldest waiting message was made; 0 when none waits.",
+            )?,
+            evidence_bundles: counters("flipback_evidence_bundles_total", "Evidence bundles by result.", &["result"])?,
+            evidence_duration: histogram("flipback_evidence_capture_duration_seconds", "Time to capture one evidence bundle.")?,
+            registry: registry.clone(),
+        };
+        made.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(made)
+    }
+
+    /// The exposition, text format 0.0.4.
+    ///
+    /// # Errors
+    /// [`MetricsError`] when a family cannot be encoded.
+    pub fn expose(&self) -> Result<String, MetricsError> {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .map_err(|source| MetricsError {
+                attempted: "encode",
+                source,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_registered_once() {
+        let metrics = Metrics::new().expect("no two metrics share a name");
+        assert!(metrics.expose().expect("encodes").contains("flipback_build_info{version="));
+    }
+}

@@ -1,0 +1,100 @@
+//! What a person may ask of a running daemon.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Color, GuardId, Incident};
+
+/// A person's request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "command")]
+pub enum Command {
+    /// Back to the standby color, now.
+    Rollback {
+        /// Which guard.
+        guard: GuardId,
+        /// Who asks.
+        by: String,
+        /// Their words.
+        reason: String,
+        /// Ask the API server without storing.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// To a named color, now.
+    Switch {
+        /// Which guard.
+        guard: GuardId,
+        /// Where to.
+        to: Color,
+        /// Who asks.
+        by: String,
+        /// Their words.
+        reason: String,
+        /// Ask the API server without storing.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// No flips until resumed.
+    Pause {
+        /// Which guard.
+        guard: GuardId,
+        /// Who asks.
+        by: String,
+        /// Their words.
+        reason: String,
+    },
+    /// Flips again.
+    Resume {
+        /// Which guard.
+        guard: GuardId,
+        /// Who asks.
+        by: String,
+    },
+}
+
+impl Command {
+    /// The guard it is for.
+    #[must_use]
+    pub fn guard(&self) -> &GuardId {
+        match self {
+            Self::Rollback { guard, .. } | Self::Switch { guard, .. } | Self::Pause { guard, .. } | Self::Resume { guard, .. } => guard,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply")]
+pub enum CommandReply {
+    /// A flip was tried; the incident says how it ended.
+    Flip {
+        /// The incident.
+        incident: Box<Incident>,
+    },
+    /// Paused or resumed.
+    Done {
+        /// A sentence for a person.
+        what: String,
+    },
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case", tag = "error", content = "detail")]
+pub enum CommandError {
+    /// No such guard.
+    #[error("no guard is called {0:?}")]
+    UnknownGuard(String),
+    /// No such color.
+    #[error("{0}")]
+    UnknownColor(String),
+    /// Refused by the rules that protect traffic.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The cluster said no, or nothing.
+    #[error("{0}")]
+    Failed(String),
+    /// The daemon is busy or stopping.
+    #[error("the daemon is busy or stopping; try again")]
+    Busy,
+}

@@ -1,0 +1,333 @@
+//! What follows from an observation.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Color, GuardId, Phase, Release, RuleName};
+
+/// What the engine says after one observation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What to do.
+    pub verdict: Verdict,
+    /// Where each rule stands.
+    pub rules: Vec<RuleState>,
+    /// What happened since the last look that a person may want to know.
+    pub notes: Vec<Note>,
+    /// The guard's state in a word.
+    pub phase: Phase,
+    /// One sentence with numbers.
+    pub why: String,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Nothing.
+    Hold,
+    /// Flip back.
+    Rollback(Box<Case>),
+    /// The rule is confirmed, and the release is not to blame: tell, do not flip.
+    Suppressed(Box<Case>, Suppression),
+    /// The rule is confirmed and a flip is refused: tell, and try again while it still breaches.
+    Blocked(Box<Case>, Refusal),
+}
+
+/// Everything a flip, its evidence and its messages need to know about why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Case {
+    /// Whose.
+    pub guard: GuardId,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// The color that is left.
+    pub from: Color,
+    /// The color that takes over.
+    pub to: Color,
+    /// What `from` runs.
+    pub from_release: Option<Release>,
+    /// What `to` runs.
+    pub to_release: Option<Release>,
+    /// What asked for it.
+    pub trigger: Trigger,
+    /// One sentence with numbers.
+    pub why: String,
+    /// Where each rule stood.
+    pub rules: Vec<RuleState>,
+    /// Ready endpoints of `from`.
+    pub from_ready: u32,
+    /// Ready endpoints of `to`.
+    pub to_ready: u32,
+    /// Hash of the guard's configuration.
+    pub config_hash: String,
+}
+
+/// What asked for a flip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Trigger {
+    /// A rule.
+    Rule {
+        /// Which.
+        rule: RuleName,
+        /// By which path.
+        path: Path,
+    },
+    /// A person.
+    Manual {
+        /// Who, as far as known.
+        by: String,
+        /// Their words.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule { rule, .. } => write!(f, "{rule}"),
+            Self::Manual { .. } => f.write_str("manual"),
+        }
+    }
+}
+
+/// How a rule came to its verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// N breaches in a row, sure by the pooled bound.
+    Fast,
+    /// Two severe intervals in a row.
+    Severe,
+    /// Over the threshold for minutes.
+    Slow,
+    /// One breach of a critical rule.
+    Critical,
+    /// No Ready endpoint for too long.
+    Endpoints,
+    /// N failed rounds of probes in a row.
+    Probe,
+}
+
+/// One rule's outcome of one poll.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome", content = "reason")]
+pub enum Outcome {
+    /// Over the threshold.
+    Breach,
+    /// Within it.
+    Pass,
+    /// Evidence is still collecting.
+    Waiting,
+    /// Nothing usable; the streak is held.
+    Inconclusive(String),
+    /// No sample newer than the last one used: a stale poll is no poll.
+    Nothing,
+}
+
+impl Outcome {
+    /// The word the trace format and metrics use.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Breach => "breach",
+            Self::Pass => "pass",
+            Self::Waiting => "waiting",
+            Self::Inconclusive(_) => "inconclusive",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+/// Where a rule stands after a poll.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleState {
+    /// Which rule.
+    pub rule: RuleName,
+    /// `error_rate`, `latency`, `probe`, `endpoints`.
+    pub kind: String,
+    /// This poll's outcome.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Breaches in a row.
+    pub streak: u32,
+    /// How many it takes.
+    pub of: u32,
+    /// Bad requests (failed probes) of the interval this poll closed, or of the one still open.
+    pub bad: Option<f64>,
+    /// Requests (probes) of the same interval; for `endpoints`: the Ready ones.
+    pub total: Option<f64>,
+    /// The judged share, as a fraction; for `endpoints`: the Ready ones.
+    pub value: Option<f64>,
+    /// What it is compared to, in the unit of `value`.
+    pub threshold: f64,
+    /// Lower confidence bound of the pooled breaches, as a fraction.
+    pub bound: Option<f64>,
+    /// Time of the newest sample used.
+    pub sample_at: Option<Timestamp>,
+    /// One sentence with numbers.
+    pub why: String,
+}
+
+/// Why a confirmed breach is not held against the release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "suppression")]
+pub enum Suppression {
+    /// The previous color was just as bad before the switch.
+    BadBefore,
+    /// The standby color is just as bad now.
+    StandbyBad,
+    /// The watch has ended and only alerts remain.
+    AfterWatch,
+    /// This is the color flipback restored: judged in report-only mode.
+    ReportOnly,
+}
+
+impl fmt::Display for Suppression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadBefore => "the previous color was already over the threshold before the switch, so this release is not to blame",
+            Self::StandbyBad => "the standby color is just as bad now, so switching back would not help",
+            Self::AfterWatch => "the watch after the switch has ended and this guard only alerts from then on",
+            Self::ReportOnly => "this color was restored by a rollback and is judged in report-only mode",
+        })
+    }
+}
+
+/// Why a flip is refused although the release is bad.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "refusal")]
+pub enum Refusal {
+    /// The standby color has too few Ready endpoints.
+    StandbyNotReady {
+        /// What it has.
+        ready: u32,
+        /// What a flip needs.
+        needed: u32,
+    },
+    /// A person paused the guard.
+    Paused {
+        /// Who.
+        by: String,
+    },
+    /// Within the cooldown of an earlier flip.
+    Cooldown {
+        /// Its end.
+        until: Timestamp,
+    },
+    /// Too many flips in a day: the guard has disarmed itself.
+    Disarmed {
+        /// How many.
+        flips: u32,
+    },
+    /// The standby runs a release that was rolled back from.
+    StandbyKnownBad {
+        /// Which.
+        release: String,
+    },
+    /// This release was already flipped away from once, automatically.
+    AlreadyFlipped {
+        /// Which.
+        release: String,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StandbyNotReady { ready, needed } => {
+                write!(f, "the standby color cannot serve: {ready} Ready endpoints, {needed} needed")
+            }
+            Self::Paused { by } => write!(f, "the guard is paused by {by}"),
+            Self::Cooldown { until } => write!(f, "in cooldown after an earlier flip until {until}"),
+            Self::Disarmed { flips } => write!(f, "disarmed after {flips} automatic flips in 24 h"),
+            Self::StandbyKnownBad { release } => write!(f, "the standby color runs release {release}, which was rolled back from"),
+            Self::AlreadyFlipped { release } => write!(f, "release {release} was already flipped away from automatically"),
+        }
+    }
+}
+
+/// Something that happened, worth a line in a log, a page or a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "note")]
+pub enum Note {
+    /// The active color, or its release, changed; all evidence was reset.
+    Switched {
+        /// The color before, where known.
+        from: Option<Color>,
+        /// The color now.
+        to: Color,
+        /// Whether flipback had just flipped away from it: somebody flipped it back.
+        undone: bool,
+        /// The field manager that did it, where the object tells.
+        by: Option<String>,
+    },
+    /// A streak ran out of time.
+    Expired {
+        /// Whose.
+        rule: RuleName,
+        /// How long it was.
+        streak: u32,
+    },
+    /// No usable data since.
+    Blind {
+        /// Since when.
+        since: Timestamp,
+        /// The latest reason.
+        why: String,
+    },
+    /// Usable data again.
+    Sighted {
+        /// How long there was none, in seconds.
+        after_seconds: u64,
+    },
+    /// The restored color is good.
+    Recovered,
+    /// The restored color is bad too.
+    DidNotHelp {
+        /// The rule's sentence.
+        why: String,
+    },
+    /// A reading came near its threshold.
+    Degraded {
+        /// Which rule.
+        rule: RuleName,
+        /// The rule's sentence.
+        why: String,
+    },
+    /// A rule whose action is `alert` is confirmed.
+    Alert {
+        /// Which rule.
+        rule: RuleName,
+        /// The rule's sentence.
+        why: String,
+    },
+    /// The guard disarmed itself.
+    Disarmed {
+        /// Flips in the last 24 h.
+        flips: u32,
+    },
+    /// The watch after a switch ended.
+    WatchEnded,
+    /// The selector's value is none of the guard's colors.
+    UnknownColor {
+        /// The value found.
+        found: Option<String>,
+        /// The values that would be understood.
+        known: Vec<String>,
+    },
+    /// The route cannot be read.
+    Unreadable {
+        /// A sentence for a person.
+        why: String,
+    },
+    /// The route can be read again.
+    Readable,
+    /// A person paused or resumed the guard.
+    PauseChanged {
+        /// Who paused it; `None`: resumed.
+        by: Option<String>,
+    },
+}

@@ -1,0 +1,90 @@
+//! One incident: a case and what became of it. This is `incident.json`.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Case, Mode, Policy, Refusal, Seen, Suppression};
+
+/// Version of `incident.json`. A change of meaning raises it; a new optional field does not.
+pub const INCIDENT_SCHEMA: u32 = 1;
+
+/// A case and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// [`INCIDENT_SCHEMA`] of the writer.
+    pub schema: u32,
+    /// flipback's version that wrote it.
+    pub flipback: String,
+    /// `<guard>_<UTC timestamp>`, also the name of its folder.
+    pub id: String,
+    /// Whether the guard may flip.
+    pub mode: Mode,
+    /// The guarded object, `Service/web`.
+    pub object: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its cluster; empty for the only one.
+    pub cluster: String,
+    /// Why.
+    pub case: Case,
+    /// The object as it was seen.
+    pub seen: Seen,
+    /// The policy in force.
+    pub policy: Policy,
+    /// What became of it.
+    pub outcome: IncidentOutcome,
+    /// What happened, in order.
+    pub timeline: Vec<TimelineEntry>,
+    /// Whether every part of the evidence was captured; parts that failed are named.
+    pub capture_errors: Vec<String>,
+}
+
+/// What became of a case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "result")]
+pub enum IncidentOutcome {
+    /// Decided, not yet carried out.
+    Decided,
+    /// Traffic was moved.
+    RolledBack {
+        /// When the API server had accepted the patch.
+        at: Timestamp,
+        /// From decision to acceptance, in milliseconds.
+        took_ms: f64,
+        /// resourceVersion of the patched object.
+        resource_version: String,
+        /// What a second object, such as the preview Service, did not accept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        preview_error: Option<String>,
+    },
+    /// Monitor mode: it would have been moved.
+    Withheld,
+    /// A dry run: the API server accepted the patch and stored nothing.
+    DryRun,
+    /// The patch failed; carries the chain of causes.
+    Failed {
+        /// A sentence for a person.
+        error: String,
+    },
+    /// Refused.
+    Blocked {
+        /// Why.
+        #[serde(flatten)]
+        refusal: Refusal,
+    },
+    /// Not the release's fault.
+    Suppressed {
+        /// Why.
+        #[serde(flatten)]
+        suppression: Suppression,
+    },
+}
+
+/// One line of an incident's story.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineEntry {
+    /// When.
+    pub at: Timestamp,
+    /// What, for a person.
+    pub what: String,
+}

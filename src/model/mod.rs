@@ -1,0 +1,31 @@
+//! The shared nouns. Data and the little arithmetic that belongs to it: no IO, no clock, no import from another room.
+//!
+//! Reading order: who is guarded ([`name`], [`spec`]), what is live ([`traffic`]), what was measured ([`reading`]),
+//! what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`]), what is told ([`announcement`],
+//! [`status`]) and what a person may ask for ([`command`]).
+
+pub mod announcement;
+pub mod command;
+pub mod decision;
+pub mod incident;
+pub mod ledger;
+pub mod name;
+pub mod reading;
+pub mod settings;
+pub mod spec;
+pub mod status;
+pub mod traffic;
+
+pub use announcement::{Announcement, Severity, Topic};
+pub use command::{Command, CommandError, CommandReply};
+pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Suppression, Trigger, Verdict};
+pub use incident::{Incident, IncidentOutcome, TimelineEntry};
+pub use ledger::{FlipRecord, Ledger, Pause};
+pub use name::{Color, GuardId, NameError, RuleName};
+pub use reading::{Absence, Counter, Observation, Reading, Series};
+pub use spec::{
+    Action, AfterWatch, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, LatencyRule, Mode, Policy, Preset, ProbeRule,
+    RouteSpec, RuleKind, RuleSpec, ServiceRoute, TimeUnit,
+};
+pub use status::{ColorStatus, GuardStatus, IncidentSummary, Phase, RuleStatus, Status};
+pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};

@@ -1,0 +1,143 @@
+//! Names: guards, colors, rules. Checked once, when configuration is read; cheap to clone afterwards.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// A guard's name, `<namespace>/<name>` or, with several clusters, `<cluster>/<namespace>/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GuardId(Arc<str>);
+
+/// A named side of a guard: `blue`, `green`, `canary`. Active and standby are positions, never colors.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Color(Arc<str>);
+
+/// A rule's name, unique within its guard: `error_rate`, `latency_p95`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RuleName(Arc<str>);
+
+/// Why a name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is no valid name: 1 to 63 lower-case letters, digits, '-', '_' or '.', starting and ending with a letter or digit")]
+pub struct NameError {
+    /// What was given.
+    pub found: String,
+}
+
+/// Accepts a DNS label, with `_` and `.` besides; what Kubernetes, Prometheus labels and file names all bear.
+fn checked(name: &str) -> Result<Arc<str>, NameError> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let sound = name.len() <= 63 && name.chars().all(inner) && edge(name.chars().next()) && edge(name.chars().last());
+    if sound {
+        Ok(Arc::from(name))
+    } else {
+        Err(NameError { found: name.to_owned() })
+    }
+}
+
+impl GuardId {
+    /// Joins the parts; an empty `cluster` is left out.
+    ///
+    /// # Errors
+    /// [`NameError`] names the part that is no valid name.
+    pub fn new(cluster: &str, namespace: &str, name: &str) -> Result<Self, NameError> {
+        let mut parts = Vec::with_capacity(3);
+        if !cluster.is_empty() {
+            parts.push(checked(cluster)?);
+        }
+        parts.push(checked(namespace)?);
+        parts.push(checked(name)?);
+        Ok(Self(parts.join("/").into()))
+    }
+
+    /// The whole name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last part.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// The name with `/` as `.`: for folders and file names.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        self.0.replace('/', ".")
+    }
+}
+
+impl Color {
+    /// Checks and wraps a color's name.
+    ///
+    /// # Errors
+    /// [`NameError`] when it is no valid name.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        checked(name).map(Self)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl RuleName {
+    /// Checks and wraps a rule's name.
+    ///
+    /// # Errors
+    /// [`NameError`] when it is no valid name.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        checked(name).map(Self)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GuardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Display for Color {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_cluster_is_left_out_of_a_guards_name() {
+        assert_eq!(GuardId::new("", "shop", "web").expect("valid").as_str(), "shop/web");
+        assert_eq!(GuardId::new("eu", "shop", "web").expect("valid").as_str(), "eu/shop/web");
+        assert_eq!(GuardId::new("eu", "shop", "web").expect("valid").file_name(), "eu.shop.web");
+    }
+
+    #[test]
+    fn a_name_that_would_leave_its_folder_is_refused() {
+        for bad in ["", "..", "a/b", "-a", "a-", "A", "a b", &"a".repeat(64)] {
+            assert!(Color::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

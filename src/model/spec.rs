@@ -1,0 +1,367 @@
+//! What is guarded and how it is judged: the checked form of a guard's configuration.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Color, GuardId, RuleName};
+
+/// One thing being watched in one cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GuardSpec {
+    /// Its name.
+    pub id: GuardId,
+    /// The cluster's name in the configuration; empty for the only one.
+    pub cluster: String,
+    /// The namespace that holds the route and the colors.
+    pub namespace: String,
+    /// Where traffic is decided.
+    pub route: RouteSpec,
+    /// The sides, two or more.
+    pub colors: BTreeMap<Color, ColorSpec>,
+    /// What is judged.
+    pub rules: Vec<RuleSpec>,
+    /// When a judgement becomes a flip.
+    pub policy: Policy,
+    /// Whether a flip is carried out or only told.
+    pub mode: Mode,
+    /// What is captured after a flip.
+    pub evidence: EvidenceSpec,
+    /// Names of the chats that are told; empty = all.
+    pub chats: Vec<String>,
+    /// Short hash of everything above, carried by every decision's record.
+    pub config_hash: String,
+}
+
+/// Whether flips are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Flips.
+    #[default]
+    Enforce,
+    /// Decides, records and tells; never writes to the cluster.
+    Monitor,
+}
+
+/// Where traffic is decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum RouteSpec {
+    /// The selector of a Service.
+    Service(ServiceRoute),
+}
+
+impl RouteSpec {
+    /// The guarded object as `Kind/name`, for logs and messages.
+    #[must_use]
+    pub fn object(&self) -> String {
+        match self {
+            Self::Service(route) => format!("Service/{}", route.active),
+        }
+    }
+}
+
+/// A Service whose selector decides which color serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceRoute {
+    /// The Service that users reach.
+    pub active: String,
+    /// The Service that reaches the other color, swapped along where there is one.
+    pub preview: Option<String>,
+    /// The selector key whose value names the color.
+    pub selector_key: String,
+}
+
+/// One side of a guard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ColorSpec {
+    /// The selector value that means this color.
+    pub value: String,
+    /// The Deployment that runs it: its release and its replicas. `None`: releases cannot be told apart.
+    pub deployment: Option<String>,
+}
+
+/// One rule of a guard.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RuleSpec {
+    /// Its name, unique within the guard.
+    pub name: RuleName,
+    /// What it measures and its threshold.
+    #[serde(flatten)]
+    pub kind: RuleKind,
+    /// What a breach does.
+    pub action: Action,
+    /// A single breach acts. For zero-tolerance counters only.
+    pub critical: bool,
+}
+
+/// What a confirmed breach does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Flips back.
+    #[default]
+    Rollback,
+    /// Tells, and never flips.
+    Alert,
+}
+
+/// What a rule measures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum RuleKind {
+    /// Share of bad requests, from two counter selectors.
+    ErrorRate(CounterRule),
+    /// Share of requests slower than a bucket bound.
+    Latency(LatencyRule),
+    /// HTTP GET on the color's endpoints.
+    Probe(ProbeRule),
+    /// Ready endpoints of the active color.
+    Endpoints(EndpointsRule),
+}
+
+impl RuleKind {
+    /// The kind as configuration and traces spell it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::ErrorRate(_) => "error_rate",
+            Self::Latency(_) => "latency",
+            Self::Probe(_) => "probe",
+            Self::Endpoints(_) => "endpoints",
+        }
+    }
+}
+
+/// The metric names and units a rule's selectors start from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// `http_requests_total{status}` and `http_request_duration_seconds`.
+    #[default]
+    PrometheusHttp,
+    /// `http_requests_total{status}` and `http_request_duration_ms`.
+    HttpMs,
+    /// Selectors are all given by hand.
+    Custom,
+}
+
+/// Bad and total requests as two counter selectors, placeholders filled per color by the planner.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CounterRule {
+    /// Bad share over which a poll breaches, as a fraction: 0.05 is 5 %.
+    pub threshold: f64,
+    /// Selector of all requests, e.g. `http_requests_total{namespace="{namespace}",pod=~"{deployment}-.+"}`.
+    pub total: String,
+    /// Selector of the bad ones, e.g. the same with `status=~"5.."`.
+    pub bad: String,
+}
+
+/// A latency objective judged on the share of slower requests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LatencyRule {
+    /// The quantile of the objective: 0.95 breaches when more than 5 % are slower.
+    pub quantile: f64,
+    /// The time over which a request counts as slow; must be a bucket bound.
+    #[serde(with = "humantime_serde")]
+    pub threshold: Duration,
+    /// The unit in which the histogram's `le` is written.
+    pub unit: TimeUnit,
+    /// Selector of the histogram's `_bucket` series without `le`, placeholders as in [`CounterRule::total`].
+    pub buckets: String,
+}
+
+impl LatencyRule {
+    /// The share of slow requests over which a poll breaches: `1 - quantile`.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        1.0 - self.quantile
+    }
+
+    /// The threshold in the histogram's own unit.
+    #[must_use]
+    pub fn bound(&self) -> f64 {
+        match self.unit {
+            TimeUnit::Seconds => self.threshold.as_secs_f64(),
+            TimeUnit::Milliseconds => self.threshold.as_secs_f64() * 1000.0,
+        }
+    }
+}
+
+/// The unit of a histogram's bounds. Declared, never guessed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    /// `le="0.5"` is half a second.
+    #[default]
+    Seconds,
+    /// `le="500"` is half a second.
+    Milliseconds,
+}
+
+/// HTTP GET on each endpoint of the color.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProbeRule {
+    /// Share of failed probes over which a poll breaches, as a fraction.
+    pub threshold: f64,
+    /// Path, e.g. `/health`.
+    pub path: String,
+    /// Port on the pod; `None`: the port the active Service targets.
+    pub port: Option<u16>,
+    /// Lowest and highest good status.
+    pub status: (u16, u16),
+    /// Text the body must contain.
+    pub body_contains: Option<String>,
+    /// How long one attempt may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Further attempts before an endpoint counts as failed.
+    pub retries: u32,
+    /// At most so many endpoints of a color are asked per poll.
+    pub endpoints_max: u32,
+}
+
+/// Ready endpoints of the active color.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointsRule {
+    /// How long there must be no Ready endpoint.
+    #[serde(with = "humantime_serde")]
+    pub down_for: Duration,
+}
+
+/// When a judgement becomes a flip. Field names are the knobs of the trace format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Time between two looks.
+    #[serde(with = "humantime_serde")]
+    pub poll: Duration,
+    /// Breaches in a row that roll back.
+    pub consecutive: u32,
+    /// Bad requests at which an interval closes.
+    pub min_bad: u32,
+    /// Requests at which an interval closes; `None`: ceil(min_bad / threshold).
+    pub min_requests: Option<u32>,
+    /// An interval closes at the latest after so long.
+    #[serde(with = "humantime_serde")]
+    pub stretch: Duration,
+    /// One-sided confidence that the true share is over the threshold, as a fraction.
+    pub confidence: f64,
+    /// Bad share that counts as severe, as a fraction.
+    pub severe_share: f64,
+    /// Bad requests a severe interval must hold.
+    pub severe_bad: u32,
+    /// Span of the slow path.
+    #[serde(with = "humantime_serde")]
+    pub slow_window: Duration,
+    /// How long the slow path must stay over the threshold.
+    #[serde(with = "humantime_serde")]
+    pub slow_hold: Duration,
+    /// Bad requests the slow path needs.
+    pub slow_bad: u32,
+    /// Evidence of error-like rules that starts earlier after a switch is dropped.
+    #[serde(with = "humantime_serde")]
+    pub warm_up: Duration,
+    /// The same for latency rules.
+    #[serde(with = "humantime_serde")]
+    pub warm_up_latency: Duration,
+    /// How long all paths are armed after a switch.
+    #[serde(with = "humantime_serde")]
+    pub watch: Duration,
+    /// What remains armed afterwards.
+    pub after_watch: AfterWatch,
+    /// A streak without a new breach for so long expires.
+    #[serde(with = "humantime_serde")]
+    pub expire: Duration,
+    /// Without usable data for so long the guard is blind.
+    #[serde(with = "humantime_serde")]
+    pub blind_after: Duration,
+    /// Blindness is told again after so long.
+    #[serde(with = "humantime_serde")]
+    pub blind_repeat: Duration,
+    /// No automatic flip for so long after a flip, either way.
+    #[serde(with = "humantime_serde")]
+    pub cooldown: Duration,
+    /// Automatic flips in 24 h after which the guard disarms itself.
+    pub flips_per_day: u32,
+    /// Standby's Ready endpoints, as a fraction of the active's, that a flip needs (at least one).
+    pub standby_share: f64,
+    /// Fraction of a threshold from which a reading is told as a degradation; 1 = never.
+    pub degradation: f64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(5),
+            consecutive: 3,
+            min_bad: 3,
+            min_requests: None,
+            stretch: Duration::from_secs(60),
+            confidence: 0.99,
+            severe_share: 0.75,
+            severe_bad: 10,
+            slow_window: Duration::from_secs(5 * 60),
+            slow_hold: Duration::from_secs(2 * 60),
+            slow_bad: 5,
+            warm_up: Duration::ZERO,
+            warm_up_latency: Duration::from_secs(30),
+            watch: Duration::from_secs(30 * 60),
+            after_watch: AfterWatch::Slow,
+            expire: Duration::from_secs(180),
+            blind_after: Duration::from_secs(60),
+            blind_repeat: Duration::from_secs(5 * 60),
+            cooldown: Duration::from_secs(10 * 60),
+            flips_per_day: 3,
+            standby_share: 0.5,
+            degradation: 0.8,
+        }
+    }
+}
+
+/// What stays armed when the watch after a switch has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterWatch {
+    /// The slow path and the endpoints.
+    #[default]
+    Slow,
+    /// Every path, for ever.
+    Full,
+    /// Everything is judged and told, nothing flips.
+    Alert,
+}
+
+/// Bounds of an incident's evidence.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvidenceSpec {
+    /// Lines per container log.
+    pub log_lines: u32,
+    /// Bytes per container log.
+    pub log_bytes: u64,
+    /// Pods per color whose logs are read.
+    pub pods_max: u32,
+    /// Metric range before the decision.
+    #[serde(with = "humantime_serde")]
+    pub before: Duration,
+    /// Metric range after it; the bundle is complete when it has passed.
+    #[serde(with = "humantime_serde")]
+    pub after: Duration,
+    /// The whole capture ends after so long, with what it has.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for EvidenceSpec {
+    fn default() -> Self {
+        Self {
+            log_lines: 500,
+            log_bytes: 256 * 1024,
+            pods_max: 10,
+            before: Duration::from_secs(30 * 60),
+            after: Duration::from_secs(10),
+            deadline: Duration::from_secs(60),
+        }
+    }
+}

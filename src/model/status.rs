@@ -1,0 +1,214 @@
+//! What the page, the API and the command line show.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Color, GuardId, Mode, Release, RuleName};
+
+/// Everything there is to show.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// flipback's version.
+    pub version: String,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+    /// When this status was made.
+    pub at: Timestamp,
+    /// Time between two looks, in seconds.
+    pub poll_seconds: f64,
+    /// Every guard, by name.
+    pub guards: Vec<GuardStatus>,
+    /// Messages waiting for a chat.
+    pub notifications_pending: u64,
+}
+
+/// One guard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Its name.
+    pub guard: GuardId,
+    /// Whether it may flip.
+    pub mode: Mode,
+    /// The guarded object, `Service/web`.
+    pub object: String,
+    /// Its state in a word.
+    pub phase: Phase,
+    /// One sentence with numbers.
+    pub why: String,
+    /// The color that serves users, where known.
+    pub active: Option<Color>,
+    /// Where a rollback would go.
+    pub standby: Option<Color>,
+    /// Every color.
+    pub colors: Vec<ColorStatus>,
+    /// Every rule.
+    pub rules: Vec<RuleStatus>,
+    /// When the active color or its release last changed, as far as known.
+    pub switched_at: Option<Timestamp>,
+    /// Until when all paths are armed.
+    pub watch_until: Option<Timestamp>,
+    /// End of the cooldown.
+    pub cooldown_until: Option<Timestamp>,
+    /// Who paused the guard.
+    pub paused_by: Option<String>,
+    /// The newest incident.
+    pub last_incident: Option<IncidentSummary>,
+    /// What happened lately, newest first, bounded.
+    pub events: Vec<EventLine>,
+}
+
+/// The guard's state in a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// No verdict yet.
+    #[default]
+    Starting,
+    /// Armed after a switch, all well.
+    Watching,
+    /// The watch has ended, all well.
+    Steady,
+    /// A streak is growing.
+    Breaching,
+    /// Flipped back; the restored color is being watched.
+    RolledBack,
+    /// Bad, and a flip is refused.
+    Blocked,
+    /// Bad, and not the release's fault.
+    Suppressed,
+    /// No usable data.
+    Blind,
+    /// Paused by a person.
+    Paused,
+    /// Disarmed after too many flips.
+    Disarmed,
+    /// The selector names none of the guard's colors.
+    UnknownColor,
+    /// The route cannot be read.
+    Unreadable,
+}
+
+impl Phase {
+    /// Every phase, for metrics.
+    pub const ALL: [Self; 12] = [
+        Self::Starting,
+        Self::Watching,
+        Self::Steady,
+        Self::Breaching,
+        Self::RolledBack,
+        Self::Blocked,
+        Self::Suppressed,
+        Self::Blind,
+        Self::Paused,
+        Self::Disarmed,
+        Self::UnknownColor,
+        Self::Unreadable,
+    ];
+
+    /// The word, as in metrics labels and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Watching => "watching",
+            Self::Steady => "steady",
+            Self::Breaching => "breaching",
+            Self::RolledBack => "rolled_back",
+            Self::Blocked => "blocked",
+            Self::Suppressed => "suppressed",
+            Self::Blind => "blind",
+            Self::Paused => "paused",
+            Self::Disarmed => "disarmed",
+            Self::UnknownColor => "unknown_color",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::RolledBack => "rolled back",
+            Self::UnknownColor => "unknown color",
+            other => other.as_str(),
+        })
+    }
+}
+
+/// One color of a guard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ColorStatus {
+    /// Its name.
+    pub color: Color,
+    /// Ready endpoints.
+    pub ready: u32,
+    /// Replicas asked for.
+    pub desired: Option<u32>,
+    /// What it runs.
+    pub release: Option<Release>,
+    /// Whether that release is marked as bad.
+    pub known_bad: bool,
+}
+
+/// One rule of a guard, as last judged on the active color.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Its name.
+    pub rule: RuleName,
+    /// `error_rate`, `latency`, `probe`, `endpoints`.
+    pub kind: String,
+    /// `breach`, `pass`, `waiting`, `inconclusive`, `nothing`.
+    pub outcome: String,
+    /// Breaches in a row.
+    pub streak: u32,
+    /// How many it takes.
+    pub of: u32,
+    /// The newest judged value, in the unit of `threshold`.
+    pub value: Option<f64>,
+    /// What it is compared to: a fraction, or for `endpoints` a count.
+    pub threshold: f64,
+    /// Bad requests behind `value`.
+    pub bad: Option<f64>,
+    /// Requests behind `value`.
+    pub total: Option<f64>,
+    /// One sentence with numbers.
+    pub why: String,
+    /// Time of the newest sample.
+    pub sample_at: Option<Timestamp>,
+    /// Newest judged values, oldest first, bounded; for a sparkline.
+    pub history: Vec<f64>,
+}
+
+/// The newest incident in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentSummary {
+    /// Its id.
+    pub id: String,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// The color that was left.
+    pub from: Color,
+    /// The color that took over.
+    pub to: Color,
+    /// `rolled_back`, `withheld`, `failed`, `blocked`, `suppressed`.
+    pub result: String,
+    /// `error_rate`, `manual`.
+    pub trigger: String,
+    /// One sentence with numbers.
+    pub why: String,
+    /// Decision to accepted patch, in milliseconds.
+    pub took_ms: Option<f64>,
+    /// Where the evidence lies, once it does.
+    pub evidence: Option<String>,
+}
+
+/// One line of what happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// When.
+    pub at: Timestamp,
+    /// What, for a person.
+    pub what: String,
+}
