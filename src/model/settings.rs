@@ -149,3 +149,32 @@ pub struct ServeSettings {
     /// Needed by everything that acts; `None`: nothing acts over HTTP.
     pub token: Option<Secret>,
 }
+
+/// How the daemon writes its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// For a person or for a collector.
+    pub format: LogFormat,
+    /// What is written, as comma-separated directives: `info`, `flipback=debug,kube=warn`.
+    pub filter: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+/// The form of one log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For a person at a terminal.
+    #[default]
+    Text,
+    /// One JSON object per line, for a log collector.
+    Json,
+}
