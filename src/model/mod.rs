@@ -1,6 +1,6 @@
 //! The shared nouns. Data and the little arithmetic that belongs to it: no IO, no clock, no import from another room.
 //!
-//! Reading order: who is guarded ([`name`], [`spec`]), what is live ([`traffic`]), what was measured ([`reading`]),
+//! Reading order: who is guarded ([`name`], [`spec`], [`preset`]), what is live ([`traffic`]), what was measured ([`reading`]),
 //! what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`]), what is told ([`announcement`],
 //! [`status`]) and what a person may ask for ([`command`]).
 
@@ -10,6 +10,7 @@ pub mod decision;
 pub mod incident;
 pub mod ledger;
 pub mod name;
+pub mod preset;
 pub mod reading;
 pub mod settings;
 pub mod spec;
