@@ -1,0 +1,283 @@
+//! Keeps one kind of one namespace in its cache, for ever.
+//!
+//! kube's watcher resumes silently after a failure, so that one cannot tell a recovered quiet watch from a dead one.
+//! Here every failure ends the watcher and the next one lists again: a list that came through proves that the cache is
+//! right. The price is one list per failure, spread by a jittered backoff that never exceeds two seconds.
+
+use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
+
+use backon::BackoffBuilder as _;
+use futures::{Stream, StreamExt as _};
+use kube::{
+    Api, Client, Resource,
+    core::NamespaceResourceScope,
+    runtime::{
+        reflector::{Store, store::Writer},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Link,
+    caches::{Cell, Signals, Trouble, heard},
+    connect::Clients,
+    fault::{Fault, FaultKind},
+};
+use crate::metrics::Metrics;
+
+/// The first wait after a failure.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest wait before jitter, which adds at most as much again: a restarted API server is met within two seconds.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A watch that lived so long after its list is trusted; one that is refused fails within milliseconds.
+const SETTLE: Duration = Duration::from_millis(500);
+/// How long one watch request lasts with few namespaces. The end of a watch is the only sign of life that a quiet one
+/// gives, so this, with kube's margin of 5 s, bounds how long a connection that died without a word goes unnoticed.
+const WATCH_FOR: Duration = Duration::from_secs(30);
+/// kube-apiserver's own ceiling is at 5 min; kube refuses 295 s.
+const WATCH_FOR_MAX: Duration = Duration::from_secs(240);
+
+/// How long one watch request lasts: beyond 30 namespaces (four kinds each) one more second per namespace, so that
+/// quiet watches never cost the API server more than about four requests a second.
+pub(super) fn watch_for(namespaces: usize) -> Duration {
+    let spread = Duration::from_secs(u64::try_from(namespaces).unwrap_or(u64::MAX));
+    spread.clamp(WATCH_FOR, WATCH_FOR_MAX)
+}
+
+/// What all watches of a cluster share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub cluster: String,
+    pub link: watch::Receiver<Link>,
+    pub signals: Arc<Signals>,
+    pub metrics: Metrics,
+    pub read_timeout: Duration,
+    pub watch_for: Duration,
+    pub stop: CancellationToken,
+}
+
+/// One kind of one namespace on its way into its cache.
+pub(super) struct Keeper<K: Resource<DynamicType = ()> + Clone + 'static> {
+    pub shared: Shared,
+    pub cell: Arc<Cell>,
+    pub store: Store<K>,
+    pub writer: Writer<K>,
+    pub trim: fn(&mut K),
+}
+
+impl<K> Keeper<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + PartialEq + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    /// Watches until told to stop.
+    pub(super) async fn run(mut self) {
+        let stop = self.shared.stop.clone();
+        let mut link = self.shared.link.clone();
+        let mut backoff = backoff();
+        while !stop.is_cancelled() {
+            let clients = match &*link.borrow_and_update() {
+                Link::Up(clients) => Some(clients.clone()),
+                Link::Down(_) => None,
+            };
+            let Some(clients) = clients else {
+                if !next_link(&mut link, &stop).await {
+                    return;
+                }
+                continue;
+            };
+            let (failed, lived) = tokio::select! {
+                () = stop.cancelled() => return,
+                // New clients: the old ones' watch is not worth finishing.
+                changed = link.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                failed = self.follow(clients.watches.clone()) => failed,
+            };
+            if lived {
+                backoff = self::backoff();
+            }
+            self.tell(&failed, &clients);
+            let wait = backoff.next().unwrap_or(BACKOFF_MAX);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Lists, then watches, until something fails; tells also whether the watch had proved itself.
+    async fn follow(&mut self, client: Client) -> (Failed, bool) {
+        let api: Api<K> = Api::namespaced(client, &self.cell.namespace);
+        let seconds = u32::try_from(self.shared.watch_for.as_secs()).unwrap_or(u32::MAX);
+        let events = pin!(watcher(api, watcher::Config::default().timeout(seconds)));
+        self.take(events).await
+    }
+
+    async fn take(&mut self, mut events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Unpin) -> (Failed, bool) {
+        let mut listing = true;
+        let mut settled = false;
+        loop {
+            let event = if listing {
+                let waited = self.shared.read_timeout;
+                match timeout(waited, events.next()).await {
+                    Ok(event) => event,
+                    Err(_) => return (Failed::listing(Fault::deadline(waited)), false),
+                }
+            } else if settled {
+                events.next().await
+            } else {
+                match timeout(SETTLE, events.next()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        settled = true;
+                        self.settle();
+                        continue;
+                    }
+                }
+            };
+            let event = match event {
+                Some(Ok(event)) => event.modify(self.trim),
+                Some(Err(error)) => return (Failed::from(&error), settled),
+                // The watcher's stream has no end; if it had one, a new one would be begun.
+                None => return (Failed::listing(Fault::deadline(Duration::ZERO)), settled),
+            };
+            let heard = heard(&self.store, &event);
+            self.writer.apply_watcher_event(&event);
+            match &event {
+                watcher::Event::Init => listing = true,
+                watcher::Event::InitDone => listing = false,
+                watcher::Event::Apply(_) | watcher::Event::Delete(_) if !settled => {
+                    settled = true;
+                    self.settle();
+                }
+                _ => {}
+            }
+            if let Some(heard) = heard {
+                self.cell.heard(heard);
+            }
+        }
+    }
+
+    fn settle(&self) {
+        if self.cell.age() > Duration::ZERO {
+            tracing::info!(cluster = self.shared.cluster, watch = %self.cell, "Watch is back");
+        }
+        self.cell.settled();
+    }
+
+    /// Counts a failure, says it once, and asks for new credentials where those may help.
+    fn tell(&self, failed: &Failed, clients: &Clients) {
+        let Shared { cluster, metrics, .. } = &self.shared;
+        metrics
+            .watch_errors
+            .with_label_values(&[cluster.as_str(), K::kind(&()).as_ref()])
+            .inc();
+        if failed.fault.kind == FaultKind::Gone {
+            // A version too old to resume from: normal after a pause, and cured by the list that follows.
+            tracing::debug!(cluster, watch = %self.cell, "Watch starts over");
+            return;
+        }
+        if failed.fault.calls_for_new_credentials() {
+            self.shared.signals.renew.notify_one();
+        }
+        let trouble = Trouble {
+            why: sentence(failed, &self.cell, clients),
+            lasting: matches!(failed.fault.kind, FaultKind::Unauthorized | FaultKind::Forbidden | FaultKind::Tls),
+        };
+        let why = trouble.why.clone();
+        if self.cell.troubled(trouble) {
+            tracing::warn!(cluster, watch = %self.cell, why, "Watch lost");
+        } else {
+            tracing::debug!(cluster, watch = %self.cell, why, "Watch still lost");
+        }
+    }
+}
+
+/// Waits for the next state of the link; `false` when it is time to stop.
+async fn next_link(link: &mut watch::Receiver<Link>, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        changed = link.changed() => changed.is_ok(),
+    }
+}
+
+fn backoff() -> impl Iterator<Item = Duration> {
+    backon::ExponentialBuilder::default()
+        .with_min_delay(BACKOFF_MIN)
+        .with_max_delay(BACKOFF_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// How a watch ended.
+struct Failed {
+    /// `list` or `watch`, as RBAC spells it.
+    verb: &'static str,
+    fault: Fault,
+}
+
+impl Failed {
+    fn listing(fault: Fault) -> Self {
+        Self { verb: "list", fault }
+    }
+}
+
+impl From<&watcher::Error> for Failed {
+    fn from(error: &watcher::Error) -> Self {
+        let verb = match error {
+            watcher::Error::InitialListFailed(_) => "list",
+            _ => "watch",
+        };
+        Self { verb, fault: error.into() }
+    }
+}
+
+/// What a person should do about a watch that failed.
+fn sentence(failed: &Failed, cell: &Cell, clients: &Clients) -> String {
+    let Clients { server, origin, .. } = clients;
+    let detail = &failed.fault.detail;
+    match failed.fault.kind {
+        FaultKind::Unauthorized => {
+            format!("the API server {server} does not accept our credentials: renew those of {origin} ({detail})")
+        }
+        FaultKind::Forbidden => format!("the account may not {} {cell}: apply deploy/monitor.yaml ({detail})", failed.verb),
+        FaultKind::Tls => {
+            format!("no trusted TLS connection to the API server {server}: check the certificate authority of {origin} ({detail})")
+        }
+        FaultKind::Unreachable => {
+            format!("cannot reach the API server {server}: check that it runs and that nothing blocks the way ({detail})")
+        }
+        FaultKind::NotFound => format!(
+            "the API server {server} does not know {}: it must serve v1, apps/v1 and discovery.k8s.io/v1 ({detail})",
+            cell.plural
+        ),
+        _ => format!("cannot {} {cell} at the API server {server}: {detail}", failed.verb),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_is_capped_and_never_ends() {
+        let waits: Vec<_> = backoff().take(50).collect();
+        assert_eq!(waits.len(), 50);
+        assert!(
+            waits.iter().all(|wait| *wait >= BACKOFF_MIN && *wait <= 2 * BACKOFF_MAX),
+            "{waits:?}"
+        );
+    }
+
+    #[test]
+    fn quiet_watches_cost_at_most_a_handful_of_requests_a_second() {
+        assert_eq!(watch_for(1), WATCH_FOR);
+        assert_eq!(watch_for(100), Duration::from_secs(100));
+        assert_eq!(watch_for(100_000), WATCH_FOR_MAX);
+    }
+}
