@@ -1,1 +1,293 @@
-//! (stub)
+//! Where traffic is decided, and how it is moved.
+//!
+//! A router reads its route from the watch caches ([`Router::view`], no request) and moves it by one compare-and-swap
+//! patch ([`Router::flip`]). It decides nothing: whether the flip is wise was judged before, and a flip of an object
+//! that changed in between ends as [`Flip::Stale`], not as a second opinion.
+//!
+//! Monitor mode is a router too: [`Withheld`] reads like the router within and writes nothing, so that every other
+//! line of the daemon is the same in both modes. A new kind of route is one new file and one line in [`CATALOGUE`].
+
+mod service;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cluster::{Cluster, ClusterError, Fault, FaultKind},
+    model::{Color, FlipRecord, GuardSpec, Mode, Pause, Seen, View},
+};
+
+/// A route to colors.
+pub trait Router: Send + Sync {
+    /// What is live, from the caches.
+    fn view(&self) -> View;
+
+    /// Moves traffic by one compare-and-swap, and says what came of it.
+    fn flip<'a>(&'a self, order: &'a FlipOrder) -> BoxFuture<'a, Result<Flip, RouterError>>;
+
+    /// Writes on the object that the guard is paused, or that it is not.
+    fn pause(&self, pause: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>>;
+
+    /// Tells the object's readers (`kubectl describe`) what happened.
+    fn tell<'a>(&'a self, event: &'a RouteEvent) -> BoxFuture<'a, Result<(), RouterError>>;
+
+    /// Reads anew whether traffic goes to `to` and to nothing else, waiting a few seconds for the endpoints to follow.
+    fn verify<'a>(&'a self, to: &'a Color) -> BoxFuture<'a, Result<Verified, RouterError>>;
+
+    /// Asks the API server which of the needed rights the account has.
+    fn may_flip(&self) -> BoxFuture<'_, Result<Vec<Access>, RouterError>>;
+}
+
+/// One kind of route: opens a router where the guard's route is of that kind.
+type Opener = fn(&Arc<GuardSpec>, &Arc<Cluster>) -> Option<Arc<dyn Router>>;
+
+/// Every kind of route.
+const CATALOGUE: &[Opener] = &[service::open];
+
+/// Opens the router of a guard; in monitor mode one that withholds.
+///
+/// # Panics
+/// When a kind of route has no router, which a test excludes.
+#[must_use]
+pub fn open(spec: &Arc<GuardSpec>, cluster: Arc<Cluster>) -> Arc<dyn Router> {
+    let router = CATALOGUE
+        .iter()
+        .find_map(|open| open(spec, &cluster))
+        .expect("every kind of route has a router: a test opens each");
+    match spec.mode {
+        Mode::Enforce => router,
+        Mode::Monitor => Arc::new(Withheld::new(
+            router,
+            format!("{} in namespace {:?}", spec.route.object(), spec.namespace),
+        )),
+    }
+}
+
+/// What is to be flipped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlipOrder {
+    /// The basis of the decision.
+    pub seen: Seen,
+    /// The color that is left.
+    pub from: Color,
+    /// The color that takes over.
+    pub to: Color,
+    /// What the ledger will say.
+    pub record: FlipRecord,
+    /// Ask the API server without storing.
+    pub dry_run: bool,
+}
+
+/// What came of a flip.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Flip {
+    /// Traffic was moved.
+    Moved {
+        /// From the call to the accepted patch.
+        took: Duration,
+        /// resourceVersion of the patched object.
+        resource_version: String,
+        /// What a second object, such as the preview Service, did not accept.
+        preview_error: Option<String>,
+    },
+    /// Monitor mode: nothing was sent.
+    Withheld,
+    /// Somebody else moved or replaced the object in between: look again.
+    Stale,
+    /// The API server would accept the flip; nothing was stored.
+    DryRun,
+}
+
+/// Something to tell the object's readers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteEvent {
+    /// Whether it is a warning.
+    pub warning: bool,
+    /// The kind of happening, in CamelCase.
+    pub reason: String,
+    /// One sentence.
+    pub note: String,
+    /// When it happened.
+    pub at: Timestamp,
+}
+
+/// Whether traffic really goes where it was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified {
+    /// Ready endpoints of the color that the route now has.
+    pub ready: u32,
+    /// How long it took until the endpoints had followed, or until waiting ended.
+    pub took: Duration,
+    /// What is wrong; `None`: the route selects the color, and all its Ready endpoints, at least one, are of it.
+    pub problem: Option<String>,
+}
+
+/// Whether the account has one right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// `get`, `list`, `watch`, `patch`, `create`.
+    pub verb: String,
+    /// As a Role spells it, with its group: `services`, `pods/log`, `deployments.apps`.
+    pub resource: String,
+    /// The object; `None`: every one in the namespace.
+    pub name: Option<String>,
+    /// Whether it is allowed.
+    pub allowed: bool,
+}
+
+/// Why a route could not be read or moved.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// There is no client.
+    #[error("failed to {attempted} {object}: the cluster is not connected")]
+    NotConnected {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        object: String,
+        /// Why there is none.
+        #[source]
+        source: ClusterError,
+    },
+    /// 401.
+    #[error("failed to {attempted} {object}: the API server does not accept our credentials; renew them")]
+    Unauthorized {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        object: String,
+        /// What the server said.
+        #[source]
+        source: Fault,
+    },
+    /// 403.
+    #[error("failed to {attempted} {object}: the account lacks the right; apply deploy/monitor.yaml with this object in it")]
+    Forbidden {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        object: String,
+        /// What the server said.
+        #[source]
+        source: Fault,
+    },
+    /// 404.
+    #[error("failed to {attempted} {object}: it does not exist; create it or correct its name in the configuration")]
+    Missing {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        object: String,
+    },
+    /// The request was sent, its answer is lost, and the object does not show it.
+    #[error(
+        "failed to learn whether {object} was changed: the answer was lost and the change does not show; look again before repeating it"
+    )]
+    Unknown {
+        /// On what.
+        object: String,
+        /// How the answer was lost.
+        #[source]
+        source: Fault,
+    },
+    /// The server refused, or could not be asked.
+    #[error("failed to {attempted} {object}")]
+    Failed {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        object: String,
+        /// Why.
+        #[source]
+        source: Fault,
+    },
+    /// The object has no such selector key.
+    #[error("failed to {attempted} {object}: its selector has no key {key:?}; correct `selector_key` or the Service")]
+    NoSuchKey {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        object: String,
+        /// The configured key.
+        key: String,
+    },
+    /// The guard has no such color.
+    #[error("failed to switch {object}: the guard has no color {color:?}")]
+    NoSuchColor {
+        /// On what.
+        object: String,
+        /// The color asked for.
+        color: Color,
+    },
+    /// Monitor mode.
+    #[error("failed to pause or resume {object}: the guard is in monitor mode, which never writes to the cluster and flips nothing anyway")]
+    MonitorMode {
+        /// On what.
+        object: String,
+    },
+}
+
+impl RouterError {
+    /// Sorts a fault by what a person has to do about it.
+    fn of(attempted: &'static str, object: &str, source: Fault) -> Self {
+        let object = object.to_owned();
+        match source.kind {
+            FaultKind::Unauthorized => Self::Unauthorized { attempted, object, source },
+            FaultKind::Forbidden => Self::Forbidden { attempted, object, source },
+            FaultKind::NotFound => Self::Missing { attempted, object },
+            _ => Self::Failed { attempted, object, source },
+        }
+    }
+}
+
+/// A router that reads like the one within and never writes.
+pub struct Withheld<R: ?Sized> {
+    object: String,
+    router: Arc<R>,
+}
+
+impl<R: ?Sized> Withheld<R> {
+    /// Wraps a router of `object`, which is named in errors.
+    #[must_use]
+    pub fn new(router: Arc<R>, object: String) -> Self {
+        Self { object, router }
+    }
+}
+
+impl<R: Router + ?Sized> Router for Withheld<R> {
+    fn view(&self) -> View {
+        self.router.view()
+    }
+
+    fn flip<'a>(&'a self, order: &'a FlipOrder) -> BoxFuture<'a, Result<Flip, RouterError>> {
+        tracing::info!(from = %order.from, to = %order.to, incident = order.record.incident, "Flip withheld: monitor mode");
+        async { Ok(Flip::Withheld) }.boxed()
+    }
+
+    fn pause(&self, _: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>> {
+        let object = self.object.clone();
+        async { Err(RouterError::MonitorMode { object }) }.boxed()
+    }
+
+    fn tell<'a>(&'a self, _: &'a RouteEvent) -> BoxFuture<'a, Result<(), RouterError>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn verify<'a>(&'a self, to: &'a Color) -> BoxFuture<'a, Result<Verified, RouterError>> {
+        self.router.verify(to)
+    }
+
+    /// Only the rights to read: monitor mode needs no other, and `check` must not ask for them.
+    fn may_flip(&self) -> BoxFuture<'_, Result<Vec<Access>, RouterError>> {
+        let all = self.router.may_flip();
+        async move {
+            let mut needed = all.await?;
+            needed.retain(|access| matches!(access.verb.as_str(), "get" | "list" | "watch"));
+            Ok(needed)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,202 @@
+//! The selector of a Service decides which color serves.
+//!
+//! The file is the adapter between caches, requests and the [`Router`] trait. What is read is judged in [`view`], what
+//! is sent is built in [`patch`], both pure; the order of requests of a flip is in [`flip`], everything else that talks
+//! to the API server in [`deeds`].
+
+mod deeds;
+mod flip;
+mod patch;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use k8s_openapi::api::core::v1::Service;
+use kube::{Api, Client, api::PatchParams};
+
+use super::{Access, Flip, FlipOrder, RouteEvent, Router, RouterError, Verified};
+use crate::{
+    cluster::{Cluster, Fault, Unreadable},
+    model::{Color, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
+};
+
+/// Who we are in `managedFields` and Events.
+const MANAGER: &str = "flipback";
+
+/// A read before a write that takes longer than this is given up: the write itself is the better question then.
+const GLANCE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A Service whose selector decides.
+struct ServiceRouter {
+    spec: Arc<GuardSpec>,
+    route: ServiceRoute,
+    cluster: Arc<Cluster>,
+    /// `Service "shop/web"`, for errors.
+    object: String,
+    memory: Mutex<Memory>,
+}
+
+/// What a router remembers between two views. Nothing that must survive.
+#[derive(Default)]
+struct Memory {
+    /// The last view and the caches' version that it was made from: a quiet namespace costs nothing to look at.
+    last: Option<(u64, View)>,
+    /// What the views' sentences were last made from.
+    notes: view::Notes,
+}
+
+/// The catalogue's entry.
+pub(super) fn open(spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>) -> Option<Arc<dyn Router>> {
+    let RouteSpec::Service(route) = &spec.route;
+    Some(Arc::new(ServiceRouter::new(spec.clone(), route.clone(), cluster.clone())))
+}
+
+impl ServiceRouter {
+    fn new(spec: Arc<GuardSpec>, route: ServiceRoute, cluster: Arc<Cluster>) -> Self {
+        let object = format!("Service \"{}/{}\"", spec.namespace, route.active);
+        Self {
+            spec,
+            route,
+            cluster,
+            object,
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Looks everything up that a view is made from.
+    fn objects(&self) -> Result<Option<view::Objects>, Unreadable> {
+        let (caches, namespace) = (self.cluster.caches(), self.spec.namespace.as_str());
+        let service = caches.service(namespace, &self.route.active)?;
+        let slices = caches.endpoint_slices(namespace, &self.route.active)?;
+        let Some(service) = service else {
+            return Ok(None);
+        };
+        let selector = view::selector(&service);
+        let mut pods = BTreeMap::new();
+        let mut deployments = BTreeMap::new();
+        for (color, side) in &self.spec.colors {
+            let mut selector = selector.clone();
+            selector.insert(self.route.selector_key.clone(), side.value.clone());
+            pods.insert(color.clone(), caches.pods(namespace, &selector)?);
+            if let Some(name) = &side.deployment
+                && let Some(deployment) = caches.deployment(namespace, name)?
+            {
+                deployments.insert(color.clone(), deployment);
+            }
+        }
+        Ok(Some(view::Objects {
+            service,
+            slices,
+            pods,
+            deployments,
+        }))
+    }
+
+    fn api(&self, client: Client) -> Api<Service> {
+        Api::namespaced(client, &self.spec.namespace)
+    }
+
+    fn writes(&self, attempted: &'static str) -> Result<Client, RouterError> {
+        self.cluster.writes().map_err(|source| RouterError::NotConnected {
+            attempted,
+            object: self.object.clone(),
+            source,
+        })
+    }
+
+    fn reads(&self, attempted: &'static str) -> Result<Client, RouterError> {
+        self.cluster.reads().map_err(|source| RouterError::NotConnected {
+            attempted,
+            object: self.object.clone(),
+            source,
+        })
+    }
+
+    /// Reads a Service over the flip's own connection, which also proves that connection before the patch goes out.
+    async fn glance(&self, api: &Api<Service>, name: &str) -> Result<Service, Fault> {
+        within(GLANCE_TIMEOUT.min(self.cluster.flip_timeout()), api.get(name)).await
+    }
+
+    /// Sends a patch once.
+    async fn send(&self, api: &Api<Service>, name: &str, patch: json_patch::Patch, dry_run: bool) -> Result<Service, Fault> {
+        let params = PatchParams {
+            dry_run,
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = kube::api::Patch::Json::<()>(patch);
+        within(self.cluster.flip_timeout(), api.patch(name, &params, &patch)).await
+    }
+
+    /// The selector value that means a color.
+    fn value(&self, color: &Color) -> Result<&str, RouterError> {
+        match self.spec.colors.get(color) {
+            Some(side) => Ok(&side.value),
+            None => Err(RouterError::NoSuchColor {
+                object: self.object.clone(),
+                color: color.clone(),
+            }),
+        }
+    }
+}
+
+/// A request with a deadline of its own.
+async fn within<T>(deadline: Duration, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Fault> {
+    match tokio::time::timeout(deadline, request).await {
+        Ok(answer) => answer.map_err(|error| Fault::from(&error)),
+        Err(_) => Err(Fault::deadline(deadline)),
+    }
+}
+
+impl Router for ServiceRouter {
+    fn view(&self) -> View {
+        // Taken before the look-ups: a change in between makes the next view anew, never this one stale for ever.
+        let version = self.cluster.caches().version(&self.spec.namespace);
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        // A lost watch grows unreadable by time alone, without a new version.
+        let aging = !self.cluster.caches().age(&self.spec.namespace).is_zero();
+        if let Some((made_from, view)) = &memory.last
+            && *made_from == version
+            && !aging
+        {
+            return view.clone();
+        }
+        let view = match self.objects() {
+            Ok(Some(objects)) => view::view(&self.spec, &self.route, &objects, &mut memory.notes),
+            Ok(None) => View::Unreadable(format!(
+                "{} does not exist: create it or correct `active` in the configuration",
+                self.object
+            )),
+            Err(Unreadable(why)) => View::Unreadable(why),
+        };
+        memory.last = Some((version, view.clone()));
+        view
+    }
+
+    fn flip<'a>(&'a self, order: &'a FlipOrder) -> BoxFuture<'a, Result<Flip, RouterError>> {
+        self.carry_out(order).boxed()
+    }
+
+    fn pause(&self, pause: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>> {
+        self.write_pause(pause).boxed()
+    }
+
+    fn tell<'a>(&'a self, event: &'a RouteEvent) -> BoxFuture<'a, Result<(), RouterError>> {
+        self.write_event(event).boxed()
+    }
+
+    fn verify<'a>(&'a self, to: &'a Color) -> BoxFuture<'a, Result<Verified, RouterError>> {
+        self.follow_up(to).boxed()
+    }
+
+    fn may_flip(&self) -> BoxFuture<'_, Result<Vec<Access>, RouterError>> {
+        self.ask_rights().boxed()
+    }
+}

@@ -1,0 +1,357 @@
+use serde_json::{Value, json};
+
+use super::{Server, color, order, record, service, shop};
+use crate::{
+    model::{Ledger, ledger::LEDGER_ANNOTATION},
+    router::{Flip, FlipOrder, Router as _, RouterError},
+};
+
+const WEB: &str = "/api/v1/namespaces/shop/services/web";
+const PREVIEW: &str = "/api/v1/namespaces/shop/services/web-preview";
+
+const RECORD: &str = r#"{\"at\":\"2027-01-15T08:00:00Z\",\"from\":\"green\",\"to\":\"blue\",\"from_release\":\"r2\",\"automatic\":true,\"bad\":true,\"trigger\":\"error_rate\",\"why\":\"12 % over 5 %\",\"incident\":\"i1\"}"#;
+
+fn green(version: &str) -> Value {
+    service("web", "web-green", version, Some(json!({"mine": "1"})))
+}
+
+fn flipped(version: &str) -> Value {
+    let ledger = serde_json::to_string(&Ledger::default().with(record("i1"))).expect("encodes");
+    service("web", "web-blue", version, Some(json!({"mine": "1", LEDGER_ANNOTATION: ledger})))
+}
+
+/// Runs an order against a script of the API server.
+async fn run<S: Future<Output = Server>>(
+    preview: Option<&str>,
+    order: &FlipOrder,
+    script: impl FnOnce(Server) -> S,
+) -> Result<Flip, RouterError> {
+    let (router, feed, server) = shop(&["blue", "green"], preview);
+    let mut feed = feed.listed();
+    feed.put(green("6"));
+    let (flip, mut server) = tokio::join!(router.flip(order), script(server));
+    server.rests().await;
+    flip
+}
+
+fn moved(flip: Result<Flip, RouterError>) -> (String, Option<String>) {
+    match flip {
+        Ok(Flip::Moved {
+            resource_version,
+            preview_error,
+            ..
+        }) => (resource_version, preview_error),
+        other => panic!("not moved: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_flip_is_one_patch_of_exactly_these_bytes() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        let asked = server.asked().await;
+        assert_eq!((asked.method.as_str(), asked.path.as_str()), ("PATCH", WEB));
+        assert_eq!(asked.content_type, "application/json-patch+json");
+        assert_eq!(asked.query.get("fieldManager").map(String::as_str), Some("flipback"));
+        assert_eq!(asked.query.get("dryRun"), None);
+        let expected = [
+            r#"[{"op":"test","path":"/metadata/resourceVersion","value":"9"},"#,
+            r#"{"op":"test","path":"/spec/selector/app.io~1color","value":"web-green"},"#,
+            r#"{"op":"replace","path":"/spec/selector/app.io~1color","value":"web-blue"},"#,
+            r#"{"op":"add","path":"/metadata/annotations/flipback.dev~1ledger","value":"{\"version\":1,\"flips\":["#,
+            RECORD,
+            r#"]}"}]"#,
+        ];
+        assert_eq!(asked.body, expected.concat());
+        asked.answer(200, &flipped("10"));
+        server
+    })
+    .await;
+    assert_eq!(moved(flip), ("10".to_owned(), None));
+}
+
+#[tokio::test]
+async fn annotations_are_made_only_where_there_are_none() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, service("web", "web-green", "9", None)).await;
+        let patch = server.expect("PATCH", WEB, 200, flipped("10")).await;
+        let patch: Value = serde_json::from_str(&patch).expect("JSON");
+        assert_eq!(patch[3], json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+        assert_eq!(patch[4]["path"], "/metadata/annotations/flipback.dev~1ledger");
+        server
+    })
+    .await;
+    moved(flip);
+}
+
+#[tokio::test]
+async fn somebody_elses_switch_or_object_makes_it_stale_without_a_patch() {
+    for object in [service("web", "web-blue", "9", None), service("web", "web-pink", "9", None), {
+        let mut reborn = green("9");
+        reborn["metadata"]["uid"] = json!("another");
+        reborn
+    }] {
+        let flip = run(None, &order(), |mut server| async move {
+            server.expect("GET", WEB, 200, object).await;
+            server
+        })
+        .await;
+        assert_eq!(flip.expect("an answer"), Flip::Stale);
+    }
+}
+
+#[tokio::test]
+async fn an_unrelated_change_in_between_costs_one_more_patch() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        server.expect("PATCH", WEB, 422, json!("invalid")).await;
+        server.expect("GET", WEB, 200, green("10")).await;
+        let patch = server.expect("PATCH", WEB, 200, flipped("11")).await;
+        assert!(patch.contains(r#""value":"10""#), "{patch}");
+        server
+    })
+    .await;
+    assert_eq!(moved(flip).0, "11");
+}
+
+#[tokio::test]
+async fn a_refused_patch_on_a_moved_object_is_stale() {
+    for code in [409, 422] {
+        let flip = run(None, &order(), |mut server| async move {
+            server.expect("GET", WEB, 200, green("9")).await;
+            server.expect("PATCH", WEB, code, json!("invalid")).await;
+            server.expect("GET", WEB, 200, service("web", "web-blue", "10", None)).await;
+            server
+        })
+        .await;
+        assert_eq!(flip.expect("an answer"), Flip::Stale);
+    }
+}
+
+#[tokio::test]
+async fn a_patch_that_is_never_accepted_is_given_up() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        for _ in 0..3 {
+            server.expect("PATCH", WEB, 422, json!("denied by policy")).await;
+            server.expect("GET", WEB, 200, green("9")).await;
+        }
+        server
+    })
+    .await;
+    let error = flip.expect_err("given up");
+    assert_eq!(error.to_string(), "failed to patch Service \"shop/web\"");
+    let source = std::error::Error::source(&error).expect("a cause").to_string();
+    assert_eq!(source, "denied by policy (HTTP 422)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_found_out_and_never_sent_again() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        let _lost = server.asked().await;
+        server.expect("GET", WEB, 200, flipped("10")).await;
+        server
+    })
+    .await;
+    assert_eq!(moved(flip).0, "10");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_that_left_no_trace_is_unknown_after_a_single_patch() {
+    for code in [None, Some(503)] {
+        let flip = run(None, &order(), |mut server| async move {
+            server.expect("GET", WEB, 200, green("9")).await;
+            let asked = server.asked().await;
+            assert_eq!(asked.method, "PATCH");
+            let kept = match code {
+                Some(code) => {
+                    asked.answer(code, &json!("etcd is slow"));
+                    None
+                }
+                None => Some(asked),
+            };
+            for _ in 0..3 {
+                server.expect("GET", WEB, 200, green("9")).await;
+            }
+            drop(kept);
+            server
+        })
+        .await;
+        assert!(matches!(flip, Err(RouterError::Unknown { .. })), "{flip:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_and_a_third_color_is_stale() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        let _lost = server.asked().await;
+        server.expect("GET", WEB, 500, json!("not yet")).await;
+        server.expect("GET", WEB, 200, service("web", "web-pink", "10", None)).await;
+        server
+    })
+    .await;
+    assert_eq!(flip.expect("an answer"), Flip::Stale);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_server_is_asked_again_because_it_did_nothing() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        server.expect("PATCH", WEB, 429, json!("too many requests")).await;
+        server.expect("GET", WEB, 200, green("9")).await;
+        server.expect("PATCH", WEB, 200, flipped("10")).await;
+        server
+    })
+    .await;
+    moved(flip);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_reading_does_not_keep_the_patch_back() {
+    let flip = run(None, &order(), |mut server| async {
+        let _slow = server.asked().await;
+        let patch = server.expect("PATCH", WEB, 200, flipped("10")).await;
+        assert!(patch.contains(r#"/metadata/resourceVersion","value":"6""#), "as cached: {patch}");
+        server
+    })
+    .await;
+    moved(flip);
+}
+
+#[tokio::test]
+async fn an_order_that_was_already_carried_out_is_not_carried_out_twice() {
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, flipped("10")).await;
+        server
+    })
+    .await;
+    assert_eq!(moved(flip).0, "10");
+}
+
+#[tokio::test]
+async fn what_a_person_must_do_is_said() {
+    let cases = [
+        (401, "does not accept our credentials"),
+        (403, "apply deploy/monitor.yaml"),
+        (404, "does not exist"),
+    ];
+    for (code, part) in cases {
+        let flip = run(None, &order(), |mut server| async move {
+            server.expect("GET", WEB, 200, green("9")).await;
+            server.expect("PATCH", WEB, code, json!("no")).await;
+            server
+        })
+        .await;
+        let error = flip.expect_err("refused").to_string();
+        assert!(error.contains(part) && error.contains("Service \"shop/web\""), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_grows_and_a_damaged_one_is_replaced() {
+    let older = serde_json::to_string(&Ledger::default().with(record("i0"))).expect("encodes");
+    for (text, flips) in [(older.as_str(), vec!["i0", "i1"]), ("{oops", vec!["i1"])] {
+        let object = service("web", "web-green", "9", Some(json!({LEDGER_ANNOTATION: text})));
+        let flip = run(None, &order(), |mut server| async move {
+            server.expect("GET", WEB, 200, object).await;
+            let patch = server.expect("PATCH", WEB, 200, flipped("10")).await;
+            let patch: Value = serde_json::from_str(&patch).expect("JSON");
+            let ledger: Ledger = serde_json::from_str(patch[3]["value"].as_str().expect("text")).expect("a ledger");
+            let incidents: Vec<_> = ledger.flips.iter().map(|flip| flip.incident.as_str()).collect();
+            assert_eq!(incidents, flips);
+            server
+        })
+        .await;
+        moved(flip);
+    }
+}
+
+#[tokio::test]
+async fn the_preview_follows_to_the_color_that_was_left() {
+    let flip = run(Some("web-preview"), &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        server.expect("PATCH", WEB, 200, flipped("10")).await;
+        server
+            .expect("GET", PREVIEW, 200, service("web-preview", "web-blue", "3", None))
+            .await;
+        let patch = server
+            .expect("PATCH", PREVIEW, 200, service("web-preview", "web-green", "4", None))
+            .await;
+        let expected = [
+            r#"[{"op":"test","path":"/metadata/resourceVersion","value":"3"},"#,
+            r#"{"op":"test","path":"/spec/selector/app.io~1color","value":"web-blue"},"#,
+            r#"{"op":"replace","path":"/spec/selector/app.io~1color","value":"web-green"}]"#,
+        ];
+        assert_eq!(patch, expected.concat());
+        server
+    })
+    .await;
+    assert_eq!(moved(flip), ("10".to_owned(), None));
+}
+
+#[tokio::test]
+async fn a_preview_that_does_not_follow_is_told_and_the_flip_stands() {
+    let flip = run(Some("web-preview"), &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        server.expect("PATCH", WEB, 200, flipped("10")).await;
+        server
+            .expect("GET", PREVIEW, 200, service("web-preview", "web-blue", "3", None))
+            .await;
+        server.expect("PATCH", PREVIEW, 403, json!("may not")).await;
+        server
+    })
+    .await;
+    let told = moved(flip).1.expect("told");
+    assert!(
+        told.contains("preview Service \"shop/web-preview\"") && told.contains("may not (HTTP 403)"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_preview_that_is_right_already_is_left_alone() {
+    let flip = run(Some("web-preview"), &order(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        server.expect("PATCH", WEB, 200, flipped("10")).await;
+        server
+            .expect("GET", PREVIEW, 200, service("web-preview", "web-green", "3", None))
+            .await;
+        server
+    })
+    .await;
+    assert_eq!(moved(flip).1, None);
+}
+
+#[tokio::test]
+async fn a_dry_run_asks_the_server_to_store_nothing() {
+    let order = FlipOrder { dry_run: true, ..order() };
+    let flip = run(Some("web-preview"), &order, |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        for (path, answer) in [(WEB, flipped("9")), (PREVIEW, service("web-preview", "web-green", "3", None))] {
+            if path == PREVIEW {
+                server
+                    .expect("GET", PREVIEW, 200, service("web-preview", "web-blue", "3", None))
+                    .await;
+            }
+            let asked = server.asked().await;
+            assert_eq!((asked.method.as_str(), asked.path.as_str()), ("PATCH", path));
+            assert_eq!(asked.query.get("dryRun").map(String::as_str), Some("All"));
+            asked.answer(200, &answer);
+        }
+        server
+    })
+    .await;
+    assert_eq!(flip.expect("accepted"), Flip::DryRun);
+}
+
+#[tokio::test]
+async fn a_color_the_guard_does_not_have_asks_nothing() {
+    let order = FlipOrder {
+        to: color("pink"),
+        ..order()
+    };
+    let flip = run(None, &order, |server| async { server }).await;
+    assert!(matches!(flip, Err(RouterError::NoSuchColor { .. })), "{flip:?}");
+}
