@@ -22,7 +22,7 @@ pub use command::{Command, CommandError, CommandReply};
 pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Suppression, Trigger, Verdict};
 pub use incident::{Incident, IncidentOutcome, TimelineEntry};
 pub use ledger::{FlipRecord, Ledger, Pause};
-pub use name::{Color, GuardId, NameError, RuleName};
+pub use name::{Color, GuardId, NameError, RuleName, file_segment};
 pub use reading::{Absence, Counter, Observation, Reading, Series};
 pub use spec::{
     Action, AfterWatch, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, LatencyRule, Mode, Policy, Preset, ProbeRule,

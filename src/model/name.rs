@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// A guard's name, `<namespace>/<name>` or, with several clusters, `<cluster>/<namespace>/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,6 +26,32 @@ pub struct RuleName(Arc<str>);
 pub struct NameError {
     /// What was given.
     pub found: String,
+}
+
+/// Longest path segment that [`file_segment`] gives: file systems allow 255 bytes, suffixes need some.
+const SEGMENT_BYTES_MAX: usize = 200;
+
+/// Turns a text from outside, such as a pod's name, into one path segment that cannot leave its folder nor hide in it.
+/// A valid name comes out as it went in; whatever had to be changed carries a short hash, so that two texts stay two files.
+#[must_use]
+pub fn file_segment(text: &str) -> String {
+    let plain: String = text
+        .chars()
+        .take(SEGMENT_BYTES_MAX)
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    if plain == text && !plain.is_empty() && !plain.starts_with('.') {
+        return plain;
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let hash = digest.iter().take(4).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
+    format!("{}-{hash}", plain.trim_start_matches('.'))
 }
 
 /// Accepts a DNS label, with `_` and `.` besides; what Kubernetes, Prometheus labels and file names all bear.
@@ -139,5 +166,33 @@ mod tests {
         for bad in ["", "..", "a/b", "-a", "a-", "A", "a b", &"a".repeat(64)] {
             assert!(Color::new(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_path_segment_never_leaves_its_folder_nor_hides_in_it() {
+        assert_eq!(file_segment("web-7d9f-x2"), "web-7d9f-x2");
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../../etc/passwd",
+            "/etc/passwd",
+            ".hidden",
+            "a/b",
+            "a\0b",
+            "ü",
+            &"x".repeat(5000),
+        ] {
+            let segment = file_segment(bad);
+            assert!(
+                segment.len() <= SEGMENT_BYTES_MAX + 9 && !segment.is_empty(),
+                "{bad:?} -> {segment:?}"
+            );
+            assert!(
+                !segment.starts_with('.') && !segment.contains(['/', '\0']),
+                "{bad:?} -> {segment:?}"
+            );
+        }
+        assert_ne!(file_segment("a/b"), file_segment("a?b"), "two texts stay two files");
     }
 }
