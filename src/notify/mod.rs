@@ -1,1 +1,75 @@
-//! (stub)
+//! Tells people. An [`Announcement`] becomes one plain-language [`message::Message`], each chat gives it its own form,
+//! and the [`Outbox`] carries it there.
+//!
+//! Principles:
+//! - Nothing on the road of a flip waits for a chat: [`Outbox::push`] is synchronous, bounded and cannot fail.
+//! - A message is on disk before it is sent and leaves the disk after it was accepted: a crash between the two sends it
+//!   again, never loses it. Receivers drop a repeated one by its id.
+//! - Chats do not know of each other: one worker each, so that a black hole delays only itself.
+//! - A webhook URL is a secret: it is read when needed and never becomes part of an error, a log line or a file.
+//!
+//! A new chat is one file with its `ENTRY` and two lines here: its `mod` and its place in [`CATALOGUE`].
+
+use futures::future::BoxFuture;
+
+use crate::model::{
+    Announcement,
+    settings::{ChatKind, ChatSettings},
+};
+
+mod lane;
+pub mod message;
+mod outbox;
+mod post;
+mod slack;
+mod spool;
+mod teams;
+mod webhook;
+
+pub use outbox::{Outbox, OutboxTask};
+pub use post::DeliverError;
+use post::Post;
+
+/// One chat or receiver that can be told.
+pub trait Notifier: Send + Sync {
+    /// Its name in the configuration.
+    fn name(&self) -> &str;
+
+    /// Delivers one announcement, within the chat's own timeout; a retry is the caller's business.
+    fn deliver<'a>(&'a self, announcement: &'a Announcement) -> BoxFuture<'a, Result<(), DeliverError>>;
+}
+
+/// One kind of chat.
+struct Entry {
+    kind: ChatKind,
+    open: fn(Post) -> Box<dyn Notifier>,
+}
+
+/// Every kind of chat.
+const CATALOGUE: &[Entry] = &[slack::ENTRY, teams::ENTRY, webhook::ENTRY];
+
+/// Makes the notifier of a configured chat.
+#[must_use]
+pub fn open(chat: &ChatSettings) -> Box<dyn Notifier> {
+    let entry = CATALOGUE
+        .iter()
+        .find(|entry| entry.kind == chat.kind)
+        .expect("every kind of chat is in the catalogue, which a test proves");
+    (entry.open)(Post::new(chat.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_chat_is_in_the_catalogue_once() {
+        for kind in [ChatKind::Slack, ChatKind::Teams, ChatKind::Webhook] {
+            match kind {
+                // A new kind fails to compile here until it is listed above.
+                ChatKind::Slack | ChatKind::Teams | ChatKind::Webhook => {}
+            }
+            assert_eq!(CATALOGUE.iter().filter(|entry| entry.kind == kind).count(), 1, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The outbox against local HTTP servers that answer, refuse, stall and vanish.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+
+use super::*;
+use crate::{
+    model::{
+        GuardId, Topic,
+        settings::{ChatKind, Secret},
+    },
+    notify::message::tests::example,
+};
+
+/// The part of every test URL that must never be seen again.
+const SECRET: &str = "T000-B000-abcdefghijklmnop";
+const TOKEN: &str = "bearer-abcdefghijklmnop";
+/// No wait in these tests comes near it unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a stub does with its next requests; the last answer repeats.
+#[derive(Clone)]
+enum Answer {
+    Status(u16),
+    RetryAfter(u64),
+    /// Takes the request and never answers.
+    Silence,
+    /// Refuses, repeating what it was asked for.
+    Echo(u16),
+}
+
+#[derive(Clone)]
+struct Stub {
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+    seen: Arc<Mutex<Vec<(Instant, HeaderMap, Value)>>>,
+}
+
+struct Served {
+    stub: Stub,
+    url: String,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Served {
+    async fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+        let stub = Stub {
+            answers: Arc::new(Mutex::new(answers.into_iter().collect())),
+            seen: Arc::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}/services/{SECRET}", listener.local_addr().expect("bound"));
+        let app = Router::new().fallback(receive).with_state(stub.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.expect("serves") });
+        Self { stub, url, server }
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let seen = self.stub.seen.lock().expect("sound");
+        seen.iter()
+            .map(|(_, _, body)| body["id"].as_str().unwrap_or("?").to_owned())
+            .collect()
+    }
+
+    fn times(&self) -> Vec<Instant> {
+        self.stub.seen.lock().expect("sound").iter().map(|(at, ..)| *at).collect()
+    }
+}
+
+async fn receive(State(stub): State<Stub>, headers: HeaderMap, uri: axum::http::Uri, body: Bytes) -> Response {
+    let answer = {
+        let mut answers = stub.answers.lock().expect("sound");
+        if answers.len() > 1 {
+            answers.pop_front()
+        } else {
+            answers.front().cloned()
+        }
+    };
+    let body = serde_json::from_slice(&body).expect("JSON");
+    stub.seen.lock().expect("sound").push((Instant::now(), headers, body));
+    let code = |code| StatusCode::from_u16(code).expect("valid");
+    match answer.unwrap_or(Answer::Status(200)) {
+        Answer::Status(status) => code(status).into_response(),
+        Answer::RetryAfter(seconds) => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", seconds.to_string())]).into_response(),
+        Answer::Silence => std::future::pending().await,
+        Answer::Echo(status) => (code(status), format!("cannot POST {uri} with {TOKEN}")).into_response(),
+    }
+}
+
+fn chat(name: &str, url: &str) -> ChatSettings {
+    ChatSettings {
+        name: name.into(),
+        kind: ChatKind::Webhook,
+        url: Secret::Value(SecretString::from(url.to_owned())),
+        timeout: Duration::from_millis(500),
+        token: Some(Secret::Value(SecretString::from(TOKEN))),
+    }
+}
+
+fn numbered(n: u32) -> Announcement {
+    Announcement {
+        id: format!("id-{n:04}"),
+        guard: GuardId::new("", "shop", &format!("web{}", n % 2)).expect("valid"),
+        at: jiff::Timestamp::from_second(1_800_000_000 + i64::from(n)).expect("in range"),
+        ..example(Topic::RollbackCompleted)
+    }
+}
+
+/// A running outbox with short pauses.
+struct Running {
+    outbox: Outbox,
+    metrics: Metrics,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(dir: &Path, chats: Vec<ChatSettings>) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let metrics = Metrics::new().expect("registers");
+        let (outbox, mut task) = Outbox::open(dir.to_owned(), chats, metrics.clone());
+        task.pace = Pace {
+            retry_min: Duration::from_millis(20),
+            retry_max: Duration::from_millis(40),
+            ..Pace::default()
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(task.run(stop.clone()));
+        Self {
+            outbox,
+            metrics,
+            stop,
+            task,
+        }
+    }
+
+    async fn drained(&self) {
+        self.until(|pending| pending == 0).await;
+    }
+
+    async fn until(&self, reached: impl Fn(u64) -> bool) {
+        let mut pending = self.outbox.shared.pending.subscribe();
+        timeout(PATIENCE, pending.wait_for(|pending| reached(*pending)))
+            .await
+            .expect("in time")
+            .expect("open");
+    }
+
+    fn count(&self, chat: &str, result: &str) -> u64 {
+        self.metrics.notifications.with_label_values(&[chat, result]).get()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.task).await.expect("ends in time").expect("no panic");
+    }
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(dir).expect("below").display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn messages_arrive_in_order_with_id_and_token_and_leave_no_file() {
+    let (dir, served) = (tempfile::tempdir().expect("folder"), Served::new([]).await);
+    let running = Running::start(dir.path(), vec![chat("a", &served.url)]);
+    for n in 0..20 {
+        running.outbox.push(numbered(n));
+    }
+    running.drained().await;
+    assert_eq!(served.ids(), (0..20).map(|n| format!("id-{n:04}")).collect::<Vec<_>>());
+    {
+        let seen = served.stub.seen.lock().expect("sound");
+        let (_, headers, body) = &seen[7];
+        assert_eq!(headers["idempotency-key"], "id-0007");
+        assert_eq!(headers["authorization"], format!("Bearer {TOKEN}"));
+        assert_eq!(body["title"], "Rolled back: shop/web1 is on blue again");
+    }
+    assert_eq!(running.count("a", "delivered"), 20);
+    assert_eq!(files(dir.path()), Vec::<String>::new());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_chats_named_are_told() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (a, b) = (Served::new([]).await, Served::new([]).await);
+    let running = Running::start(dir.path(), vec![chat("a", &a.url), chat("b", &b.url)]);
+    running.outbox.push(Announcement {
+        chats: vec!["b".into()],
+        ..numbered(1)
+    });
+    running.outbox.push(numbered(2));
+    running.drained().await;
+    assert_eq!(
+        (a.ids(), b.ids()),
+        (vec!["id-0002".to_owned()], vec!["id-0001".into(), "id-0002".into()])
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_error_is_retried_before_the_next_message() {
+    let dir = tempfile::tempdir().expect("folder");
+    let served = Served::new([Answer::Status(500), Answer::Status(503), Answer::Status(200)]).await;
+    let running = Running::start(dir.path(), vec![chat("a", &served.url)]);
+    running.outbox.push(numbered(1));
+    running.outbox.push(numbered(2));
+    running.drained().await;
+    assert_eq!(served.ids(), ["id-0001", "id-0001", "id-0001", "id-0002"]);
+    assert_eq!((running.count("a", "retried"), running.count("a", "delivered")), (2, 2));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_waited_out() {
+    let dir = tempfile::tempdir().expect("folder");
+    let served = Served::new([Answer::RetryAfter(1), Answer::Status(202)]).await;
+    let running = Running::start(dir.path(), vec![chat("a", &served.url)]);
+    running.outbox.push(numbered(1));
+    running.drained().await;
+    let times = served.times();
+    assert_eq!(times.len(), 2);
+    assert!(times[1] - times[0] >= Duration::from_secs(1), "{:?}", times[1] - times[0]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_webhook_gives_up_its_message_with_the_reason_and_goes_on() {
+    let dir = tempfile::tempdir().expect("folder");
+    let gone = Answer::Status(404);
+    let served = Served::new([gone.clone(), gone.clone(), gone, Answer::Status(200)]).await;
+    let running = Running::start(dir.path(), vec![chat("a", &served.url)]);
+    running.outbox.push(numbered(1));
+    running.outbox.push(numbered(2));
+    running.drained().await;
+    assert_eq!(served.ids(), ["id-0001", "id-0001", "id-0001", "id-0002"]);
+    assert_eq!((running.count("a", "dropped"), running.count("a", "delivered")), (1, 1));
+    assert_eq!(files(dir.path()), ["dead/a/id-0001.json"]);
+    let dead = std::fs::read_to_string(dir.path().join("dead/a/id-0001.json")).expect("reads");
+    assert!(dead.contains("the webhook URL is no longer valid: create a new one"), "{dead}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_black_hole_delays_neither_the_other_chat_nor_push() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (hole, well) = (Served::new([Answer::Silence]).await, Served::new([]).await);
+    let patient = ChatSettings {
+        timeout: Duration::from_secs(60),
+        ..chat("hole", &hole.url)
+    };
+    let running = Running::start(dir.path(), vec![patient, chat("well", &well.url)]);
+    let begun = Instant::now();
+    for n in 0..50 {
+        running.outbox.push(numbered(n));
+    }
+    assert!(begun.elapsed() < Duration::from_millis(100), "push waits: {:?}", begun.elapsed());
+    running.until(|pending| pending == 50).await;
+    assert_eq!((well.ids().len(), hole.ids().len()), (50, 1));
+    let oldest = running.metrics.notification_oldest_pending.get();
+    assert_eq!((oldest, running.metrics.notifications_pending.get()), (1_800_000_000, 50));
+    let begun = Instant::now();
+    running.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(files(dir.path()).len(), 50, "what was not delivered waits on disk");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_sent_first_and_in_order() {
+    let dir = tempfile::tempdir().expect("folder");
+    let hole = Served::new([Answer::Silence]).await;
+    let running = Running::start(dir.path(), vec![chat("a", &hole.url)]);
+    for n in [3, 1, 2] {
+        running.outbox.push(numbered(n));
+    }
+    // Written and under way, then gone as with kill -9: no stop, no drain.
+    eventually("the first is under way", || !hole.ids().is_empty()).await;
+    eventually("all are written", || files(dir.path()).len() == 3).await;
+    running.task.abort();
+    let _ = running.task.await;
+
+    let well = Served::new([]).await;
+    let (outbox, task) = Outbox::open(
+        dir.path().to_owned(),
+        vec![chat("a", &well.url)],
+        Metrics::new().expect("registers"),
+    );
+    outbox.push(numbered(4));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(task.run(stop.clone()));
+    eventually("all are delivered", || well.ids().len() == 4 && files(dir.path()).is_empty()).await;
+    assert_eq!(well.ids(), ["id-0001", "id-0002", "id-0003", "id-0004"]);
+    stop.cancel();
+    timeout(PATIENCE, task).await.expect("ends").expect("no panic");
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_written_does_not_stop_delivery() {
+    let dir = tempfile::tempdir().expect("folder");
+    let blocked = dir.path().join("outbox");
+    std::fs::write(&blocked, "a file where the folder should be").expect("writes");
+    let served = Served::new([Answer::Status(404), Answer::Status(404), Answer::Status(404), Answer::Status(200)]).await;
+    let running = Running::start(&blocked, vec![chat("a", &served.url)]);
+    running.outbox.push(numbered(1));
+    running.outbox.push(numbered(2));
+    running.drained().await;
+    assert_eq!((running.count("a", "dropped"), running.count("a", "delivered")), (1, 1));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_delivers_what_was_just_pushed() {
+    let (dir, served) = (tempfile::tempdir().expect("folder"), Served::new([]).await);
+    let running = Running::start(dir.path(), vec![chat("a", &served.url)]);
+    running.outbox.push(numbered(1));
+    running.stop().await;
+    assert_eq!(served.ids(), ["id-0001"]);
+    assert_eq!(files(dir.path()), Vec::<String>::new());
+}
+
+/// Everything that is logged, by every crate, at every level.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("sound").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_failure_ever_prints_the_url_or_the_token() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let dir = tempfile::tempdir().expect("folder");
+    let echo = Served::new([Answer::Echo(404)]).await;
+    let redirect = Served::new([Answer::Echo(307)]).await;
+    let hole = Served::new([Answer::Silence]).await;
+    let running = Running::start(
+        dir.path(),
+        vec![
+            chat("echo", &echo.url),
+            chat("redirect", &redirect.url),
+            chat("hole", &hole.url),
+            chat("closed", &format!("http://127.0.0.1:1/{SECRET}")),
+            chat("garbage", &format!("not a URL {SECRET}")),
+            chat("scheme", &format!("ftp://127.0.0.1/{SECRET}")),
+        ],
+    );
+    running.outbox.push(numbered(1));
+    eventually("each has failed", || {
+        ["echo", "redirect", "garbage", "scheme"]
+            .iter()
+            .all(|chat| running.count(chat, "dropped") == 1)
+            && ["hole", "closed"].iter().all(|chat| running.count(chat, "retried") >= 1)
+    })
+    .await;
+    let shown = format!("{:?}", chat("x", &echo.url));
+    let exposed = running.metrics.expose().expect("encodes");
+    running.stop().await;
+
+    let text = String::from_utf8_lossy(&log.0.lock().expect("sound")).into_owned();
+    assert!(
+        text.contains("Dropped message") && text.contains("create a new one"),
+        "the log was captured: {text}"
+    );
+    let mut places = vec![("log", text), ("debug", shown), ("metrics", exposed)];
+    for file in files(dir.path()) {
+        places.push(("file", std::fs::read_to_string(dir.path().join(file)).expect("reads")));
+    }
+    for (place, text) in places {
+        for secret in [SECRET, TOKEN] {
+            let line = text.lines().find(|line| line.contains(secret));
+            assert!(line.is_none(), "{place} shows the secret: {line:?}");
+        }
+    }
+}

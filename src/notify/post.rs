@@ -1,0 +1,299 @@
+//! One JSON body to one secret URL, once. Knows what an answer means; retries, order and disk are the lane's business.
+
+use std::{error::Error, fmt::Write as _, time::Duration};
+
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
+    redirect::Policy,
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use url::Url;
+
+use crate::model::settings::{ChatSettings, Secret, SecretError};
+
+/// A connection that does not stand by then never will; shorter than most chats' timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// So much of an answer is read; chats say "ok" or one sentence.
+const ANSWER_BYTES_MAX: usize = 4096;
+/// So much of it is repeated in an error.
+const ANSWER_CHARS_MAX: usize = 200;
+/// Parts of a URL shorter than this (`v1`, `hooks`) are no secret and are not searched for in answers.
+const SECRET_PART_BYTES_MIN: usize = 8;
+
+/// Why a chat was not told. Never carries the URL or the token.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// The webhook URL or the token cannot be read.
+    #[error("failed to read the chat's webhook URL or token")]
+    Secret(#[source] SecretError),
+    /// The webhook URL is not usable as one.
+    #[error("the chat's webhook URL is no http:// or https:// URL with a host")]
+    NotAUrl,
+    /// The token cannot be sent.
+    #[error("the chat's token has characters that an HTTP header cannot carry")]
+    BadToken,
+    /// No HTTP client could be made.
+    #[error("failed to make an HTTP client: {0}")]
+    Client(String),
+    /// No answer in time.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The request did not reach the chat.
+    #[error("failed to reach the chat")]
+    Send(#[source] reqwest::Error),
+    /// The chat refused.
+    #[error("the chat answered {status}{}", if .said.is_empty() { String::new() } else { format!(": {}", .said) })]
+    Status {
+        /// Its HTTP status.
+        status: u16,
+        /// What it said, shortened; empty when it said nothing.
+        said: String,
+        /// How long it asked us to wait.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl DeliverError {
+    /// Whether the same request will fail again however often it is tried.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::NotAUrl | Self::BadToken => true,
+            // A redirect is never followed: it would carry the message, and with it the trust in the URL, elsewhere.
+            Self::Status { status, .. } => (300..500).contains(status) && !matches!(status, 408 | 425 | 429),
+            // A credential file may be mounted a moment later.
+            Self::Secret(_) | Self::Client(_) | Self::Timeout(_) | Self::Send(_) => false,
+        }
+    }
+
+    /// How long the chat asked us to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// What a person can do about it, given where the chat's URL comes from.
+    #[must_use]
+    pub fn remedy(&self, url: &Secret) -> String {
+        let place = match url {
+            Secret::File(path) => format!("{path:?}"),
+            Secret::Value(_) => "the setting or environment variable that holds it".to_owned(),
+        };
+        match self {
+            Self::Status { status: 404 | 410, .. } => {
+                format!("the webhook URL is no longer valid: create a new one in the chat and put it into {place}")
+            }
+            Self::Status { status: 401 | 403, .. } => {
+                format!(
+                    "the chat refuses this webhook: check that it is still allowed to post, or create a new one and put it into {place}"
+                )
+            }
+            Self::Status { status: 300..=399, .. } => format!("the webhook URL redirects: put the URL it redirects to into {place}"),
+            Self::Status { status: 400..=499, .. } if self.is_permanent() => {
+                "the chat does not accept this message: check that the chat's `kind` matches what the URL speaks".to_owned()
+            }
+            Self::Status { status: 429, .. } => "the chat limits the rate of messages; it is tried again".to_owned(),
+            Self::Status { .. } => "the chat has trouble of its own; it is tried again".to_owned(),
+            Self::NotAUrl | Self::Secret(_) => format!("put the webhook URL, and nothing else, into {place}"),
+            Self::BadToken => "put the token, and nothing else, into its file or environment variable".to_owned(),
+            Self::Client(_) => "check that certificate authorities are installed (the package ca-certificates)".to_owned(),
+            Self::Timeout(_) | Self::Send(_) => {
+                "check that the chat can be reached from here: name resolution, proxy, firewall, NetworkPolicy".to_owned()
+            }
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let _ = write!(line, ": {next}");
+        cause = next.source();
+    }
+    line
+}
+
+/// A chat's URL and the client that posts to it.
+pub(super) struct Post {
+    chat: ChatSettings,
+    client: Result<Client, String>,
+}
+
+impl Post {
+    pub(super) fn new(chat: ChatSettings) -> Self {
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(Policy::none())
+            .user_agent(concat!("flipback/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| chain(&error.without_url()));
+        Self { chat, client }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.chat.name
+    }
+
+    /// Posts `body` and takes any 2xx for success; ends within the chat's timeout.
+    pub(super) async fn send<B: Serialize + Sync>(&self, body: &B, headers: HeaderMap) -> Result<(), DeliverError> {
+        tokio::time::timeout(self.chat.timeout, self.exchange(body, headers))
+            .await
+            .unwrap_or(Err(DeliverError::Timeout(self.chat.timeout)))
+    }
+
+    async fn exchange<B: Serialize + Sync>(&self, body: &B, mut headers: HeaderMap) -> Result<(), DeliverError> {
+        let client = self.client.as_ref().map_err(|why| DeliverError::Client(why.clone()))?;
+        let secret = read(&self.chat.url).await?;
+        let url = Url::parse(secret.expose_secret().trim()).map_err(|_| DeliverError::NotAUrl)?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(DeliverError::NotAUrl);
+        }
+        let token = match &self.chat.token {
+            Some(token) => Some(read(token).await?),
+            None => None,
+        };
+        if let Some(token) = &token {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {}", token.expose_secret().trim())).map_err(|_| DeliverError::BadToken)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let sent = client.post(url.clone()).headers(headers).json(body).send().await;
+        let response = sent.map_err(|error| DeliverError::Send(error.without_url()))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let retry_after = retry_after(response.headers());
+        let said = scrubbed(&answer(response).await, &url, token.as_ref());
+        Err(refused(status, said, retry_after))
+    }
+}
+
+fn refused(status: StatusCode, said: String, retry_after: Option<Duration>) -> DeliverError {
+    DeliverError::Status {
+        status: status.as_u16(),
+        said,
+        retry_after,
+    }
+}
+
+/// Reads a secret off the runtime's threads: it may lie on a volume that hangs.
+async fn read(secret: &Secret) -> Result<SecretString, DeliverError> {
+    let secret = secret.clone();
+    let read = tokio::task::spawn_blocking(move || secret.read()).await;
+    match read {
+        Ok(read) => read.map_err(DeliverError::Secret),
+        Err(_) => Err(DeliverError::Client("the runtime is stopping".to_owned())),
+    }
+}
+
+/// `Retry-After` in whole seconds; the form with a date would need a clock, and no chat uses it.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<f64>().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// The start of the answer's body; a body that breaks off is as good as its start.
+async fn answer(mut response: Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= ANSWER_BYTES_MAX {
+            body.truncate(ANSWER_BYTES_MAX);
+            break;
+        }
+    }
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+/// The answer as one short line, or a placeholder when it repeats a part of the URL or the token.
+fn scrubbed(answer: &str, url: &Url, token: Option<&SecretString>) -> String {
+    let path = url.path().split('/').map(str::to_owned);
+    let query = url.query_pairs().map(|(_, value)| value.into_owned());
+    let raw_query = url.query().unwrap_or_default().split(['&', '=']).map(str::to_owned);
+    let login = [url.username().to_owned(), url.password().unwrap_or_default().to_owned()];
+    let token = token.map(|token| token.expose_secret().trim().to_owned());
+    let mut parts = path.chain(query).chain(raw_query).chain(login).chain(token);
+    if parts.any(|part| part.len() >= SECRET_PART_BYTES_MIN && answer.contains(&part)) {
+        return "[its answer is left out, since it repeats the webhook's secret]".to_owned();
+    }
+    let line = answer.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() > ANSWER_CHARS_MAX {
+        line.chars().take(ANSWER_CHARS_MAX).chain(['…']).collect()
+    } else {
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16) -> DeliverError {
+        DeliverError::Status {
+            status,
+            said: String::new(),
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn only_a_chats_own_trouble_is_worth_a_long_retry() {
+        for transient in [408, 425, 429, 500, 502, 503, 504] {
+            assert!(!status(transient).is_permanent(), "{transient}");
+        }
+        for permanent in [301, 307, 400, 401, 403, 404, 410, 413] {
+            assert!(status(permanent).is_permanent(), "{permanent}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_says_what_to_do() {
+        let file = Secret::File("/etc/flipback/slack-url".into());
+        assert_eq!(
+            status(404).remedy(&file),
+            "the webhook URL is no longer valid: create a new one in the chat and put it into \"/etc/flipback/slack-url\""
+        );
+        for code in 300..600 {
+            assert!(!status(code).remedy(&file).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_repeats_the_secret_is_left_out() {
+        let url = Url::parse("https://hooks.example/services/T000/B000/abcdefghijklmnop?sig=s3cr%2Fet-signature").expect("valid");
+        for echo in [
+            "no such path /services/T000/B000/abcdefghijklmnop",
+            "bad sig s3cr/et-signature",
+            "s3cr%2Fet-signature",
+        ] {
+            assert!(scrubbed(echo, &url, None).starts_with("[its answer is left out"), "{echo}");
+        }
+        assert_eq!(scrubbed("no_service\n", &url, None), "no_service");
+        let token = SecretString::from("a-long-bearer-token");
+        assert!(scrubbed("you sent a-long-bearer-token", &url, Some(&token)).starts_with("[its answer"));
+        assert_eq!(scrubbed(&"x".repeat(5000), &url, None).chars().count(), ANSWER_CHARS_MAX + 1);
+    }
+
+    #[test]
+    fn retry_after_reads_seconds_and_nothing_else() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(value).expect("valid"));
+            retry_after(&headers)
+        };
+        assert_eq!(of("30"), Some(Duration::from_secs(30)));
+        assert_eq!(of("0.5"), Some(Duration::from_millis(500)));
+        for bad in ["-1", "NaN", "inf", "Wed, 21 Oct 2026 07:28:00 GMT", ""] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+}
