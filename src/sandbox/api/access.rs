@@ -82,7 +82,8 @@ impl Rules {
         let reviews = deed.group == "authorization.k8s.io" && deed.resource == "selfsubjectaccessreviews";
         let here = deed.namespace == self.namespace;
         let reads = matches!(deed.verb, "get" | "list" | "watch") && READ.contains(&(deed.group, deed.resource));
-        let flips = deed.verb == "patch" && (deed.group, deed.resource) == ("", "services") && self.services.iter().any(|name| name == deed.name);
+        let flips =
+            deed.verb == "patch" && (deed.group, deed.resource) == ("", "services") && self.services.iter().any(|name| name == deed.name);
         let tells = matches!(deed.verb, "create" | "patch") && deed.resource == "events" && matches!(deed.group, "" | "events.k8s.io");
         match user {
             User::Admin => true,

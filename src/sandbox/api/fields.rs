@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_changed_selector_moves_to_the_one_who_changed_it() {
-        let mut first = json!({ "metadata": { "name": "web" }, "spec": { "type": "ClusterIP", "selector": { "app": "web", "color": "blue" } } });
+        let mut first =
+            json!({ "metadata": { "name": "web" }, "spec": { "type": "ClusterIP", "selector": { "app": "web", "color": "blue" } } });
         claim(&SERVICES, None, &mut first, "deployer", "2026-01-01T00:00:00Z");
         let mut second = first.clone();
         second["spec"]["selector"]["color"] = json!("green");

@@ -21,22 +21,16 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    access::Rules,
-    audit::Audit,
-    kinds::Kind,
-    select::Filter,
-    store::{Change, Store},
-};
+use self::{access::Rules, audit::Audit, kinds::Kind, select::Filter, store::Change};
 use super::{clock, logs::Logs};
 
+pub use self::audit::AuditEntry;
 pub(super) use self::{
     access::User,
     failure::Failure,
     serve::router,
-    store::{Key, Writer, suffix},
+    store::{Key, Store, Writer, suffix},
 };
-pub use self::audit::AuditEntry;
 
 /// The server's state, shared by its handlers and the controllers. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{failure::Failure, kinds::{at, text}};
+use super::{
+    failure::Failure,
+    kinds::{at, text},
+};
 
 /// What a list or a watch is narrowed to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,7 +42,10 @@ impl Filter {
 
     /// Whether an object passes.
     pub(super) fn admits(&self, object: &Value) -> bool {
-        let here = self.namespace.as_deref().is_none_or(|ns| ns == text(object, &["metadata", "namespace"]));
+        let here = self
+            .namespace
+            .as_deref()
+            .is_none_or(|ns| ns == text(object, &["metadata", "namespace"]));
         here && self.fields.iter().all(|test| {
             test.holds(|path| {
                 let keys: Vec<&str> = path.split('.').collect();
@@ -83,7 +89,11 @@ fn requirements(text: &str) -> Vec<String> {
             last.push(c);
         }
     }
-    parts.iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    parts
+        .iter()
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty())
+        .collect()
 }
 
 fn equality(text: &str) -> Option<Test> {
@@ -98,7 +108,9 @@ fn equality(text: &str) -> Option<Test> {
 /// A field test; only paths that every kind or the pods bear.
 fn field_test(text: &str) -> Option<Test> {
     let test = equality(text)?;
-    let (Test::Is(key, _) | Test::IsNot(key, _)) = &test else { return None };
+    let (Test::Is(key, _) | Test::IsNot(key, _)) = &test else {
+        return None;
+    };
     let known = [
         "metadata.name",
         "metadata.namespace",
@@ -146,7 +158,13 @@ mod tests {
         let admits = |fields: &str, labels: &str| Filter::parse(Some("shop"), fields, labels).expect("parses").admits(&pod);
         assert!(admits("metadata.name=a", "app=web,color in (blue, green),!gone"));
         assert!(admits("metadata.name!=b", "app==web,color!=green,color notin (red),app"));
-        for (fields, labels) in [("metadata.name=b", ""), ("", "color=green"), ("", "color in (red)"), ("", "!app"), ("", "gone")] {
+        for (fields, labels) in [
+            ("metadata.name=b", ""),
+            ("", "color=green"),
+            ("", "color in (red)"),
+            ("", "!app"),
+            ("", "gone"),
+        ] {
             assert!(!admits(fields, labels), "{fields} {labels}");
         }
         assert!(!Filter::parse(Some("other"), "", "").expect("parses").admits(&pod));

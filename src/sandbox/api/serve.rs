@@ -13,10 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    super::{
-        clock,
-        logs::Run,
-    },
+    super::{clock, logs::Run},
     Api, AuditEntry, Failure, Key, User, Writer,
     access::Deed,
     kinds::{Kind, PODS, Target, at, text},
@@ -76,7 +73,9 @@ async fn answer(State(api): State<Api>, request: Request) -> Response {
 }
 
 fn route(api: &Api, user: User, parts: &Parts, body: &Bytes) -> Result<Response, Failure> {
-    let ask = Query::<Ask>::try_from_uri(&parts.uri).map_err(|error| Failure::bad_request(error.body_text()))?.0;
+    let ask = Query::<Ask>::try_from_uri(&parts.uri)
+        .map_err(|error| Failure::bad_request(error.body_text()))?
+        .0;
     match parts.uri.path() {
         "/healthz" | "/livez" | "/readyz" => return Ok("ok".into_response()),
         "/version" => return Ok(Json(json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.0-flipback-sandbox" })).into_response()),
@@ -95,7 +94,11 @@ fn route(api: &Api, user: User, parts: &Parts, body: &Bytes) -> Result<Response,
         body,
     };
     let answer = call.allowed().and_then(|()| call.carry_out());
-    call.witness(answer.as_ref().map_or_else(|failure| failure.code, |response| response.status().as_u16()));
+    call.witness(
+        answer
+            .as_ref()
+            .map_or_else(|failure| failure.code, |response| response.status().as_u16()),
+    );
     answer
 }
 
@@ -225,7 +228,11 @@ impl Call<'_> {
         let dry_run = match self.ask.dry_run.as_str() {
             "" => false,
             "All" => true,
-            other => return Err(Failure::invalid(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+            other => {
+                return Err(Failure::invalid(format!(
+                    "dryRun: Unsupported value: {other:?}: supported values: \"All\""
+                )));
+            }
         };
         Ok(Writer {
             manager: self.manager(),
@@ -275,7 +282,11 @@ impl Call<'_> {
             filter: self.filter()?,
             start,
             bookmarks: yes(&self.ask.allow_watch_bookmarks),
-            timeout: self.ask.timeout_seconds.map_or(WATCH_TIMEOUT, Duration::from_secs).min(WATCH_TIMEOUT),
+            timeout: self
+                .ask
+                .timeout_seconds
+                .map_or(WATCH_TIMEOUT, Duration::from_secs)
+                .min(WATCH_TIMEOUT),
         };
         Ok(watch::respond(self.api, request))
     }

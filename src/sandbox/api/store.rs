@@ -99,7 +99,10 @@ impl Store {
 
     /// Every object of a kind, in the order of namespace and name.
     pub(crate) fn all(&self, kind: &'static Kind) -> impl Iterator<Item = &Arc<Value>> {
-        self.objects.iter().filter(move |(key, _)| key.kind == kind).map(|(_, object)| object)
+        self.objects
+            .iter()
+            .filter(move |(key, _)| key.kind == kind)
+            .map(|(_, object)| object)
     }
 
     /// Changes of a kind after a version.
@@ -154,7 +157,9 @@ impl Store {
         edit(&mut after)?;
         for fixed in ["name", "namespace"] {
             if at(&after, &["metadata", fixed]) != at(&before, &["metadata", fixed]) {
-                return Err(Failure::bad_request(format!("the {fixed} of the object does not match the one in the URL")));
+                return Err(Failure::bad_request(format!(
+                    "the {fixed} of the object does not match the one in the URL"
+                )));
             }
         }
         let same = |field: &str| at(&after, &["metadata", field]) == at(&before, &["metadata", field]);
@@ -268,7 +273,14 @@ impl Store {
         let digits = digest(&format!("{}/{}/{}/{}", key.kind.plural, key.namespace, key.name, self.version));
         let hex: Vec<char> = digits.chars().collect();
         let part = |from: usize, to: usize| hex.iter().skip(from).take(to - from).collect::<String>();
-        format!("{}-{}-4{}-8{}-{}", part(0, 8), part(8, 12), part(13, 16), part(17, 20), part(20, 32))
+        format!(
+            "{}-{}-4{}-8{}-{}",
+            part(0, 8),
+            part(8, 12),
+            part(13, 16),
+            part(17, 20),
+            part(20, 32)
+        )
     }
 }
 
@@ -317,7 +329,10 @@ fn default(object: &mut Value, path: &[&str], value: Value) {
 /// Hexadecimal SHA-256.
 fn digest(text: &str) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha2::Sha256::digest(text.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A name suffix as Kubernetes makes them: consonants and digits that spell nothing.
@@ -370,10 +385,7 @@ mod tests {
     fn a_dry_run_stores_nothing() {
         let (mut store, key) = with_service();
         let before = store.get(&key).expect("there");
-        let dry = Writer {
-            dry_run: true,
-            ..writer()
-        };
+        let dry = Writer { dry_run: true, ..writer() };
         let shown = store
             .edit(&key, &dry, |object| {
                 object["spec"]["selector"]["color"] = json!("green");

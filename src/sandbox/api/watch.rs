@@ -145,7 +145,9 @@ impl Watcher {
         match (passes(&change.before), passes(&change.after)) {
             (false, false) => {}
             (true, false) => {
-                let Some(mut last) = change.before.as_deref().cloned() else { return };
+                let Some(mut last) = change.before.as_deref().cloned() else {
+                    return;
+                };
                 last["metadata"]["resourceVersion"] = json!(change.version.to_string());
                 self.push("DELETED", &last);
             }

@@ -1,0 +1,518 @@
+//! The subset of PromQL that flipback sends, as a tree, and its parser.
+//!
+//! Hand-written because the subset is small and a full parser (promql-parser) brings a parser generator and the
+//! unmaintained bincode into the product's binary. What is not in the subset is refused, as Prometheus refuses nonsense.
+
+use std::fmt;
+
+use regex::Regex;
+
+/// Nesting allowed: flipback's deepest query has five levels; recursion needs some bound.
+const DEPTH_MAX: u32 = 64;
+
+/// An expression.
+#[derive(Clone, Debug)]
+pub(super) enum Expr {
+    Number(f64),
+    Select(Selector),
+    /// `sum by (a, b) (x)`.
+    Aggregate {
+        op: Aggregate,
+        by: Vec<String>,
+        of: Box<Self>,
+    },
+    /// `label_replace(x, "dst", "replacement", "src", "regex")`.
+    LabelReplace {
+        of: Box<Self>,
+        to: String,
+        replacement: String,
+        from: String,
+        pattern: Regex,
+    },
+    Timestamp(Box<Self>),
+    /// `rate(x[1m])` and `increase(x[1m])`.
+    Extrapolated {
+        per_second: Rate,
+        of: Selector,
+    },
+    Binary {
+        op: Op,
+        left: Box<Self>,
+        right: Box<Self>,
+        matching: Matching,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rate {
+    PerSecond,
+    InAll,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aggregate {
+    Sum,
+    Min,
+    Max,
+    Count,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Or,
+    And,
+    Unless,
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
+
+/// Which labels make two samples a pair.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Matching {
+    #[default]
+    All,
+    On(Vec<String>),
+    Ignoring(Vec<String>),
+}
+
+/// `name{label="x"}[1m]`.
+#[derive(Clone, Debug)]
+pub(super) struct Selector {
+    pub matchers: Vec<Matcher>,
+    /// Milliseconds of a range selector.
+    pub range: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Matcher {
+    Equal(String, String),
+    NotEqual(String, String),
+    Matches(String, Regex),
+    MatchesNot(String, Regex),
+}
+
+/// Why a query was not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SyntaxError(String);
+
+impl fmt::Display for SyntaxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid parameter \"query\": parse error: {}", self.0)
+    }
+}
+
+type Parsed<T> = Result<T, SyntaxError>;
+
+fn wrong<T>(what: impl Into<String>) -> Parsed<T> {
+    Err(SyntaxError(what.into()))
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    Word(String),
+    Number(f64),
+    Text(String),
+    Duration(i64),
+    Sign(&'static str),
+}
+
+/// Reads a query.
+pub(super) fn parse(query: &str) -> Parsed<Expr> {
+    let mut parser = Parser {
+        tokens: tokens(query)?,
+        next: 0,
+        depth: 0,
+    };
+    let expr = parser.expression(0)?;
+    match parser.peek() {
+        None => Ok(expr),
+        Some(token) => wrong(format!("unexpected {token:?}")),
+    }
+}
+
+const SIGNS: [&str; 16] = ["=~", "!~", "!=", "=", "{", "}", "(", ")", "[", "]", ",", "+", "-", "*", "/", ":"];
+
+fn tokens(query: &str) -> Parsed<Vec<Token>> {
+    let chars: Vec<char> = query.chars().collect();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(&c) = chars.get(at) {
+        if c.is_whitespace() {
+            at += 1;
+        } else if matches!(c, '"' | '\'' | '`') {
+            let (text, next) = quoted(&chars, at)?;
+            found.push(Token::Text(text));
+            at = next;
+        } else if c.is_ascii_digit() {
+            let end = run(&chars, at, |c| c.is_ascii_alphanumeric() || c == '.');
+            let text: String = chars.iter().skip(at).take(end - at).collect();
+            found.push(number(&text)?);
+            at = end;
+        } else if c.is_ascii_alphabetic() || c == '_' {
+            let end = run(&chars, at, |c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
+            found.push(Token::Word(chars.iter().skip(at).take(end - at).collect()));
+            at = end;
+        } else {
+            let starts = |sign: &&&str| sign.chars().enumerate().all(|(n, wanted)| chars.get(at + n) == Some(&wanted));
+            let Some(sign) = SIGNS.iter().find(starts) else {
+                return wrong(format!("unexpected character: {c:?}"));
+            };
+            found.push(Token::Sign(sign));
+            at += sign.len();
+        }
+    }
+    Ok(found)
+}
+
+fn run(chars: &[char], from: usize, admits: impl Fn(char) -> bool) -> usize {
+    from + chars.iter().skip(from).take_while(|c| admits(**c)).count()
+}
+
+fn quoted(chars: &[char], from: usize) -> Parsed<(String, usize)> {
+    let quote = chars.get(from).copied().unwrap_or('"');
+    let mut text = String::new();
+    let mut at = from + 1;
+    loop {
+        match chars.get(at) {
+            None => return wrong("unterminated quoted string"),
+            Some(c) if *c == quote => return Ok((text, at + 1)),
+            // A backquoted string knows no escapes.
+            Some('\\') if quote != '`' => {
+                match chars.get(at + 1) {
+                    Some('n') => text.push('\n'),
+                    Some('t') => text.push('\t'),
+                    Some(c) if matches!(c, '\\' | '"' | '\'') => text.push(*c),
+                    other => return wrong(format!("unknown escape sequence {other:?}")),
+                }
+                at += 2;
+            }
+            Some(c) => {
+                text.push(*c);
+                at += 1;
+            }
+        }
+    }
+}
+
+fn number(text: &str) -> Parsed<Token> {
+    if let Ok(value) = text.parse() {
+        return Ok(Token::Number(value));
+    }
+    duration(text)
+        .map(Token::Duration)
+        .ok_or_else(|| SyntaxError(format!("bad number or duration syntax: {text:?}")))
+}
+
+/// A Prometheus duration such as `1m30s` in milliseconds.
+pub(super) fn duration(text: &str) -> Option<i64> {
+    let mut total: i64 = 0;
+    let mut digits = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c.is_ascii_digit() {
+            digits.push(c);
+            continue;
+        }
+        let unit = match c {
+            'm' if chars.peek() == Some(&'s') => {
+                chars.next();
+                1
+            }
+            's' => 1000,
+            'm' => 60_000,
+            'h' => 3_600_000,
+            'd' => 86_400_000,
+            _ => return None,
+        };
+        total = total.checked_add(digits.parse::<i64>().ok()?.checked_mul(unit)?)?;
+        digits.clear();
+    }
+    (digits.is_empty() && !text.is_empty()).then_some(total)
+}
+
+/// A pattern as Prometheus reads it: anchored at both ends.
+pub(super) fn anchored(pattern: &str) -> Parsed<Regex> {
+    Regex::new(&format!("^(?s:{pattern})$")).map_err(|_| SyntaxError(format!("error parsing regexp: {pattern:?}")))
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    next: usize,
+    depth: u32,
+}
+
+impl Parser {
+    fn peek(&self) -> Option<&Token> {
+        self.tokens.get(self.next)
+    }
+
+    fn take(&mut self) -> Option<Token> {
+        let token = self.tokens.get(self.next).cloned();
+        self.next += 1;
+        token
+    }
+
+    fn sees(&self, sign: &str) -> bool {
+        matches!(self.peek(), Some(Token::Sign(found)) if *found == sign)
+    }
+
+    fn accept(&mut self, sign: &str) -> bool {
+        let seen = self.sees(sign);
+        self.next += usize::from(seen);
+        seen
+    }
+
+    fn expect(&mut self, sign: &str) -> Parsed<()> {
+        if self.accept(sign) {
+            Ok(())
+        } else {
+            wrong(format!("unexpected {:?}, expected {sign:?}", self.peek()))
+        }
+    }
+
+    fn text(&mut self) -> Parsed<String> {
+        match self.take() {
+            Some(Token::Text(text)) => Ok(text),
+            other => wrong(format!("unexpected {other:?}, expected a string")),
+        }
+    }
+
+    /// Binary operators, by precedence: `or` 1, `and` `unless` 2, `+` `-` 3, `*` `/` 4.
+    fn expression(&mut self, above: u8) -> Parsed<Expr> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return wrong("the sandbox reads no deeper nesting");
+        }
+        let mut left = self.primary()?;
+        while let Some((op, level)) = self.operator().filter(|(_, level)| *level > above) {
+            self.next += 1;
+            let matching = self.matching()?;
+            let right = self.expression(level)?;
+            left = Expr::Binary {
+                op,
+                left: Box::new(left),
+                right: Box::new(right),
+                matching,
+            };
+        }
+        self.depth -= 1;
+        Ok(left)
+    }
+
+    fn operator(&self) -> Option<(Op, u8)> {
+        Some(match self.peek()? {
+            Token::Word(word) if word == "or" => (Op::Or, 1),
+            Token::Word(word) if word == "and" => (Op::And, 2),
+            Token::Word(word) if word == "unless" => (Op::Unless, 2),
+            Token::Sign("+") => (Op::Add, 3),
+            Token::Sign("-") => (Op::Sub, 3),
+            Token::Sign("*") => (Op::Mul, 4),
+            Token::Sign("/") => (Op::Div, 4),
+            _ => return None,
+        })
+    }
+
+    fn matching(&mut self) -> Parsed<Matching> {
+        let kind = match self.peek() {
+            Some(Token::Word(word)) if word == "on" => Matching::On,
+            Some(Token::Word(word)) if word == "ignoring" => Matching::Ignoring,
+            _ => return Ok(Matching::All),
+        };
+        self.next += 1;
+        self.labels().map(kind)
+    }
+
+    fn labels(&mut self) -> Parsed<Vec<String>> {
+        self.expect("(")?;
+        let mut found = Vec::new();
+        while !self.accept(")") {
+            match self.take() {
+                Some(Token::Word(word)) => found.push(word),
+                other => return wrong(format!("unexpected {other:?} in grouping, expected label")),
+            }
+            if !self.sees(")") {
+                self.expect(",")?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn primary(&mut self) -> Parsed<Expr> {
+        match self.take() {
+            Some(Token::Number(value)) => Ok(Expr::Number(value)),
+            Some(Token::Sign("(")) => {
+                let inner = self.expression(0)?;
+                self.expect(")")?;
+                Ok(inner)
+            }
+            Some(Token::Sign("{")) => {
+                self.next -= 1;
+                self.selector(None).map(Expr::Select)
+            }
+            Some(Token::Word(word)) => self.named(&word),
+            other => wrong(format!("unexpected {other:?}")),
+        }
+    }
+
+    fn named(&mut self, word: &str) -> Parsed<Expr> {
+        let aggregate = match word {
+            "sum" => Some(Aggregate::Sum),
+            "min" => Some(Aggregate::Min),
+            "max" => Some(Aggregate::Max),
+            "count" => Some(Aggregate::Count),
+            _ => None,
+        };
+        let by_follows = matches!(self.peek(), Some(Token::Word(next)) if next == "by");
+        match aggregate {
+            Some(op) if by_follows || self.sees("(") => self.aggregate(op),
+            _ if self.sees("(") => self.call(word),
+            _ => self.selector(Some(word)).map(Expr::Select),
+        }
+    }
+
+    fn by(&mut self) -> Parsed<Option<Vec<String>>> {
+        if matches!(self.peek(), Some(Token::Word(next)) if next == "by") {
+            self.next += 1;
+            return self.labels().map(Some);
+        }
+        Ok(None)
+    }
+
+    fn aggregate(&mut self, op: Aggregate) -> Parsed<Expr> {
+        let before = self.by()?;
+        self.expect("(")?;
+        let of = Box::new(self.expression(0)?);
+        self.expect(")")?;
+        let by = match before {
+            Some(by) => by,
+            None => self.by()?.unwrap_or_default(),
+        };
+        Ok(Expr::Aggregate { op, by, of })
+    }
+
+    fn call(&mut self, word: &str) -> Parsed<Expr> {
+        self.expect("(")?;
+        let of = self.expression(0)?;
+        let made = match (word, of) {
+            ("timestamp", of) => Expr::Timestamp(Box::new(of)),
+            ("rate", Expr::Select(of)) if of.range.is_some() => Expr::Extrapolated {
+                per_second: Rate::PerSecond,
+                of,
+            },
+            ("increase", Expr::Select(of)) if of.range.is_some() => Expr::Extrapolated {
+                per_second: Rate::InAll,
+                of,
+            },
+            ("label_replace", of) => {
+                let mut texts = Vec::new();
+                for _ in 0..4 {
+                    self.expect(",")?;
+                    texts.push(self.text()?);
+                }
+                let Ok([to, replacement, from, pattern]) = <[String; 4]>::try_from(texts) else {
+                    return wrong("label_replace takes four strings");
+                };
+                Expr::LabelReplace {
+                    of: Box::new(of),
+                    to,
+                    replacement,
+                    from,
+                    pattern: anchored(&pattern)?,
+                }
+            }
+            (other, _) => return wrong(format!("unknown function with name {other:?}")),
+        };
+        self.expect(")")?;
+        Ok(made)
+    }
+
+    fn selector(&mut self, name: Option<&str>) -> Parsed<Selector> {
+        let mut matchers: Vec<Matcher> = name
+            .map(|name| Matcher::Equal("__name__".to_owned(), name.to_owned()))
+            .into_iter()
+            .collect();
+        if self.accept("{") {
+            while !self.accept("}") {
+                matchers.push(self.matcher()?);
+                if !self.sees("}") {
+                    self.expect(",")?;
+                }
+            }
+        }
+        if matchers.is_empty() {
+            return wrong("vector selector must contain at least one non-empty matcher");
+        }
+        let mut range = None;
+        if self.accept("[") {
+            match self.take() {
+                Some(Token::Duration(millis)) => range = Some(millis),
+                other => return wrong(format!("unexpected {other:?}, expected duration")),
+            }
+            self.expect("]")?;
+        }
+        Ok(Selector { matchers, range })
+    }
+
+    fn matcher(&mut self) -> Parsed<Matcher> {
+        let Some(Token::Word(label)) = self.take() else {
+            return wrong("expected label name in label matching");
+        };
+        let sign = self.take();
+        let value = self.text()?;
+        Ok(match sign {
+            Some(Token::Sign("=")) => Matcher::Equal(label, value),
+            Some(Token::Sign("!=")) => Matcher::NotEqual(label, value),
+            Some(Token::Sign("=~")) => Matcher::Matches(label, anchored(&value)?),
+            Some(Token::Sign("!~")) => Matcher::MatchesNot(label, anchored(&value)?),
+            other => return wrong(format!("unexpected {other:?} in label matching")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_flipback_sends_is_read() {
+        for query in [
+            r#"label_replace(sum by (job, instance, pod) (http_requests_total{namespace="shop",pod=~"web-blue-.+"}), "flipback", "k1", "", "")"#,
+            r#"label_replace(sum by (pod) (a), "k", "1", "", "") or label_replace(timestamp(sum(b)), "k", "2", "", "")"#,
+            r#"process_start_time_seconds and on (job, instance) (a{status=~"5.."} or b)"#,
+            "sum by (pod) (rate(http_requests_total{status!~\"5..\"}[1m30s])) / 2 + 1",
+            r#"{__name__="up"}"#,
+            "sum(a) by (b)",
+        ] {
+            assert!(parse(query).is_ok(), "{query}: {:?}", parse(query).err());
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_subset_is_refused() {
+        for query in [
+            "",
+            "sum(",
+            "a b",
+            "{}",
+            "a{b=1}",
+            "histogram(a)",
+            "a[1x]",
+            "a{b=~\"(\"}",
+            "a or",
+            "\"text",
+            &"(".repeat(1000),
+        ] {
+            assert!(parse(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn and_binds_closer_than_or() {
+        let Ok(Expr::Binary { op: Op::Or, right, .. }) = parse("a or b and c") else {
+            panic!("or is on top");
+        };
+        assert!(matches!(*right, Expr::Binary { op: Op::And, .. }));
+    }
+}
