@@ -1,1 +1,376 @@
-//! (stub)
+//! The engine: observations in, decisions out. Everything of DECISIONS.md, and nothing else.
+//!
+//! It refuses to do three things. It reads no clock: time is part of the observation, so a recorded outage replays to
+//! the same verdict. It does no IO and cannot fail: "the standby cannot serve" is an answer, not an error. It keeps no
+//! secrets from its reader: every state explains itself in one sentence with numbers.
+//!
+//! Reading order, along one observation: [`clock`] (how much time surely passed), [`switch`] (what is live, since
+//! when), [`meter`] with [`counters`] and [`window`] (readings to evidence, every request once), [`judge`] with
+//! [`interval`], [`streak`] and [`slow`] (evidence to outcomes, outcomes to a confirmed breach), [`sight`] (no data is
+//! loud), [`blame`] (is it the release's fault?), [`gate`] (may traffic be moved?), [`conclude`] (the decision).
+//! [`bound`], [`limits`] and [`explain`] are the arithmetic, the numbers and the words they share.
+//!
+//! Two things are never conditions of a flip: the health of the color being left, and the success of an earlier flip,
+//! which is learned from the next observation like anybody else's.
+//!
+//! ```
+//! use std::{collections::BTreeMap, sync::Arc};
+//! use flipback::decide::Engine;
+//! use flipback::model::*;
+//! use jiff::{SignedDuration, Timestamp};
+//!
+//! let (blue, green, rule) = (Color::new("blue")?, Color::new("green")?, RuleName::new("error_rate")?);
+//! let side = |value: &str| ColorSpec { value: value.into(), deployment: None };
+//! let spec = GuardSpec {
+//!     id: GuardId::new("", "shop", "web")?,
+//!     cluster: String::new(),
+//!     namespace: "shop".into(),
+//!     route: RouteSpec::Service(ServiceRoute { active: "web".into(), preview: None, selector_key: "color".into() }),
+//!     colors: BTreeMap::from([(blue.clone(), side("blue")), (green.clone(), side("green"))]),
+//!     rules: vec![RuleSpec {
+//!         name: rule.clone(),
+//!         kind: RuleKind::ErrorRate(CounterRule { threshold: 0.05, total: String::new(), bad: String::new() }),
+//!         action: Action::Rollback,
+//!         critical: false,
+//!     }],
+//!     policy: Policy::default(),
+//!     mode: Mode::Enforce,
+//!     evidence: EvidenceSpec::default(),
+//!     chats: vec![],
+//!     config_hash: "c0ffee".into(),
+//! };
+//! let mut engine = Engine::new(Arc::new(spec));
+//!
+//! // Green serves 100 requests per second, of which every fifth fails. One look every five seconds.
+//! let mut verdicts = Vec::new();
+//! for look in 0..4_u32 {
+//!     let at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(5 * i64::from(look));
+//!     let requests = f64::from(look) * 500.0;
+//!     let counter = Counter { started: None, total: requests, bad: Some(requests / 5.0) };
+//!     let reading = Reading::Counters { sample_at: at, targets: BTreeMap::from([("green-1".into(), counter)]) };
+//!     let ready = Side { ready: 3, ..Side::default() };
+//!     let traffic = Traffic {
+//!         active: green.clone(),
+//!         standby: blue.clone(),
+//!         sides: BTreeMap::from([(blue.clone(), ready.clone()), (green.clone(), ready)]),
+//!         seen: Seen::default(),
+//!         ledger: Ledger::default(),
+//!         paused: None,
+//!         switched_at: None,
+//!         switched_by: None,
+//!     };
+//!     let decision = engine.step(&Observation {
+//!         at,
+//!         view: View::Known(Box::new(traffic)),
+//!         readings: BTreeMap::from([(green.clone(), BTreeMap::from([(rule.clone(), reading)]))]),
+//!     });
+//!     verdicts.push((decision.rules[0].streak, matches!(decision.verdict, Verdict::Rollback(_))));
+//! }
+//! // The first sample is a baseline; then it takes three breaches in a row.
+//! assert_eq!(verdicts, [(0, false), (1, false), (2, false), (3, true)]);
+//! # Ok::<(), NameError>(())
+//! ```
+
+mod blame;
+mod bound;
+mod clock;
+mod conclude;
+mod counters;
+mod explain;
+mod gate;
+mod interval;
+mod judge;
+mod limits;
+mod meter;
+mod sight;
+mod slow;
+mod streak;
+mod switch;
+mod window;
+
+#[cfg(test)]
+mod stories;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::model::{
+    Case, Color, Decision, GuardSpec, Note, Observation, Phase, Refusal, RuleName, RuleState, Traffic, Trigger, Verdict, View,
+};
+
+pub use gate::cooldown_until;
+
+use self::{
+    blame::Before,
+    clock::{Clock, Tick, after, before, shifted},
+    judge::{Bench, Judge},
+    limits::Limits,
+    meter::Meter,
+    sight::{Eyes, Sight},
+    switch::{Change, Live, Restored},
+};
+
+/// The judgement over one guard.
+#[derive(Debug)]
+pub struct Engine {
+    spec: Arc<GuardSpec>,
+    clock: Clock,
+    outlook: Outlook,
+    live: Option<Live>,
+    meters: BTreeMap<Color, BTreeMap<RuleName, Meter>>,
+    judges: Vec<Judge>,
+    sights: Vec<Sight>,
+    eyes: Eyes,
+    /// What each rule measured on the color that was active before.
+    before: Before,
+    restored: Option<Restored>,
+    /// Where each rule stood at the last look.
+    rules: Vec<RuleState>,
+    /// End of the cooldown at the last look, and as held through a clock step.
+    cooldown: Option<Timestamp>,
+    cooldown_held: Option<Timestamp>,
+    told: Told,
+}
+
+/// Whether the route can be read.
+#[derive(Debug, PartialEq)]
+enum Outlook {
+    Clear,
+    Unreadable,
+    UnknownColor(Option<String>),
+}
+
+/// What was told last, so that only a change is told again.
+#[derive(Debug, Default)]
+struct Told {
+    /// Who paused the guard; the outer `None` before the first look.
+    paused: Option<Option<String>>,
+    disarmed: bool,
+    watch_ended: Option<bool>,
+}
+
+impl Engine {
+    /// Knows nothing yet: the first observation is a baseline.
+    #[must_use]
+    pub fn new(spec: Arc<GuardSpec>) -> Self {
+        let judge = |rule: &crate::model::RuleSpec| Judge::new(rule.clone(), Limits::of(rule, &spec.policy));
+        let judges: Vec<Judge> = spec.rules.iter().map(judge).collect();
+        let sights = judges.iter().map(|_| Sight::default()).collect();
+        Self {
+            clock: Clock::default(),
+            outlook: Outlook::Clear,
+            live: None,
+            meters: BTreeMap::new(),
+            judges,
+            sights,
+            eyes: Eyes::default(),
+            before: Before::new(),
+            restored: None,
+            rules: Vec::new(),
+            cooldown: None,
+            cooldown_held: None,
+            told: Told::default(),
+            spec,
+        }
+    }
+
+    /// Judges one observation. Never panics, never fails, whatever the observation says.
+    ///
+    /// A confirmed breach gives [`Verdict::Rollback`] at every step until the route has moved, the breach has ended or
+    /// its streak has expired.
+    pub fn step(&mut self, seen: &Observation) -> Decision {
+        let traffic = match &seen.view {
+            View::Known(traffic) => Some(traffic.as_ref()),
+            View::UnknownColor { .. } | View::Unreadable(_) => None,
+        };
+        let tick = self.clock.advance(seen.at, self.spec.policy.poll, traffic.is_none());
+        if let Tick::Stepped(by) = tick {
+            self.rebase(seen.at, by);
+        }
+        let mut notes = Vec::new();
+        let Some(traffic) = traffic else {
+            return self.frozen(&seen.view, notes);
+        };
+        if self.outlook != Outlook::Clear {
+            self.outlook = Outlook::Clear;
+            notes.push(Note::Readable);
+        }
+        self.follow(traffic, seen.at, &mut notes);
+        self.look(seen, traffic, &mut notes);
+        self.tell(traffic, seen.at, &mut notes);
+        self.conclude(traffic, seen.at, notes)
+    }
+
+    /// Makes the case for a person's flip to `to`, another color than the active one.
+    ///
+    /// # Errors
+    /// Only that `to` cannot serve stands against it: a person may do what the rules may not, but not move users to
+    /// where nobody answers. While the active color is unknown nothing can be compared, so nothing is moved either.
+    pub fn manual(&self, seen: &Observation, to: &Color, trigger: Trigger) -> Result<Case, Refusal> {
+        let View::Known(traffic) = &seen.view else {
+            return Err(Refusal::StandbyNotReady { ready: 0, needed: 1 });
+        };
+        if let Some(refusal) = gate::cannot_serve(traffic, to, &self.spec.policy) {
+            return Err(refusal);
+        }
+        let why = match &trigger {
+            Trigger::Manual { by, reason } => format!("{by}: {reason}"),
+            Trigger::Rule { rule, .. } => rule.to_string(),
+        };
+        Ok(self.case(traffic, to, seen.at, trigger, why))
+    }
+
+    /// Until when all paths are armed; `None` before the first look at the route.
+    #[must_use]
+    pub fn watch_until(&self) -> Option<Timestamp> {
+        self.live.as_ref().map(|live| after(live.since, self.spec.policy.watch))
+    }
+
+    /// After a clock step, anchors on the wall move along and counting begins anew: a step is no evidence.
+    fn rebase(&mut self, at: Timestamp, by: SignedDuration) {
+        let then = shifted(at, -by);
+        switch::shift(&mut self.live, by);
+        if let Some(restored) = &mut self.restored {
+            restored.until = shifted(restored.until, by);
+        }
+        self.cooldown_held = self.cooldown.filter(|until| *until > then).map(|until| shifted(until, by));
+        self.meters.values_mut().flat_map(BTreeMap::values_mut).for_each(Meter::rebase);
+        self.judges.iter_mut().for_each(Judge::rebase);
+    }
+
+    /// While the truth about "active" cannot be read, nothing is judged, nothing ages into a verdict, nothing moves.
+    fn frozen(&mut self, view: &View, mut notes: Vec<Note>) -> Decision {
+        let (outlook, phase, why, note) = match view {
+            View::UnknownColor { found, known } => {
+                let value = found.as_deref().unwrap_or("nothing");
+                let why = format!("the selector names {value}, which is none of {}", known.join(", "));
+                let note = Note::UnknownColor {
+                    found: found.clone(),
+                    known: known.clone(),
+                };
+                (Outlook::UnknownColor(found.clone()), Phase::UnknownColor, why, note)
+            }
+            View::Unreadable(why) => (
+                Outlook::Unreadable,
+                Phase::Unreadable,
+                why.clone(),
+                Note::Unreadable { why: why.clone() },
+            ),
+            View::Known(_) => (Outlook::Clear, Phase::Starting, String::new(), Note::Readable),
+        };
+        if self.outlook != outlook {
+            self.outlook = outlook;
+            notes.push(note);
+        }
+        self.rules = self.judges.iter().map(|judge| judge.frozen(&why)).collect();
+        Decision {
+            verdict: Verdict::Hold,
+            rules: self.rules.clone(),
+            notes,
+            phase,
+            why,
+        }
+    }
+
+    /// Follows what is live; after a switch all evidence, streaks and timers begin anew.
+    fn follow(&mut self, traffic: &Traffic, at: Timestamp, notes: &mut Vec<Note>) {
+        let policy = &self.spec.policy;
+        match switch::follow(&mut self.live, traffic, policy, at) {
+            Change::Same => {}
+            Change::First => {
+                self.restored = switch::restored(traffic, policy, at);
+                self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));
+            }
+            Change::Switched { from, undone } => {
+                let moved = from != traffic.active;
+                self.restored = switch::restored(traffic, policy, at).filter(|_| moved);
+                let since = self.live.as_ref().map_or(at, |live| live.since);
+                self.before = self.measured_before(&from, since);
+                self.judges.iter_mut().for_each(Judge::reset);
+                self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));
+                self.told.watch_ended = Some(false);
+                notes.push(Note::Switched {
+                    from: Some(from),
+                    to: traffic.active.clone(),
+                    undone,
+                    by: traffic.switched_by.clone().filter(|_| moved),
+                });
+            }
+        }
+        if self.restored.as_ref().is_some_and(|restored| at >= restored.until) {
+            self.restored = None;
+        }
+        let ledger = cooldown_until(&traffic.ledger, policy);
+        self.cooldown = ledger.max(self.cooldown_held);
+    }
+
+    /// What every rule measured on the color that was left, in the minutes before it was.
+    fn measured_before(&self, from: &Color, since: Timestamp) -> Before {
+        let start = before(since, self.spec.policy.slow_window);
+        let meters = self.meters.get(from).into_iter().flatten();
+        meters.map(|(rule, meter)| (rule.clone(), meter.window.since(start))).collect()
+    }
+
+    /// Meters every color, judges the active one.
+    fn look(&mut self, seen: &Observation, traffic: &Traffic, notes: &mut Vec<Note>) {
+        let switched = self.live.as_ref().map_or(seen.at, |live| live.since);
+        let mut colors: BTreeSet<&Color> = self.spec.colors.keys().chain(traffic.sides.keys()).collect();
+        colors.insert(&traffic.active);
+        self.rules.clear();
+        for (judge, sight) in self.judges.iter_mut().zip(&mut self.sights) {
+            judge.age(&self.clock, notes);
+            let name = judge.rule.name.clone();
+            for color in &colors {
+                let reading = seen.readings.get(*color).and_then(|rules| rules.get(&name));
+                let meter = self.meters.entry((*color).clone()).or_default().entry(name.clone()).or_default();
+                let look = meter.look(&judge.rule.kind, reading, &judge.limits);
+                if **color == traffic.active {
+                    sight.note(&name, &look, meter.spacing(), seen.at, &self.clock, &judge.limits);
+                    let bench = Bench {
+                        clock: &self.clock,
+                        switched,
+                        window: &meter.window,
+                    };
+                    self.rules.push(judge.judge(&look, &bench));
+                }
+            }
+        }
+    }
+
+    /// Tells what changed since the last look.
+    fn tell(&mut self, traffic: &Traffic, at: Timestamp, notes: &mut Vec<Note>) {
+        let policy = &self.spec.policy;
+        let switched = self.live.as_ref().map_or(at, |live| live.since);
+        let by = traffic.paused.as_ref().map(|pause| pause.by.clone());
+        if self.told.paused.as_ref().is_some_and(|told| *told != by) {
+            notes.push(Note::PauseChanged { by: by.clone() });
+        }
+        self.told.paused = Some(by);
+
+        let disarmed = gate::disarmed(&traffic.ledger, policy, at);
+        if let (Some(Refusal::Disarmed { flips }), false) = (&disarmed, self.told.disarmed) {
+            notes.push(Note::Disarmed { flips: *flips });
+        }
+        self.told.disarmed = disarmed.is_some();
+
+        let ended = at >= after(switched, policy.watch);
+        if ended && self.told.watch_ended == Some(false) {
+            notes.push(Note::WatchEnded);
+        }
+        self.told.watch_ended = Some(ended);
+
+        if let Some(meters) = self.meters.get(&traffic.active) {
+            for judge in &mut self.judges {
+                let floor = before(at, policy.slow_window).max(after(switched, judge.limits.warm_up));
+                if let Some(meter) = meters.get(&judge.rule.name) {
+                    judge.tell(&meter.window, floor, notes);
+                }
+            }
+        }
+        self.eyes.open(self.sights.iter(), at, &self.clock, policy, notes);
+    }
+}

@@ -1,0 +1,264 @@
+//! The decision: of all confirmed rules the one that moves traffic, if any may, and the guard's state in a word and a
+//! sentence.
+
+use jiff::Timestamp;
+
+use crate::model::{
+    Action, AfterWatch, Case, Color, Decision, Note, Outcome, Phase, Refusal, Release, Suppression, Traffic, Trigger, Verdict,
+};
+
+use super::{
+    Engine, blame, gate,
+    judge::{Armed, Confirmed, Judge},
+    switch::Found,
+};
+
+/// What stands between a confirmed breach and a flip.
+enum Answer {
+    /// Nothing.
+    Go,
+    /// The evidence is held, not fresh: wait for a look that shows something.
+    Held,
+    /// It is not the release's fault.
+    Not(Suppression),
+    /// It may not be flipped.
+    No(Refusal),
+}
+
+impl Answer {
+    /// The worst that can be said of several rules is what is said: a flip before a refusal before a suppression.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Go => 3,
+            Self::No(_) => 2,
+            Self::Not(_) => 1,
+            Self::Held => 0,
+        }
+    }
+}
+
+impl Engine {
+    /// Puts everything together.
+    pub(super) fn conclude(&mut self, traffic: &Traffic, at: Timestamp, mut notes: Vec<Note>) -> Decision {
+        let answer = self.answer(traffic, at);
+        self.judge_restored(answer.as_ref(), &mut notes);
+        let (verdict, why) = self.verdict(traffic, at, answer);
+        let phase = self.phase(&verdict, traffic, at);
+        let why = why.unwrap_or_else(|| self.quiet(phase, traffic));
+        Decision {
+            verdict,
+            rules: self.rules.clone(),
+            notes,
+            phase,
+            why,
+        }
+    }
+
+    /// The case for a flip to `to`.
+    pub(super) fn case(&self, traffic: &Traffic, to: &Color, at: Timestamp, trigger: Trigger, why: String) -> Case {
+        let side = |color: &Color| traffic.sides.get(color).cloned().unwrap_or_default();
+        let (from, into) = (side(&traffic.active), side(to));
+        Case {
+            guard: self.spec.id.clone(),
+            at,
+            from: traffic.active.clone(),
+            to: to.clone(),
+            from_release: from.release,
+            to_release: into.release,
+            trigger,
+            why,
+            rules: self.rules.clone(),
+            from_ready: from.ready,
+            to_ready: into.ready,
+            config_hash: self.spec.config_hash.clone(),
+        }
+    }
+
+    /// Asks every confirmed rule, and keeps the weightiest answer; of equals, the first rule's.
+    fn answer(&mut self, traffic: &Traffic, at: Timestamp) -> Option<(Confirmed, Trigger, Answer)> {
+        let armed = self.armed(at);
+        let refusal = gate::refusal(traffic, &self.spec.policy, at, self.cooldown);
+        let mut chosen: Option<(Confirmed, Trigger, Answer)> = None;
+        for index in 0..self.judges.len() {
+            let judge = &self.judges[index];
+            let Some(found) = judge.confirmed(armed).filter(|_| judge.rule.action == Action::Rollback) else {
+                continue;
+            };
+            let usable = self
+                .rules
+                .get(index)
+                .is_some_and(|rule| !matches!(rule.outcome, Outcome::Inconclusive(_)));
+            let answer = match (self.suppression(judge, &found, traffic, at), &refusal) {
+                (Some(suppression), _) => Answer::Not(suppression),
+                (None, Some(refusal)) => Answer::No(refusal.clone()),
+                (None, None) if usable || judge.firing => Answer::Go,
+                (None, None) => Answer::Held,
+            };
+            let trigger = Trigger::Rule {
+                rule: judge.rule.name.clone(),
+                path: found.path,
+            };
+            self.judges[index].firing = matches!(answer, Answer::Go);
+            if chosen.as_ref().is_none_or(|(_, _, best)| answer.rank() > best.rank()) {
+                chosen = Some((found, trigger, answer));
+            }
+        }
+        chosen
+    }
+
+    /// Which paths are armed at this time.
+    fn armed(&self, at: Timestamp) -> Armed {
+        if self.watching(at) || self.spec.policy.after_watch != AfterWatch::Slow {
+            Armed::All
+        } else {
+            Armed::Slow
+        }
+    }
+
+    fn watching(&self, at: Timestamp) -> bool {
+        self.watch_until().is_some_and(|until| at < until)
+    }
+
+    fn suppression(&self, judge: &Judge, found: &Confirmed, traffic: &Traffic, at: Timestamp) -> Option<Suppression> {
+        if self.restored.is_some() {
+            return Some(Suppression::ReportOnly);
+        }
+        if !self.watching(at) && self.spec.policy.after_watch == AfterWatch::Alert {
+            return Some(Suppression::AfterWatch);
+        }
+        if blame::bad_before(judge, &self.before) {
+            return Some(Suppression::BadBefore);
+        }
+        let window = |color: &Color| {
+            self.meters
+                .get(color)
+                .and_then(|rules| rules.get(&judge.rule.name))
+                .map(|meter| &meter.window)
+        };
+        let (active, standby) = (window(&traffic.active)?, window(&traffic.standby)?);
+        let apart = traffic.active != traffic.standby;
+        (apart && blame::standby_bad(judge, found, active, standby)).then_some(Suppression::StandbyBad)
+    }
+
+    /// The restored color in report-only mode: told when it is good, told when it is bad too, never flipped.
+    fn judge_restored(&mut self, answer: Option<&(Confirmed, Trigger, Answer)>, notes: &mut Vec<Note>) {
+        let good = self.good();
+        let Some(restored) = &mut self.restored else { return };
+        if let Some((found, _, Answer::Not(Suppression::ReportOnly))) = answer {
+            if restored.found != Found::Bad {
+                restored.found = Found::Bad;
+                notes.push(Note::DidNotHelp { why: found.why.clone() });
+            }
+        } else if good && restored.found != Found::Good {
+            restored.found = Found::Good;
+            notes.push(Note::Recovered);
+        }
+    }
+
+    /// Whether the rule that triggered the rollback (any rule, where it was a person) has passed often enough, and no
+    /// rule is in a streak.
+    fn good(&self) -> bool {
+        let Some(restored) = &self.restored else { return false };
+        let often = |judge: &Judge| judge.passes >= self.spec.policy.consecutive.max(1);
+        let trigger = self.judges.iter().find(|judge| judge.rule.name.as_str() == restored.trigger);
+        let passed = trigger.map_or_else(|| self.judges.iter().any(often), often);
+        passed && self.judges.iter().all(|judge| judge.streak() == 0)
+    }
+
+    fn verdict(&self, traffic: &Traffic, at: Timestamp, answer: Option<(Confirmed, Trigger, Answer)>) -> (Verdict, Option<String>) {
+        let Some((found, trigger, answer)) = answer else {
+            return (Verdict::Hold, None);
+        };
+        let why = found.why;
+        let case = Box::new(self.case(traffic, &traffic.standby, at, trigger, why.clone()));
+        match answer {
+            Answer::Go => (Verdict::Rollback(case), Some(why)),
+            Answer::Held => (Verdict::Hold, Some(format!("{why}; not flipped before there is usable data again"))),
+            Answer::Not(suppression) => {
+                let why = format!("{why}; not flipped: {suppression}");
+                (Verdict::Suppressed(case, suppression), Some(why))
+            }
+            Answer::No(refusal) => {
+                let why = format!("{why}; not flipped: {refusal}");
+                (Verdict::Blocked(case, refusal), Some(why))
+            }
+        }
+    }
+
+    fn phase(&self, verdict: &Verdict, traffic: &Traffic, at: Timestamp) -> Phase {
+        match verdict {
+            Verdict::Blocked(_, Refusal::Paused { .. }) => Phase::Paused,
+            Verdict::Blocked(_, Refusal::Disarmed { .. }) => Phase::Disarmed,
+            Verdict::Blocked(..) => Phase::Blocked,
+            Verdict::Suppressed(..) => Phase::Suppressed,
+            Verdict::Rollback(_) => Phase::Breaching,
+            Verdict::Hold => self.calm_phase(traffic, at),
+        }
+    }
+
+    fn calm_phase(&self, traffic: &Traffic, at: Timestamp) -> Phase {
+        let breaching = self.judges.iter().any(|judge| judge.streak() > 0);
+        let blind = self.eyes.blind().is_some();
+        if traffic.paused.is_some() {
+            Phase::Paused
+        } else if self.told.disarmed {
+            Phase::Disarmed
+        } else if breaching && !(blind && self.all_dark()) {
+            Phase::Breaching
+        } else if blind {
+            Phase::Blind
+        } else if self.restored.is_some() {
+            Phase::RolledBack
+        } else if self.judges.iter().all(|judge| judge.verdicts == 0) {
+            Phase::Starting
+        } else if self.watching(at) {
+            Phase::Watching
+        } else {
+            Phase::Steady
+        }
+    }
+
+    /// Whether every streak there is belongs to a rule that sees nothing at this look.
+    fn all_dark(&self) -> bool {
+        let rules = self.judges.iter().zip(&self.rules);
+        rules
+            .filter(|(judge, _)| judge.streak() > 0)
+            .all(|(_, rule)| matches!(rule.outcome, Outcome::Inconclusive(_) | Outcome::Nothing))
+    }
+
+    /// The sentence of a guard that holds.
+    fn quiet(&self, phase: Phase, traffic: &Traffic) -> String {
+        let active = &traffic.active;
+        let worst = self
+            .judges
+            .iter()
+            .max_by_key(|judge| judge.streak())
+            .filter(|judge| judge.streak() > 0);
+        let said = worst
+            .or_else(|| self.judges.iter().find(|judge| judge.said.is_some()))
+            .and_then(|judge| judge.said.clone());
+        let said = said.unwrap_or_else(|| "no verdict yet".into());
+        match phase {
+            Phase::Blind => format!("no usable data on {active}: {}", self.eyes.blind().unwrap_or("no samples")),
+            Phase::Paused => {
+                let by = traffic.paused.as_ref().map_or("", |pause| pause.by.as_str());
+                format!("paused by {by}; {active}: {said}")
+            }
+            Phase::Disarmed => match gate::disarmed(&traffic.ledger, &self.spec.policy, self.looked()) {
+                Some(refusal) => format!("{refusal}; {active}: {said}"),
+                None => format!("{active}: {said}"),
+            },
+            Phase::RolledBack => format!("rolled back to {active}, which is being watched: {said}"),
+            Phase::Starting => match traffic.active_side().release {
+                Some(Release { id, .. }) => format!("collecting the first evidence on {active} (release {id})"),
+                None => format!("collecting the first evidence on {active}"),
+            },
+            _ => format!("{active}: {said}"),
+        }
+    }
+
+    /// The time of the newest look.
+    fn looked(&self) -> Timestamp {
+        self.clock.last().unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}

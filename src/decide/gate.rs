@@ -1,0 +1,93 @@
+//! Whether a flip may be made. Everything here is about where traffic would go and who may move it; the health of the
+//! color being left is never asked about: a color that is half dead is a reason to leave it, not a reason to stay.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::model::{Color, FlipRecord, Ledger, Policy, Refusal, Release, Traffic};
+
+use super::clock::{after, before};
+
+/// The span over which flips are counted before a guard disarms itself.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When the cooldown of the ledger's flips ends; `None` if no flip of it has one. A person's switch starts none: it is
+/// a release like any other, and the minutes after it are what the watch is for.
+#[must_use]
+pub fn cooldown_until(ledger: &Ledger, policy: &Policy) -> Option<Timestamp> {
+    let newest = ledger
+        .flips
+        .iter()
+        .filter(|flip| flip.automatic || flip.bad)
+        .map(|flip| flip.at)
+        .max()?;
+    Some(after(newest, policy.cooldown))
+}
+
+/// What, if anything, stands against an automatic flip from the active to the standby color. What only a person can
+/// change comes first, what heals by itself last.
+pub(super) fn refusal(traffic: &Traffic, policy: &Policy, at: Timestamp, cooldown: Option<Timestamp>) -> Option<Refusal> {
+    paused(traffic)
+        .or_else(|| disarmed(&traffic.ledger, policy, at))
+        .or_else(|| already_flipped(traffic, policy, at))
+        .or_else(|| standby_known_bad(traffic, policy, at))
+        .or_else(|| cooldown.filter(|until| at < *until).map(|until| Refusal::Cooldown { until }))
+        .or_else(|| cannot_serve(traffic, &traffic.standby, policy))
+}
+
+fn paused(traffic: &Traffic) -> Option<Refusal> {
+    traffic.paused.as_ref().map(|pause| Refusal::Paused { by: pause.by.clone() })
+}
+
+/// The disarming, once it has come to that.
+pub(super) fn disarmed(ledger: &Ledger, policy: &Policy, at: Timestamp) -> Option<Refusal> {
+    let since = before(at, DAY);
+    let flips = ledger.flips.iter().filter(|flip| flip.automatic && flip.at > since).count();
+    let flips = u32::try_from(flips).unwrap_or(u32::MAX);
+    (flips >= policy.flips_per_day).then_some(Refusal::Disarmed { flips })
+}
+
+fn already_flipped(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Option<Refusal> {
+    let release = traffic.active_side().release;
+    let flips = traffic.ledger.flips.iter().filter(|flip| flip.automatic);
+    left(flips, &traffic.active, release.as_ref(), policy, at).map(|release| Refusal::AlreadyFlipped { release })
+}
+
+fn standby_known_bad(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Option<Refusal> {
+    let release = traffic.standby_side().release;
+    let flips = traffic.ledger.flips.iter().filter(|flip| flip.bad);
+    left(flips, &traffic.standby, release.as_ref(), policy, at).map(|release| Refusal::StandbyKnownBad { release })
+}
+
+/// The release, if one of the flips left it. Where releases cannot be told apart, a color is taken for the same release
+/// for as long as the watch after that flip lasts.
+fn left<'a>(
+    mut flips: impl Iterator<Item = &'a FlipRecord>,
+    color: &Color,
+    release: Option<&Release>,
+    policy: &Policy,
+    at: Timestamp,
+) -> Option<String> {
+    let flip = flips.find(|flip| same(flip, color, release, policy, at))?;
+    let id = release.map(|release| release.id.clone()).or_else(|| flip.from_release.clone());
+    Some(id.unwrap_or_else(|| format!("of {color}")))
+}
+
+/// Whether what runs on `color` is what `flip` left.
+pub(super) fn same(flip: &FlipRecord, color: &Color, release: Option<&Release>, policy: &Policy, at: Timestamp) -> bool {
+    match (release, &flip.from_release) {
+        (Some(release), Some(left)) => release.id == *left,
+        _ => flip.from == *color && at < after(flip.at, policy.watch),
+    }
+}
+
+/// Whether a color could take over: Ready endpoints, at least one and at least the policy's share of the active's.
+pub(super) fn cannot_serve(traffic: &Traffic, to: &Color, policy: &Policy) -> Option<Refusal> {
+    let active = f64::from(traffic.active_side().ready);
+    // Saturating by definition of `as`; a share that is no number asks for the one endpoint that is always asked for.
+    let needed = ((policy.standby_share * active - 1e-9).ceil() as u32).max(1);
+    let serves = *to != traffic.active;
+    let ready = traffic.sides.get(to).filter(|_| serves).map_or(0, |side| side.ready);
+    (ready < needed).then_some(Refusal::StandbyNotReady { ready, needed })
+}

@@ -1,0 +1,47 @@
+//! Intervals: evidence in portions that are each worth a verdict. Disjoint, so that one event is never counted twice,
+//! however often one looks.
+
+use jiff::Timestamp;
+
+use super::{bound::Share, clock::elapsed, limits::Limits, window::Piece};
+
+/// Evidence that is still collecting.
+#[derive(Debug, Default)]
+pub(super) struct Interval {
+    from: Option<Timestamp>,
+    /// Evidence of the warm-up: only the severe path may look at it.
+    early: bool,
+    pub(super) share: Share,
+}
+
+/// Evidence that is worth a verdict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Closed {
+    pub(super) from: Timestamp,
+    pub(super) early: bool,
+    pub(super) share: Share,
+}
+
+impl Interval {
+    /// Adds the pieces of one sample (the newest started at `from`) and closes if it is enough or late enough.
+    pub(super) fn add(&mut self, pieces: &[Piece], early: bool, limits: &Limits) -> Option<Closed> {
+        if self.early != early {
+            *self = Self::default();
+            self.early = early;
+        }
+        let newest = pieces.last()?;
+        let from = *self.from.get_or_insert(newest.from);
+        self.share = pieces.iter().fold(self.share, |sum, piece| sum.plus(piece.share));
+        let enough = self.share.bad >= limits.min_bad || self.share.total >= limits.min_requests;
+        if !enough && elapsed(newest.to, from) < limits.stretch {
+            return None;
+        }
+        let share = std::mem::take(self).share;
+        Some(Closed { from, early, share })
+    }
+
+    /// When it began.
+    pub(super) fn from(&self) -> Option<Timestamp> {
+        self.from
+    }
+}

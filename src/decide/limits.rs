@@ -1,0 +1,114 @@
+//! A rule and its guard's policy, worked out once into the numbers that the judgement compares with.
+
+use std::time::Duration;
+
+use crate::model::{Policy, RuleKind, RuleSpec};
+
+use super::bound::Sureness;
+
+/// No streak of one: two breaches are the least that moves traffic, except for a critical rule.
+const CONSECUTIVE_MIN: u32 = 2;
+
+/// What one rule is judged by.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    pub(super) threshold: f64,
+    pub(super) sureness: Sureness,
+    /// Breaches in a row.
+    pub(super) consecutive: u32,
+    pub(super) critical: bool,
+    pub(super) poll: Duration,
+    /// An interval closes at so many bad requests, so many requests, or so late.
+    pub(super) min_bad: f64,
+    pub(super) min_requests: f64,
+    pub(super) stretch: Duration,
+    /// Bad requests that the pooled breaches of the fast path must hold.
+    pub(super) fast_bad: f64,
+    pub(super) severe_share: f64,
+    pub(super) severe_bad: f64,
+    pub(super) slow_window: Duration,
+    pub(super) slow_hold: Duration,
+    pub(super) slow_bad: f64,
+    pub(super) warm_up: Duration,
+    pub(super) expire: Duration,
+    pub(super) blind_after: Duration,
+    pub(super) degradation: f64,
+}
+
+impl Limits {
+    /// Works them out.
+    pub(super) fn of(rule: &RuleSpec, policy: &Policy) -> Self {
+        let threshold = match &rule.kind {
+            RuleKind::ErrorRate(counters) => counters.threshold,
+            RuleKind::Latency(latency) => latency.share(),
+            RuleKind::Probe(probe) => probe.threshold,
+            RuleKind::Endpoints(_) => 1.0,
+        };
+        let latency = matches!(rule.kind, RuleKind::Latency(_));
+        let consecutive = match &rule.kind {
+            RuleKind::Endpoints(endpoints) => polls_of(endpoints.down_for, policy.poll),
+            _ => policy.consecutive.max(CONSECUTIVE_MIN),
+        };
+        // "Any violation": a critical counter does not wait for company.
+        let min_bad = if rule.critical { 1.0 } else { f64::from(policy.min_bad.max(1)) };
+        Self {
+            threshold,
+            sureness: Sureness::new(policy.confidence),
+            consecutive,
+            critical: rule.critical,
+            poll: policy.poll,
+            min_bad,
+            min_requests: policy.min_requests.map_or_else(|| enough_for(min_bad, threshold), f64::from),
+            stretch: policy.stretch,
+            fast_bad: min_bad * f64::from(consecutive),
+            severe_share: policy.severe_share,
+            severe_bad: f64::from(policy.severe_bad),
+            slow_window: policy.slow_window,
+            slow_hold: policy.slow_hold,
+            slow_bad: f64::from(policy.slow_bad),
+            warm_up: if latency { policy.warm_up_latency } else { policy.warm_up },
+            expire: policy.expire,
+            blind_after: policy.blind_after,
+            degradation: policy.degradation,
+        }
+    }
+
+    /// Breaches it takes, as shown to people.
+    pub(super) fn of_streak(&self) -> u32 {
+        if self.critical { 1 } else { self.consecutive }
+    }
+}
+
+/// Requests among which `min_bad` would just be at the threshold.
+fn enough_for(min_bad: f64, threshold: f64) -> f64 {
+    if threshold > 0.0 {
+        (min_bad / threshold - 1e-6).ceil().max(1.0)
+    } else {
+        1.0
+    }
+}
+
+/// Polls that span `time`, both ends counted.
+fn polls_of(time: Duration, poll: Duration) -> u32 {
+    let polls = time.as_secs_f64() / poll.as_secs_f64().max(0.001);
+    // Saturating by definition of `as`; a poll count beyond u32 is a display matter only.
+    ((polls - 1e-6).ceil() as u32).saturating_add(1).max(CONSECUTIVE_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixty_requests_make_an_interval_at_five_percent_whatever_the_binary_fraction() {
+        let needed = [enough_for(3.0, 0.05), enough_for(3.0, 1.0 - 0.95), enough_for(3.0, 1.0 - 0.99)].map(|n| n as u64);
+        assert_eq!(needed, [60, 60, 300]);
+    }
+
+    #[test]
+    fn ten_seconds_down_at_five_seconds_poll_are_three_looks() {
+        assert_eq!(polls_of(Duration::from_secs(10), Duration::from_secs(5)), 3);
+        assert_eq!(polls_of(Duration::ZERO, Duration::from_secs(5)), 2);
+        assert_eq!(polls_of(Duration::from_secs(10), Duration::ZERO), 10_001);
+    }
+}

@@ -1,0 +1,140 @@
+//! One rule on one color: readings in, evidence out. Every color is metered alike, the standby too: it may become
+//! active, and it tells a bad release from a bad day of the whole fleet.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::model::{Reading, RuleKind};
+
+use super::{
+    bound::Share,
+    counters::{Counters, Taken},
+    limits::Limits,
+    window::{Piece, Window},
+};
+
+/// What a reading is worth.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// Nothing, and why.
+    Unusable(String),
+    /// No newer than the last one.
+    Old,
+    /// Something to count from, at this time.
+    Baseline(Timestamp),
+    /// Requests.
+    Pieces { at: Timestamp, pieces: Vec<Piece> },
+    /// Probes, with a sentence on the first failure.
+    Probes {
+        at: Timestamp,
+        share: Share,
+        detail: Option<String>,
+    },
+    /// Ready endpoints.
+    Ready { at: Timestamp, ready: u32 },
+}
+
+impl Look {
+    /// The time of the sample, where there was a new one.
+    pub(super) fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Unusable(_) | Self::Old => None,
+            Self::Baseline(at) | Self::Pieces { at, .. } | Self::Probes { at, .. } | Self::Ready { at, .. } => Some(*at),
+        }
+    }
+}
+
+/// The evidence of one rule on one color.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    counters: Counters,
+    last: Option<Timestamp>,
+    pub(super) window: Window,
+}
+
+impl Meter {
+    /// Takes a reading; a missing one is unusable.
+    pub(super) fn look(&mut self, kind: &RuleKind, reading: Option<&Reading>, limits: &Limits) -> Look {
+        match (kind, reading) {
+            (_, None) => Look::Unusable("nothing was measured".into()),
+            (_, Some(Reading::Absent(why))) => Look::Unusable(why.to_string()),
+            (RuleKind::ErrorRate(_) | RuleKind::Latency(_), Some(Reading::Counters { sample_at, targets })) => {
+                let taken = self.counters.take(*sample_at, targets);
+                self.counted(*sample_at, taken, limits)
+            }
+            (
+                RuleKind::Probe(_),
+                Some(Reading::Probes {
+                    sample_at,
+                    asked,
+                    failed,
+                    detail,
+                }),
+            ) => self.probed(*sample_at, *asked, *failed, detail.clone(), limits),
+            (RuleKind::Endpoints(_), Some(Reading::Ready { sample_at, ready })) => {
+                if self.newer(*sample_at) {
+                    Look::Ready {
+                        at: *sample_at,
+                        ready: *ready,
+                    }
+                } else {
+                    Look::Old
+                }
+            }
+            (_, Some(_)) => Look::Unusable("a reading of another kind".into()),
+        }
+    }
+
+    /// The time between the last two samples, where known.
+    pub(super) fn spacing(&self) -> Option<Duration> {
+        self.counters.spacing()
+    }
+
+    /// After a clock step: the next sample is a baseline, and "the last minutes" begin anew.
+    pub(super) fn rebase(&mut self) {
+        self.counters.rebase();
+        self.last = None;
+        self.window.clear();
+    }
+
+    fn counted(&mut self, at: Timestamp, taken: Taken, limits: &Limits) -> Look {
+        match taken {
+            Taken::Old => Look::Old,
+            Taken::Baseline => Look::Baseline(at),
+            Taken::Unusable(why) => Look::Unusable(why.into()),
+            Taken::Pieces(pieces) => {
+                for piece in &pieces {
+                    self.window.push(*piece, limits.slow_window);
+                }
+                Look::Pieces { at, pieces }
+            }
+        }
+    }
+
+    fn probed(&mut self, at: Timestamp, asked: u32, failed: u32, detail: Option<String>, limits: &Limits) -> Look {
+        if asked == 0 {
+            return Look::Unusable("there was no endpoint to probe".into());
+        }
+        if failed > asked {
+            return Look::Unusable("more failed probes than probes".into());
+        }
+        if !self.newer(at) {
+            return Look::Old;
+        }
+        let share = Share {
+            bad: f64::from(failed),
+            total: f64::from(asked),
+        };
+        self.window.push(Piece { from: at, to: at, share }, limits.slow_window);
+        Look::Probes { at, share, detail }
+    }
+
+    fn newer(&mut self, at: Timestamp) -> bool {
+        let newer = self.last.is_none_or(|last| at > last);
+        if newer {
+            self.last = Some(at);
+        }
+        newer
+    }
+}

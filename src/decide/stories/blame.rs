@@ -1,0 +1,65 @@
+//! Whose fault it is.
+
+use super::story;
+
+#[test]
+fn what_was_bad_before_the_switch_is_not_the_releases_fault() {
+    story(
+        "t=0
+         t=5..50  500/40        -> 
+         t=50     500/40 switch -> note switched
+         t=55..60 500/60        -> breach
+         t=65     500/60        -> suppressed, phase suppressed, why: already over the threshold before the switch",
+    );
+}
+
+#[test]
+fn what_was_good_before_the_switch_is() {
+    story(
+        "t=0
+         t=5..50  500/10        -> pass
+         t=55     500/10 switch -> note switched
+         t=60..65 500/60        -> breach
+         t=70     500/60        -> rollback",
+    );
+}
+
+#[test]
+fn what_was_bad_long_before_the_switch_does_not_excuse() {
+    story(
+        "t=0
+         t=5       500/250        -> breach
+         t=10..340 500/0          -> pass
+         t=345     500/0 switch   -> note switched
+         t=350..355 500/60        -> breach
+         t=360     500/60         -> rollback",
+    );
+}
+
+#[test]
+fn a_standby_that_is_just_as_bad_now_means_the_fleet_is_ill() {
+    story(
+        "t=0
+         t=5..10  500/60 standby:200/30 -> breach
+         t=15     500/60 standby:200/30 -> suppressed, why: the standby color is just as bad now",
+    );
+}
+
+#[test]
+fn a_standby_that_was_bad_and_is_not_does_not_hold_traffic() {
+    story(
+        "t=0
+         t=5..30  500/0  standby:200/90 -> pass
+         t=35..40 500/60 standby:200/0  -> breach
+         t=45     500/60 standby:200/0  -> rollback",
+    );
+}
+
+#[test]
+fn a_total_outage_is_left_for_a_color_that_is_a_little_over_its_threshold() {
+    story(
+        "t=0
+         t=5   500/500 standby:500/60 -> breach
+         t=10  500/500 standby:500/60 -> rollback, path severe",
+    );
+}

@@ -1,0 +1,35 @@
+//! Stories: one line per look, readable by someone who does not know Rust.
+//!
+//! Left of `->` is what happened since the last look, right of it what the engine must say. Times are seconds; `t=5..60`
+//! is one line for every look from 5 to 60. Green is active and blue the standby unless told otherwise.
+//!
+//! | left | meaning |
+//! | --- | --- |
+//! | `500/62` | green (the active color) served 500 requests, 62 of them bad |
+//! | `latency:500/29` | of 500 requests 29 were slower than the threshold |
+//! | `standby:100/80` | the same for the standby color |
+//! | `timeout` `nan` `empty` | there was no usable answer |
+//! | `stale` | the same sample as last time |
+//! | `probe=2/3` | 2 of 3 probes failed |
+//! | `ready=3/0` | Ready endpoints of active / standby, from now on |
+//! | `switch` `release=v2` | somebody moved traffic to the other color / deployed over the active one |
+//! | `flip` `rollback-by-hand` | flipback's own flip / a person's, as the ledger tells |
+//! | `pause` `resume` `unreadable` `unknown` `restart` `clock=3600` | what the words say |
+//!
+//! Right: the verdict (`hold` where none is named), `breach 1/3`, `pass`, `waiting`, `inconclusive`, `nothing` for the
+//! first rule (`latency: breach 1/3` for another), `path fast`, `phase blind`, `note blind`, `quiet` (nothing is told)
+//! and `why: ...` for a part of the sentence.
+
+mod blame;
+mod clockwork;
+mod flips;
+mod paths;
+mod scripts;
+mod world;
+
+use world::World;
+
+/// Plays a story with the default rules.
+fn story(text: &str) {
+    World::default().play(text);
+}

@@ -1,0 +1,137 @@
+//! What is live and since when; what a switch means; and which color is one that flipback itself restored.
+//!
+//! There is one switch, whoever made it: flipback, a person, a pipeline, a GitOps tool. The ledger on the object tells
+//! ours from theirs, after a restart as well.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::model::{Color, FlipRecord, Policy, Traffic};
+
+use super::{
+    clock::{after, shifted},
+    gate,
+};
+
+/// `managedFields` tell whole seconds: a change within this of our own look is the one we see.
+const COARSE: SignedDuration = SignedDuration::from_secs(1);
+
+/// What is live.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    color: Color,
+    release: Option<String>,
+    looked: Timestamp,
+    /// Since when: the start of the watch.
+    pub(super) since: Timestamp,
+}
+
+/// What the newest view says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Change {
+    /// It is the first one.
+    First,
+    /// What was live still is.
+    Same,
+    /// Another color, or another release of the same one.
+    Switched { from: Color, undone: bool },
+}
+
+/// Follows what is live.
+pub(super) fn follow(live: &mut Option<Live>, traffic: &Traffic, policy: &Policy, at: Timestamp) -> Change {
+    let release = traffic.active_side().release.map(|release| release.id);
+    let Some(known) = live else {
+        *live = Some(Live {
+            color: traffic.active.clone(),
+            release,
+            looked: at,
+            since: began(traffic, at),
+        });
+        return Change::First;
+    };
+    let moved = known.color != traffic.active;
+    // A release that is not known at the moment, or only now becomes known, is no other release.
+    let replaced = !moved && known.release.is_some() && release.is_some() && known.release != release;
+    if !moved && !replaced {
+        known.release = release.or_else(|| known.release.take());
+        known.looked = at;
+        return Change::Same;
+    }
+    let from = known.color.clone();
+    let since = if moved { seen_at(traffic, known.looked, at) } else { at };
+    *live = Some(Live {
+        color: traffic.active.clone(),
+        release,
+        looked: at,
+        since,
+    });
+    Change::Switched {
+        from,
+        undone: moved && undone(traffic, policy, at),
+    }
+}
+
+/// Moves the start of the watch along with a stepped clock.
+pub(super) fn shift(live: &mut Option<Live>, by: SignedDuration) {
+    if let Some(live) = live {
+        live.since = shifted(live.since, by);
+        live.looked = shifted(live.looked, by);
+    }
+}
+
+/// When what is live at the first look began, as far as the object tells: after a restart the watch goes on.
+fn began(traffic: &Traffic, at: Timestamp) -> Timestamp {
+    let flipped = traffic.ledger.last().filter(|flip| flip.to == traffic.active).map(|flip| flip.at);
+    flipped.max(traffic.switched_at).unwrap_or(at).min(at)
+}
+
+/// When a switch that this look shows was made: as the object tells, if that lies between the looks.
+fn seen_at(traffic: &Traffic, looked: Timestamp, at: Timestamp) -> Timestamp {
+    let earliest = looked.saturating_sub(COARSE).unwrap_or(looked);
+    traffic.switched_at.filter(|told| *told >= earliest && *told <= at).unwrap_or(at)
+}
+
+/// Whether traffic is back on what flipback took it from.
+fn undone(traffic: &Traffic, policy: &Policy, at: Timestamp) -> bool {
+    let release = traffic.active_side().release;
+    traffic
+        .ledger
+        .last()
+        .filter(|flip| rollback(flip) && flip.from == traffic.active)
+        .is_some_and(|flip| gate::same(flip, &traffic.active, release.as_ref(), policy, at))
+}
+
+/// Whether a flip went back from something bad, as opposed to a person's switch to something new.
+fn rollback(flip: &FlipRecord) -> bool {
+    flip.automatic || flip.bad
+}
+
+/// The color that a rollback restored, while its watch lasts.
+#[derive(Clone, Debug)]
+pub(super) struct Restored {
+    /// What had triggered the rollback.
+    pub(super) trigger: String,
+    pub(super) until: Timestamp,
+    pub(super) found: Found,
+}
+
+/// What is known of the restored color.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing yet.
+    Open,
+    /// It is good.
+    Good,
+    /// It is bad too.
+    Bad,
+}
+
+/// The restored color, if the active one is that.
+pub(super) fn restored(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Option<Restored> {
+    let flip = traffic.ledger.last().filter(|flip| rollback(flip) && flip.to == traffic.active)?;
+    let until = after(flip.at, policy.watch);
+    (at < until).then(|| Restored {
+        trigger: flip.trigger.clone(),
+        until,
+        found: Found::Open,
+    })
+}
