@@ -1,1 +1,264 @@
-//! (stub)
+//! What is measured: the rules of all guards, on all of their colors, in one look.
+//!
+//! A look never fails and never outlasts its deadline: what could not be measured is an [`Absence`] that says why, per rule and color, and
+//! one guard's trouble is not another's. Counters are handed on raw, per scrape target: taking differences and judging them is the
+//! engine's. The room reads no clock: readings carry the time of the server that measured, or the `now` it was given.
+//!
+//! Reading order: [`plan`] (pure: rules to queries), `selector` (pure: the PromQL that must be understood), `answer` (pure: samples to
+//! readings), `prometheus` (one request), `source` (all requests of a look, and what is remembered), `probe`, `range` (for evidence),
+//! `inspect` (for `flipback check`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::{join, join_all};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+mod answer;
+mod inspect;
+mod plan;
+mod probe;
+mod prometheus;
+mod range;
+mod selector;
+mod source;
+
+pub use inspect::{Buckets, QueryReport};
+
+use self::{
+    plan::{Address, Plan, Read},
+    probe::{Prober, Round},
+    source::Source,
+};
+use crate::{
+    metrics::Metrics,
+    model::{Absence, Color, GuardId, GuardSpec, Reading, RuleKind, RuleName, Series, View, settings::ClusterSettings},
+};
+
+/// The share of a poll that a look may take: the rest is for deciding and acting before the next one is due.
+const LOOK_SHARE: f64 = 0.8;
+
+/// What stands between flipback and its measurements.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// TLS cannot be set up for probes.
+    #[error("failed to set up the client for probes")]
+    Probes {
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// No such guard.
+    #[error("failed to read metrics of the guard {guard}: it is not configured")]
+    UnknownGuard {
+        /// Which.
+        guard: GuardId,
+    },
+    /// Its cluster has no Prometheus.
+    #[error("failed to read metrics of the guard {guard}: {NO_PROMETHEUS}")]
+    NoPrometheus {
+        /// Which.
+        guard: GuardId,
+    },
+    /// Nothing was answered.
+    #[error("failed to read metrics of the guard {guard}: {why}")]
+    Query {
+        /// Which.
+        guard: GuardId,
+        /// A sentence for a person.
+        why: String,
+    },
+}
+
+/// What every rule that needs a Prometheus says without one.
+const NO_PROMETHEUS: &str = "its cluster has no Prometheus configured: set the cluster's `prometheus.url`";
+
+/// The readings of one look.
+pub type Readings = BTreeMap<GuardId, BTreeMap<Color, BTreeMap<RuleName, Reading>>>;
+
+/// Measures all guards.
+#[derive(Debug)]
+pub struct Observer {
+    guards: BTreeMap<GuardId, Arc<GuardSpec>>,
+    sources: Vec<(Source, Plan)>,
+    /// The index into `sources` by guard; none where the guard's cluster has no Prometheus.
+    source_of: HashMap<GuardId, usize>,
+    prober: Prober,
+    poll: Duration,
+}
+
+impl Observer {
+    /// Plans all queries. Asks nothing: a Prometheus that cannot be reached is a reading, not an error.
+    ///
+    /// # Errors
+    /// [`ObserveError::Probes`] when TLS cannot be set up.
+    pub fn new(
+        guards: &[Arc<GuardSpec>],
+        clusters: &[ClusterSettings],
+        probe_resolve: BTreeMap<String, SocketAddr>,
+        metrics: Metrics,
+    ) -> Result<Self, ObserveError> {
+        let prober = Prober::new(probe_resolve, metrics.clone()).map_err(|source| ObserveError::Probes { source })?;
+        let mut sources = Vec::new();
+        let mut source_of = HashMap::new();
+        for cluster in clusters {
+            if let Some(settings) = &cluster.prometheus {
+                let own = || guards.iter().filter(|spec| spec.cluster == cluster.name);
+                source_of.extend(own().map(|spec| (spec.id.clone(), sources.len())));
+                let source = Source::new(&cluster.name, settings.clone(), metrics.clone());
+                sources.push((source, Plan::new(own().map(Arc::as_ref))));
+            }
+        }
+        Ok(Self {
+            guards: guards.iter().map(|spec| (spec.id.clone(), spec.clone())).collect(),
+            sources,
+            source_of,
+            prober,
+            poll: guards.iter().map(|spec| spec.policy.poll).min().unwrap_or(Duration::from_secs(5)),
+        })
+    }
+
+    /// Measures every rule on every color of the guards in `views`, within 80 % of a poll. Never fails: what is not known is absent.
+    pub async fn observe(&self, views: &BTreeMap<GuardId, View>, now: Timestamp) -> Readings {
+        let deadline = Instant::now() + self.poll.mul_f64(LOOK_SHARE);
+        let (counted, probed) = join(self.count(views, deadline), self.probe(views, now, deadline)).await;
+        let mut measured: HashMap<Address, Reading> = counted.into_iter().chain(probed).collect();
+        let mut readings = Readings::new();
+        for (spec, view) in views.iter().filter_map(|(id, view)| Some((self.guards.get(id)?, view))) {
+            let colors = readings.entry(spec.id.clone()).or_default();
+            for color in spec.colors.keys() {
+                let rules = spec.rules.iter().map(|rule| {
+                    let address = address(spec, color, &rule.name);
+                    let reading = match &rule.kind {
+                        RuleKind::Endpoints(_) => ready(view, color, now),
+                        _ => measured
+                            .remove(&address)
+                            .unwrap_or_else(|| Reading::Absent(self.unmeasured(&spec.id))),
+                    };
+                    (rule.name.clone(), reading)
+                });
+                colors.insert(color.clone(), rules.collect());
+            }
+        }
+        readings
+    }
+
+    /// Why a rule has no measurement at all.
+    fn unmeasured(&self, guard: &GuardId) -> Absence {
+        if self.source_of.contains_key(guard) {
+            Absence::Timeout
+        } else {
+            Absence::Error(NO_PROMETHEUS.to_owned())
+        }
+    }
+
+    /// Asks every Prometheus at once.
+    async fn count(&self, views: &BTreeMap<GuardId, View>, deadline: Instant) -> Vec<(Address, Reading)> {
+        let looks = self.sources.iter().map(|(source, plan)| async move {
+            let reads: Vec<Arc<Read>> = plan
+                .reads
+                .iter()
+                .filter(|read| views.contains_key(&read.at.guard))
+                .cloned()
+                .collect();
+            let refused = plan.refused.iter().map(|(at, why)| (at.clone(), Reading::Absent(why.clone())));
+            source
+                .observe(&reads, deadline)
+                .await
+                .into_iter()
+                .chain(refused)
+                .collect::<Vec<_>>()
+        });
+        join_all(looks).await.into_iter().flatten().collect()
+    }
+
+    async fn probe(&self, views: &BTreeMap<GuardId, View>, now: Timestamp, deadline: Instant) -> BTreeMap<Address, Reading> {
+        let mut rounds = Vec::new();
+        for (spec, view) in views.iter().filter_map(|(id, view)| Some((self.guards.get(id)?, view))) {
+            for (rule, probe) in spec.rules.iter().filter_map(|rule| match &rule.kind {
+                RuleKind::Probe(probe) => Some((rule, probe)),
+                _ => None,
+            }) {
+                rounds.extend(spec.colors.keys().map(|color| Round {
+                    at: address(spec, color, &rule.name),
+                    rule: probe,
+                    side: match view {
+                        View::Known(traffic) => traffic.sides.get(color),
+                        View::UnknownColor { .. } | View::Unreadable(_) => None,
+                    },
+                }));
+            }
+        }
+        self.prober.probe(&rounds, now, deadline).await
+    }
+
+    /// Reads total, bad, share and, for latency, the quantile over time, for evidence. `step` grows where it would give too many points.
+    ///
+    /// # Errors
+    /// [`ObserveError`] when the guard or its Prometheus is not configured, or when no query was answered.
+    pub async fn range(&self, guard: &GuardId, from: Timestamp, to: Timestamp, step: Duration) -> Result<Vec<Series>, ObserveError> {
+        let spec = self
+            .guards
+            .get(guard)
+            .ok_or_else(|| ObserveError::UnknownGuard { guard: guard.clone() })?;
+        let needs_one = spec
+            .rules
+            .iter()
+            .any(|rule| matches!(rule.kind, RuleKind::ErrorRate(_) | RuleKind::Latency(_)));
+        if !needs_one {
+            return Ok(Vec::new());
+        }
+        let Some((source, reads)) = self.source(guard) else {
+            return Err(ObserveError::NoPrometheus { guard: guard.clone() });
+        };
+        range::series(source, &reads, from, to, step)
+            .await
+            .map_err(|why| ObserveError::Query { guard: guard.clone(), why })
+    }
+
+    /// Tries every query of a guard and says what each returns now, in the order colors and rules are configured. For `flipback check`.
+    pub async fn inspect(&self, guard: &GuardId, now: Timestamp) -> Vec<QueryReport> {
+        let Some(spec) = self.guards.get(guard) else {
+            return Vec::new();
+        };
+        let (source, plan) = match self.source_of.get(guard).and_then(|index| self.sources.get(*index)) {
+            Some((source, plan)) => (Some(source), Some(plan)),
+            None => (None, None),
+        };
+        inspect::reports(spec, source, plan, now).await
+    }
+
+    fn source(&self, guard: &GuardId) -> Option<(&Source, Vec<Arc<Read>>)> {
+        let (source, plan) = self.sources.get(*self.source_of.get(guard)?)?;
+        let reads = plan.reads.iter().filter(|read| read.at.guard == *guard).cloned().collect();
+        Some((source, reads))
+    }
+}
+
+fn address(spec: &GuardSpec, color: &Color, rule: &RuleName) -> Address {
+    Address {
+        guard: spec.id.clone(),
+        color: color.clone(),
+        rule: rule.clone(),
+    }
+}
+
+/// The Ready endpoints of a color, from the view.
+fn ready(view: &View, color: &Color, now: Timestamp) -> Reading {
+    match view {
+        View::Known(traffic) => traffic
+            .sides
+            .get(color)
+            .map_or(Reading::Absent(Absence::Empty), |side| Reading::Ready {
+                sample_at: now,
+                ready: side.ready,
+            }),
+        View::UnknownColor { .. } => Reading::Absent(Absence::Error("the route selects none of the guard's colors".to_owned())),
+        View::Unreadable(why) => Reading::Absent(Absence::Error(why.clone())),
+    }
+}
