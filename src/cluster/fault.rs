@@ -147,11 +147,13 @@ fn by_chain(error: &kube::Error) -> Fault {
     }
 }
 
+/// TLS errors come wrapped in `io::Error`s, once or more, which do not name what they wrap as their source.
 fn wraps_tls(cause: &(dyn Error + 'static)) -> bool {
-    cause
+    let inner = cause
         .downcast_ref::<std::io::Error>()
         .and_then(std::io::Error::get_ref)
-        .is_some_and(|inner| inner.is::<rustls::Error>())
+        .map(|inner| inner as &(dyn Error + 'static));
+    inner.is_some_and(|inner| inner.is::<rustls::Error>() || wraps_tls(inner))
 }
 
 fn timed_out(cause: &(dyn Error + 'static)) -> bool {
