@@ -230,7 +230,13 @@ fn unusable(origin: &str, error: &kube::Error) -> NoClients {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::{
+        io::Write as _,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
 
     use super::*;
 
@@ -293,15 +299,81 @@ contexts: [{name: one, context: {cluster: c, user: u}}, {name: two, context: {cl
         assert!(said.starts_with("the kubeconfig \"/nowhere/kubeconfig\" cannot be read"), "{said}");
     }
 
+    /// A server that counts requests and answers them all with `code`, or never.
+    async fn counting(code: Option<u16>) -> (ClusterSettings, tempfile::NamedTempFile, Arc<AtomicU32>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        let answer = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match code {
+                    Some(code) => {
+                        let code = http::StatusCode::from_u16(code).expect("valid");
+                        (code, [("retry-after", "1")], "{}")
+                    }
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let server = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+        let mut file = tempfile::NamedTempFile::new().expect("creates");
+        write!(
+            file,
+            "{{apiVersion: v1, kind: Config, current-context: x, clusters: [{{name: c, cluster: {{server: '{server}'}}}}], \
+             users: [], contexts: [{{name: x, context: {{cluster: c}}}}]}}"
+        )
+        .expect("writes");
+        let settings = ClusterSettings {
+            kubeconfig: Some(file.path().to_owned()),
+            read_timeout: Duration::from_millis(400),
+            flip_timeout: Duration::from_millis(300),
+            ..ClusterSettings::default()
+        };
+        (settings, file, asked)
+    }
+
+    fn request(method: &str) -> http::Request<Vec<u8>> {
+        let request = http::Request::builder().method(method).uri("/api/v1/namespaces/shop/services/web");
+        request.body(b"[]".to_vec()).expect("valid")
+    }
+
     #[tokio::test]
-    async fn neither_stack_repeats_by_kubes_rules() {
-        let config = mannered(
-            &Config::new(http::Uri::from_static("https://127.0.0.1:1")),
-            FLIP_TIMEOUT,
-            FLIP_TIMEOUT,
-        );
-        assert!(!config.default_retry && config.reset_reader_on_write);
-        assert_eq!(config.read_timeout, Some(FLIP_TIMEOUT));
-        assert_eq!(config.connect_timeout, Some(CONNECT_TIMEOUT));
+    async fn a_flip_is_sent_once_whatever_the_answer() {
+        for code in [429, 503, 504] {
+            let (settings, _file, asked) = counting(Some(code)).await;
+            let clients = connect(&settings, Duration::from_secs(30)).await.ok().expect("connects");
+            clients.writes.request_text(request("PATCH")).await.expect_err("refused");
+            assert_eq!(asked.load(Ordering::Relaxed), 1, "HTTP {code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_is_asked_again_a_few_times_and_heeds_no_long_retry_after() {
+        let (mut settings, _file, asked) = counting(Some(503)).await;
+        settings.read_timeout = Duration::from_secs(20);
+        let clients = connect(&settings, Duration::from_secs(30)).await.ok().expect("connects");
+        let begun = tokio::time::Instant::now();
+        clients.reads.request_text(request("GET")).await.expect_err("refused");
+        assert_eq!(asked.load(Ordering::Relaxed), 1 + READ_RETRIES);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever() {
+        let (settings, _file, asked) = counting(None).await;
+        let clients = connect(&settings, Duration::from_secs(30)).await.ok().expect("connects");
+        for (client, method) in [(&clients.writes, "PATCH"), (&clients.reads, "GET")] {
+            let answer = tokio::time::timeout(Duration::from_secs(10), client.request_text(request(method)));
+            let error = answer.await.expect("ended by itself").expect_err("no answer");
+            assert_eq!(
+                crate::cluster::Fault::from(&error).kind,
+                crate::cluster::FaultKind::Timeout,
+                "{error:?}"
+            );
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 }
