@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -89,7 +89,8 @@ pub(super) async fn reports(spec: &GuardSpec, source: Option<&Source>, plan: Opt
         .colors
         .keys()
         .flat_map(|color| spec.rules.iter().map(move |rule| (color, rule)));
-    stream::iter(questions)
+    // Boxed in a list: a stream of borrowing closures is not provably Send.
+    let asked: Vec<BoxFuture<'_, QueryReport>> = questions
         .map(|(color, rule)| {
             let at = address(spec, color, &rule.name);
             let read = plan.and_then(|plan| plan.reads.iter().find(|read| read.at == at));
@@ -117,10 +118,10 @@ pub(super) async fn reports(spec: &GuardSpec, source: Option<&Source>, plan: Opt
                 }
                 report
             }
+            .boxed()
         })
-        .buffered(CONCURRENCY)
-        .collect()
-        .await
+        .collect();
+    stream::iter(asked).buffered(CONCURRENCY).collect().await
 }
 
 fn needs_prometheus(rule: &RuleSpec) -> bool {

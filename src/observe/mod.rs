@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{join, join_all};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join, join_all},
+};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -159,21 +162,22 @@ impl Observer {
 
     /// Asks every Prometheus at once.
     async fn count(&self, views: &BTreeMap<GuardId, View>, deadline: Instant) -> Vec<(Address, Reading)> {
-        let looks = self.sources.iter().map(|(source, plan)| async move {
+        // Boxed in a list: a borrowing closure's future is not provably Send, and the daemon runs this in a task.
+        let mut looks: Vec<BoxFuture<'_, Vec<(Address, Reading)>>> = Vec::with_capacity(self.sources.len());
+        for (source, plan) in &self.sources {
             let reads: Vec<Arc<Read>> = plan
                 .reads
                 .iter()
                 .filter(|read| views.contains_key(&read.at.guard))
                 .cloned()
                 .collect();
-            let refused = plan.refused.iter().map(|(at, why)| (at.clone(), Reading::Absent(why.clone())));
-            source
-                .observe(&reads, deadline)
-                .await
-                .into_iter()
-                .chain(refused)
-                .collect::<Vec<_>>()
-        });
+            let look = async move {
+                let answered = source.observe(&reads, deadline).await;
+                let refused = plan.refused.iter().map(|(at, why)| (at.clone(), Reading::Absent(why.clone())));
+                answered.into_iter().chain(refused).collect()
+            };
+            looks.push(look.boxed());
+        }
         join_all(looks).await.into_iter().flatten().collect()
     }
 

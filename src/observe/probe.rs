@@ -15,7 +15,7 @@ use std::{
 };
 
 use backon::{ExponentialBuilder, Retryable};
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::header::HOST;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -91,9 +91,11 @@ impl Prober {
             endpoints.iter().take(max).map(move |endpoint| (index, round.rule, endpoint))
         });
         let mut results: Vec<Vec<Probed>> = rounds.iter().map(|_| Vec::new()).collect();
-        let mut running = stream::iter(asked)
-            .map(|(index, rule, endpoint)| async move { (index, self.endpoint(rule, endpoint, deadline).await) })
-            .buffer_unordered(CONCURRENCY);
+        // Boxed in a list: a stream of borrowing closures is not provably Send, and the daemon runs this in a task.
+        let asked: Vec<BoxFuture<'_, (usize, Probed)>> = asked
+            .map(|(index, rule, endpoint)| async move { (index, self.endpoint(rule, endpoint, deadline).await) }.boxed())
+            .collect();
+        let mut running = stream::iter(asked).buffer_unordered(CONCURRENCY);
         while let Some((index, probed)) = running.next().await {
             if let Some(results) = results.get_mut(index) {
                 results.push(probed);

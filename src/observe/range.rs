@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -52,11 +52,10 @@ pub(super) async fn series(
         let spacing = source.spacing(read).unwrap_or(SPACING_ASSUMED);
         asks(read, spacing, step)
     });
-    let answers: Vec<(Ask, Result<Answer, String>)> = stream::iter(asks)
-        .map(|ask| one(server, &session, ask, span, deadline))
-        .buffered(CONCURRENCY)
-        .collect()
-        .await;
+    // Boxed in a list: a stream of borrowing closures is not provably Send, and evidence is kept in a task.
+    let asked: Vec<BoxFuture<'_, (Ask, Result<Answer, String>)>> =
+        asks.map(|ask| one(server, &session, ask, span, deadline).boxed()).collect();
+    let answers: Vec<(Ask, Result<Answer, String>)> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
     let mut series = Vec::new();
     let (mut failure, mut answered) = (None, false);
     for (ask, answer) in answers {
