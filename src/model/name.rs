@@ -29,7 +29,7 @@ pub struct NameError {
 }
 
 /// Longest path segment that [`file_segment`] gives: file systems allow 255 bytes, suffixes need some.
-const SEGMENT_BYTES_MAX: usize = 200;
+const SEGMENT_BYTES_MAX: usize = 230;
 
 /// Turns a text from outside, such as a pod's name, into one path segment that cannot leave its folder nor hide in it.
 /// A valid name comes out as it went in; whatever had to be changed carries a short hash, so that two texts stay two files.
