@@ -1,1 +1,157 @@
-//! (stub)
+//! Keeps the evidence of an incident: one folder on disk that still tells the story when the pods are long gone.
+//!
+//! Principles:
+//! - What is known goes first: `incident.json`, made from memory, is written and synced before any request is sent.
+//! - The folder is `.partial-<id>` until everything in it is synced and listed in `MANIFEST.sha256`; then it gets its
+//!   name. A crash leaves a partial folder that the next start finishes, saying so in `capture_errors`.
+//! - Nothing here is waited for beyond a bound: not a log that hangs, not an API server, not a disk. What could not be
+//!   had is named, and the rest is kept.
+//! - Plan, then execute: [`plan`] is pure and says what to ask for, [`capture`] asks.
+//! - It refuses to read Secret objects, and redacts literal values that look like secrets ([`scrub`]).
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::{sync::Semaphore, time::Instant};
+use tracing::info;
+
+use crate::{
+    metrics::Metrics,
+    model::{GuardId, GuardSpec, Incident, Series, TimelineEntry, file_segment},
+};
+
+mod capture;
+mod disk;
+mod plan;
+mod progress;
+mod scrub;
+
+pub use disk::{EvidenceError, list};
+
+/// How long the first write, an amendment or one captured file may take; a disk that takes longer hangs.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long hashing and syncing a whole bundle may take.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Disk operations at a time; a hung one keeps its place, so that hung threads stay this few.
+const OPERATIONS_MAX: usize = 16;
+/// Bundles captured at a time: when many guards roll back at once, the API server is busy enough.
+const CAPTURES_MAX: usize = 8;
+
+/// Reads metric ranges: from, to.
+pub type Ranges = Box<dyn FnOnce(Timestamp, Timestamp) -> BoxFuture<'static, Result<Vec<Series>, String>> + Send>;
+
+/// Where evidence comes from.
+pub struct Sources {
+    /// A client for reads, or why there is none.
+    pub client: Result<kube::Client, String>,
+    /// Reads the guard's metric ranges.
+    pub ranges: Ranges,
+}
+
+/// Makes an incident's id, `<guard>_<UTC timestamp with milliseconds>`: sortable by time, valid as a folder's name.
+#[must_use]
+pub fn incident_id(guard: &GuardId, at: Timestamp) -> String {
+    format!("{}_{}", guard.file_name(), at.strftime("%Y%m%dT%H%M%S%.3fZ"))
+}
+
+/// Keeps incidents below one data folder; cheap to clone.
+#[derive(Clone)]
+pub struct Keeper {
+    incidents: PathBuf,
+    metrics: Metrics,
+    places: Arc<Semaphore>,
+    captures: Arc<Semaphore>,
+    /// Held while an `incident.json` is read, changed and written back.
+    edit: Arc<Mutex<()>>,
+}
+
+impl Keeper {
+    /// Opens `<data_dir>/incidents`, made if need be, and finishes what a crash left half captured.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when the folder can neither be made nor read; it says what to do.
+    pub fn open(data_dir: PathBuf, metrics: Metrics) -> Result<Self, EvidenceError> {
+        let incidents = data_dir.join(disk::INCIDENTS);
+        disk::make_folder(&incidents)?;
+        disk::recover(&incidents)?;
+        Ok(Self {
+            incidents,
+            metrics,
+            places: Arc::new(Semaphore::new(OPERATIONS_MAX)),
+            captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
+            edit: Arc::default(),
+        })
+    }
+
+    /// Where an incident's evidence lies, or will lie once it is complete.
+    #[must_use]
+    pub fn folder(&self, incident: &str) -> PathBuf {
+        self.incidents.join(file_segment(incident))
+    }
+
+    /// Keeps an incident: `incident.json` first, then everything else under the guard's evidence deadline. An id that is
+    /// taken gets a number; the returned folder's name is the id that was used.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when the disk refuses or hangs. What cannot be captured is no error: the bundle names it.
+    pub async fn keep(&self, incident: Incident, spec: &GuardSpec, sources: Sources) -> Result<PathBuf, EvidenceError> {
+        let begun = Instant::now();
+        let kept = self.keep_all(incident, spec, sources).await;
+        self.metrics.evidence_duration.observe(begun.elapsed().as_secs_f64());
+        let result = match &kept {
+            Ok((_, missing)) if missing.is_empty() => "complete",
+            Ok(_) => "partial",
+            Err(_) => "failed",
+        };
+        self.metrics.evidence_bundles.with_label_values(&[result]).inc();
+        let (folder, missing) = kept?;
+        info!(guard = %spec.id, folder = %folder.display(), missing = missing.len(), took = ?begun.elapsed(), "Kept evidence");
+        Ok(folder)
+    }
+
+    async fn keep_all(&self, incident: Incident, spec: &GuardSpec, sources: Sources) -> Result<(PathBuf, Vec<String>), EvidenceError> {
+        let plan = plan::Plan::new(spec, &incident.case);
+        let incidents = self.incidents.clone();
+        let first = disk::bounded(&self.places, DISK_TIMEOUT, "write", self.folder(&incident.id), move || {
+            disk::begin(&incidents, incident)
+        });
+        let bundle = first.await?;
+        let shelf = capture::Shelf::new(bundle.partial.clone());
+        let missing = match tokio::time::timeout(plan.deadline, self.captures.acquire()).await {
+            Ok(_place) => capture::capture(&plan, sources, &shelf).await,
+            Err(_) => vec!["capture: not begun in time, since too many other incidents were being captured".to_owned()],
+        };
+        let (edit, named) = (Arc::clone(&self.edit), missing.clone());
+        let folder = bundle.sealed.clone();
+        disk::bounded(&self.places, SEAL_TIMEOUT, "complete", bundle.partial.clone(), move || {
+            let _edit = disk::hold(&edit);
+            disk::seal(&bundle, named)
+        })
+        .await?;
+        Ok((folder, missing))
+    }
+
+    /// Adds a line to an incident's story, such as its recovery; `MANIFEST.sha256` follows.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when there is no such incident, a newer flipback wrote it, or the disk refuses or hangs.
+    pub async fn amend(&self, incident: &str, entry: TimelineEntry) -> Result<(), EvidenceError> {
+        let (edit, incidents, id) = (Arc::clone(&self.edit), self.incidents.clone(), file_segment(incident));
+        disk::bounded(&self.places, DISK_TIMEOUT, "amend", self.folder(incident), move || {
+            let _edit = disk::hold(&edit);
+            disk::amend(&incidents, &id, entry)
+        })
+        .await
+    }
+}
+
+/// Everything a test of this room needs again and again.
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

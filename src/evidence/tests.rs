@@ -1,0 +1,472 @@
+//! The keeper against a double of the API server and a real disk.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    fixture::{AT, ApiDouble, Quirks, at, incident, series, spec},
+    *,
+};
+use crate::model::GuardSpec;
+
+struct Kept {
+    data: tempfile::TempDir,
+    keeper: Keeper,
+}
+
+fn keeper() -> Kept {
+    let data = tempfile::tempdir().expect("temporary folder");
+    let keeper = Keeper::open(data.path().to_owned(), Metrics::new().expect("registers")).expect("opens");
+    Kept { data, keeper }
+}
+
+/// Deadline of a spec, for tests that run into it.
+fn hurried(deadline: Duration) -> GuardSpec {
+    let mut spec = spec();
+    spec.evidence.deadline = deadline;
+    spec
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).expect("below").display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn read(folder: &Path, file: &str) -> String {
+    fs::read_to_string(folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// `sha256sum` is the witness: the manifest holds for every file there is.
+fn assert_whole(folder: &Path) {
+    let mut check = Command::new("sha256sum");
+    check
+        .args(["--check", "--strict", "--quiet", "MANIFEST.sha256"])
+        .current_dir(folder)
+        .stdout(Stdio::null());
+    assert!(
+        check.status().expect("sha256sum runs").success(),
+        "the manifest of {folder:?} does not hold"
+    );
+    let manifest = read(folder, "MANIFEST.sha256");
+    let listed: Vec<_> = manifest
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .map(|(_, file)| file.to_owned())
+        .collect();
+    let mut there = files(folder);
+    there.retain(|file| file != "MANIFEST.sha256");
+    assert_eq!(listed, there);
+}
+
+fn names(incidents: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(incidents)
+        .expect("readable")
+        .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_bundle_holds_everything_and_no_secret() {
+    let Kept { data, keeper } = keeper();
+    let api = ApiDouble::new(Quirks::default());
+    let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+    assert_eq!(folder, keeper.folder("shop.web_20261121T041234.567Z"));
+    assert_eq!(names(&data.path().join("incidents")), ["shop.web_20261121T041234.567Z"]);
+    assert_whole(&folder);
+    insta::assert_snapshot!("files", files(&folder).join("\n"));
+    insta::assert_snapshot!("incident", read(&folder, "incident.json"));
+    insta::assert_snapshot!("csv", read(&folder, "metrics/error_rate.green.csv"));
+    insta::assert_snapshot!("pods", read(&folder, "manifests/pods.green.json"));
+    let events = read(&folder, "events.json");
+    let (service, pod) = (
+        events.find("\"Service\"").expect("event"),
+        events.find("web-green-2").expect("event"),
+    );
+    assert!(
+        service < pod && !events.contains("somebody-elses"),
+        "oldest first, ours only: {events}"
+    );
+    for file in files(&folder) {
+        let text = read(&folder, &file);
+        assert!(!text.contains("hunter2") && !text.contains("managedFields"), "{file}: {text}");
+    }
+    let asked = api.asked.lock().expect("sound").clone();
+    assert!(
+        asked
+            .iter()
+            .all(|request| request.starts_with("GET ") && !request.contains("/secrets")),
+        "{asked:?}"
+    );
+    assert_eq!(keeper.metrics.evidence_bundles.with_label_values(&["complete"]).get(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_previous_container_is_no_error() {
+    let Kept { keeper, data: _data } = keeper();
+    let api = ApiDouble::new(Quirks::default());
+    let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+    let asked = api.asked.lock().expect("sound").clone();
+    assert!(
+        asked
+            .iter()
+            .any(|request| request.contains("web-blue-1/log") && request.contains("previous=true")),
+        "it was asked for"
+    );
+    assert_eq!(disk::read(&folder).expect("reads").capture_errors, Vec::<String>::new());
+    assert!(folder.join("logs/green/web-green-1/app.previous.log").exists());
+    assert!(!folder.join("logs/blue/web-blue-1/app.previous.log").exists());
+}
+
+#[tokio::test]
+async fn a_log_that_hangs_ends_on_time_and_costs_only_its_own_end() {
+    let Kept { keeper, data: _data } = keeper();
+    let api = ApiDouble::new(Quirks {
+        stuck: vec!["web-green-1/log"],
+        silent: vec!["web-blue-1/log"],
+        ..Quirks::default()
+    });
+    let begun = Instant::now();
+    let folder = keeper
+        .keep(incident(), &hurried(Duration::from_secs(2)), api.sources())
+        .await
+        .expect("keeps");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_whole(&folder);
+    assert!(
+        read(&folder, "logs/green/web-green-1/app.log").contains("line 1"),
+        "what had arrived is kept"
+    );
+    assert!(read(&folder, "logs/green/web-green-2/app.log").contains("line 1"));
+    assert!(folder.join("metrics/error_rate.green.json").exists() && folder.join("events.json").exists());
+    let errors = disk::read(&folder).expect("reads").capture_errors;
+    let named = |file: &str| errors.iter().any(|error| error.starts_with(file));
+    assert!(
+        named("logs/green/web-green-1/app.log") && named("logs/blue/web-blue-1/proxy.log"),
+        "{errors:?}"
+    );
+    assert!(!named("logs/green/web-green-2/app.log"), "{errors:?}");
+    assert_eq!(keeper.metrics.evidence_bundles.with_label_values(&["partial"]).get(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_api_server_and_prometheus_leave_the_case_and_their_names() {
+    let Kept { keeper, data: _data } = keeper();
+    let sources = Sources {
+        client: Err("no kubeconfig: set KUBECONFIG".into()),
+        ranges: Box::new(|_, _| async { Err("Prometheus does not answer".to_owned()) }.boxed()),
+    };
+    let folder = keeper.keep(incident(), &spec(), sources).await.expect("keeps");
+    let mut expected = incident();
+    expected.capture_errors = vec![
+        "cluster: no kubeconfig: set KUBECONFIG".into(),
+        "metrics: Prometheus does not answer".into(),
+    ];
+    let mut found = disk::read(&folder).expect("reads");
+    found.capture_errors.sort();
+    assert_eq!(found, expected);
+    assert_eq!(files(&folder), ["MANIFEST.sha256", "incident.json"]);
+    assert_whole(&folder);
+}
+
+#[tokio::test]
+async fn a_silent_api_server_ends_on_time() {
+    let Kept { keeper, data: _data } = keeper();
+    let api = ApiDouble::new(Quirks {
+        silent: vec!["/"],
+        ..Quirks::default()
+    });
+    let begun = Instant::now();
+    let folder = keeper
+        .keep(incident(), &hurried(Duration::from_secs(1)), api.sources())
+        .await
+        .expect("keeps");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let errors = disk::read(&folder).expect("reads").capture_errors;
+    assert!(
+        errors.contains(&"manifests/service.web.json: no answer in time".to_owned()),
+        "{errors:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_may_not_be_read_is_named_with_the_servers_words() {
+    let Kept { keeper, data: _data } = keeper();
+    let api = ApiDouble::new(Quirks {
+        forbidden: vec!["/pods?"],
+        missing: vec!["deployments/web-blue"],
+        ..Quirks::default()
+    });
+    let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+    let errors = disk::read(&folder).expect("reads").capture_errors;
+    let forbidden =
+        "manifests/pods.green.json: the API server answered 403: pods is forbidden: User \"flipback\" cannot list resource \"pods\"";
+    assert!(errors.contains(&forbidden.to_owned()), "{errors:?}");
+    assert!(
+        errors.contains(&"manifests/deployment.web-blue.json: the API server answered 404: not found".to_owned()),
+        "{errors:?}"
+    );
+    assert!(folder.join("manifests/service.web.json").exists());
+}
+
+#[tokio::test]
+async fn a_pod_whose_name_is_a_path_stays_in_the_folder() {
+    let Kept { keeper, data } = keeper();
+    let api = ApiDouble::new(Quirks {
+        pod: Some("../../../../evil"),
+        ..Quirks::default()
+    });
+    let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+    assert_whole(&folder);
+    assert_eq!(names(data.path()), ["incidents"]);
+    assert_eq!(names(&data.path().join("incidents")).len(), 1);
+}
+
+#[tokio::test]
+async fn a_long_log_keeps_its_newest_lines() {
+    let Kept { keeper, data: _data } = keeper();
+    let api = ApiDouble::new(Quirks {
+        lines: 5000,
+        ..Quirks::default()
+    });
+    let mut spec = spec();
+    spec.evidence.log_bytes = 1000;
+    let folder = keeper.keep(incident(), &spec, api.sources()).await.expect("keeps");
+    let log = read(&folder, "logs/green/web-green-2/app.log");
+    assert!(log.len() <= 1200 && log.starts_with("2026-") && log.contains("line 4999 "), "{log}");
+    let asked = api.asked.lock().expect("sound").clone();
+    let request = asked.iter().find(|request| request.contains("web-green-2/log")).expect("asked");
+    assert!(
+        request.contains("tailLines=500") && request.contains("limitBytes=16000"),
+        "{request}"
+    );
+}
+
+#[tokio::test]
+async fn metric_ranges_are_asked_for_once_their_end_has_come() {
+    let Kept { keeper, data: _data } = keeper();
+    let mut spec = spec();
+    spec.evidence.after = Duration::from_millis(300);
+    let asked = Arc::new(Mutex::new(None));
+    let (begun, noted) = (Instant::now(), Arc::clone(&asked));
+    let sources = Sources {
+        client: Err("none".into()),
+        ranges: Box::new(move |from, to| {
+            *noted.lock().expect("sound") = Some((from, to, begun.elapsed()));
+            async { Ok(series()) }.boxed()
+        }),
+    };
+    keeper.keep(incident(), &spec, sources).await.expect("keeps");
+    let (from, to, waited) = asked.lock().expect("sound").take().expect("asked");
+    assert_eq!((from, to), (at("2026-11-21T03:42:34.567Z"), at("2026-11-21T04:12:34.867Z")));
+    assert!(waited >= Duration::from_millis(300), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_crash_in_mid_capture_is_finished_by_the_next_start() {
+    let Kept { data, keeper } = keeper();
+    let incidents = data.path().join("incidents");
+    let api = ApiDouble::new(Quirks {
+        silent: vec!["web-green-2/log"],
+        ..Quirks::default()
+    });
+    let capture = tokio::spawn({
+        let (keeper, sources) = (keeper.clone(), api.sources());
+        async move { keeper.keep(incident(), &spec(), sources).await }
+    });
+    let partial = incidents.join(".partial-shop.web_20261121T041234.567Z");
+    timeout(Duration::from_secs(10), async {
+        while !partial.join("events.json").exists() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the capture is under way");
+    assert_eq!(disk::read(&partial).expect("incident.json is there first").id, incident().id);
+
+    // A second process that starts meanwhile leaves it alone.
+    let open = || Keeper::open(data.path().to_owned(), Metrics::new().expect("registers")).expect("opens");
+    open();
+    assert!(partial.exists());
+
+    capture.abort();
+    let _ = capture.await;
+    // What else a crash can leave: a folder that had not got its incident.json yet.
+    fs::create_dir(incidents.join(".partial-empty")).expect("made");
+    let reopened = open();
+    assert_eq!(names(&incidents), ["shop.web_20261121T041234.567Z"]);
+    let folder = reopened.folder("shop.web_20261121T041234.567Z");
+    assert_whole(&folder);
+    let errors = disk::read(&folder).expect("reads").capture_errors;
+    assert_eq!(
+        errors,
+        ["capture: interrupted when flipback ended; what had been captured by then is kept"]
+    );
+    assert!(folder.join("events.json").exists());
+}
+
+#[tokio::test]
+async fn a_story_goes_on_during_the_capture_and_after_it() {
+    let Kept { keeper, data } = keeper();
+    let api = ApiDouble::new(Quirks {
+        silent: vec!["events"],
+        ..Quirks::default()
+    });
+    let capture = tokio::spawn({
+        let (keeper, sources) = (keeper.clone(), api.sources());
+        async move { keeper.keep(incident(), &hurried(Duration::from_secs(1)), sources).await }
+    });
+    let id = incident().id;
+    let line = |what: &str| TimelineEntry {
+        at: at(AT),
+        what: what.into(),
+    };
+    let partial = data.path().join("incidents").join(format!(".partial-{id}"));
+    timeout(Duration::from_secs(10), async {
+        while !partial.join("incident.json").exists() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("begun");
+    keeper.amend(&id, line("during")).await.expect("amends");
+    let folder = capture.await.expect("no panic").expect("keeps");
+    keeper.amend(&id, line("recovered")).await.expect("amends");
+    let found = disk::read(&folder).expect("reads");
+    let story: Vec<_> = found.timeline.iter().map(|entry| entry.what.as_str()).collect();
+    assert_eq!(story.get(1..), Some(["during", "recovered"].as_slice()));
+    assert!(!found.capture_errors.is_empty());
+    assert_whole(&folder);
+    let missing = keeper.amend("../nothing", line("x")).await.expect_err("there is none");
+    assert!(matches!(missing, EvidenceError::Missing { .. }), "{missing}");
+}
+
+#[tokio::test]
+async fn two_incidents_with_one_id_are_two_folders() {
+    let Kept { keeper, data } = keeper();
+    let none = || Sources {
+        client: Err("none".into()),
+        ranges: Box::new(|_, _| async { Ok(Vec::new()) }.boxed()),
+    };
+    let (first, second) = (incident(), incident());
+    let spec = spec();
+    let (first, second) = tokio::join!(keeper.keep(first, &spec, none()), keeper.keep(second, &spec, none()));
+    let mut folders = [first.expect("keeps"), second.expect("keeps")];
+    folders.sort();
+    let [first, second] = folders;
+    assert_eq!(second.file_name().expect("named").to_string_lossy(), format!("{}-2", incident().id));
+    assert_eq!(disk::read(&second).expect("reads").id, format!("{}-2", incident().id));
+    assert_whole(&first);
+    assert_whole(&second);
+    assert_eq!(list(data.path()).expect("lists").len(), 2);
+}
+
+#[test]
+fn incidents_are_listed_newest_first_and_foreign_folders_are_skipped() {
+    let data = tempfile::tempdir().expect("temporary folder");
+    assert_eq!(list(data.path()).expect("nothing yet"), []);
+    let incidents = data.path().join("incidents");
+    for (id, when) in [("a", "2026-11-21T04:00:00Z"), ("b", "2026-11-21T05:00:00Z")] {
+        let mut kept = incident();
+        kept.id = id.into();
+        kept.case.at = at(when);
+        let bundle = disk::begin(&incidents, kept).expect("begins");
+        disk::seal(&bundle, Vec::new()).expect("seals");
+    }
+    let mut newer = serde_json::to_value(incident()).expect("serializes");
+    newer["schema"] = 2.into();
+    newer["case"] = "something else altogether".into();
+    for (folder, text) in [
+        ("newer", newer.to_string()),
+        ("broken", "{".to_owned()),
+        (".partial-x", "{".to_owned()),
+    ] {
+        fs::create_dir(incidents.join(folder)).expect("made");
+        fs::write(incidents.join(folder).join("incident.json"), text).expect("written");
+    }
+    let found: Vec<_> = list(data.path())
+        .expect("lists")
+        .into_iter()
+        .map(|(_, incident)| incident.id)
+        .collect();
+    assert_eq!(found, ["b", "a"]);
+    let error = disk::read(&incidents.join("newer")).expect_err("refused").to_string();
+    assert!(
+        error.ends_with("has schema 2, and this flipback reads schema 1: read it with the version that wrote it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_incident_comes_back_as_it_was_written() {
+    let text = serde_json::to_string(&incident()).expect("serializes");
+    assert_eq!(serde_json::from_str::<Incident>(&text).expect("parses"), incident());
+}
+
+#[tokio::test]
+async fn a_data_folder_that_cannot_be_used_says_what_to_do() {
+    let data = tempfile::tempdir().expect("temporary folder");
+    let taken = data.path().join("data");
+    fs::write(&taken, "a file").expect("written");
+    let error = Keeper::open(taken, Metrics::new().expect("registers"))
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        error.contains("something else has that name: move it away, or set data_dir to another folder"),
+        "{error}"
+    );
+
+    // Taken away while flipback runs.
+    let Kept { keeper, data } = keeper();
+    fs::remove_dir(data.path().join("incidents")).expect("removed");
+    fs::write(data.path().join("incidents"), "a file").expect("written");
+    let begun = Instant::now();
+    let failure = keeper
+        .keep(incident(), &spec(), ApiDouble::new(Quirks::default()).sources())
+        .await
+        .expect_err("refused");
+    assert!(
+        matches!(failure, EvidenceError::Disk { .. }) && begun.elapsed() < Duration::from_secs(1),
+        "{failure}"
+    );
+    assert_eq!(keeper.metrics.evidence_bundles.with_label_values(&["failed"]).get(), 1);
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_is_not_waited_for() {
+    let places = Arc::new(Semaphore::new(1));
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+    let limit = Duration::from_millis(50);
+    let hung = disk::bounded(&places, limit, "write", "x".into(), move || Ok(blocked.recv().is_ok())).await;
+    let error = hung.expect_err("given up").to_string();
+    assert!(
+        error.starts_with("failed to write \"x\" within 50ms (the disk hangs or is busy"),
+        "{error}"
+    );
+    // The hung one keeps its place: no second thread hangs.
+    let second = disk::bounded(&places, limit, "write", "x".into(), || Ok(())).await;
+    assert!(matches!(second, Err(EvidenceError::Slow { .. })));
+    unblock.send(()).expect("still waiting");
+}
