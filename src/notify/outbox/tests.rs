@@ -297,14 +297,14 @@ async fn a_black_hole_delays_neither_the_other_chat_nor_push() {
     for n in 0..50 {
         running.outbox.push(numbered(n));
     }
-    assert!(begun.elapsed() < Duration::from_millis(100), "push waits: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(1), "push waits: {:?}", begun.elapsed());
     running.until(|pending| pending == 50).await;
     assert_eq!((well.ids().len(), hole.ids().len()), (50, 1));
     let oldest = running.metrics.notification_oldest_pending.get();
     assert_eq!((oldest, running.metrics.notifications_pending.get()), (1_800_000_000, 50));
     let begun = Instant::now();
     running.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(files(dir.path()).len(), 50, "what was not delivered waits on disk");
 }
 
