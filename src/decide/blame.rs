@@ -3,13 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 use crate::model::{RuleKind, RuleName};
 
 use super::{
     bound::Share,
-    clock::before,
     judge::{Confirmed, Judge},
     limits::Limits,
     window::Window,
@@ -29,7 +26,7 @@ pub(super) fn bad_before(judge: &Judge, before: &Before) -> bool {
 
 /// Whether the standby color is just as bad, over the time in which the active one was found to be bad.
 pub(super) fn standby_bad(judge: &Judge, found: &Confirmed, active: &Window, standby: &Window) -> bool {
-    let share = standby.since(from(found.since, &judge.limits));
+    let share = standby.since(found.since);
     let bad = match judge.rule.kind {
         // Few probes are no sample of many requests, they are all there is to know: judged as the active color's are.
         RuleKind::Probe(_) => share.over(judge.limits.threshold),
@@ -42,9 +39,4 @@ pub(super) fn standby_bad(judge: &Judge, found: &Confirmed, active: &Window, sta
 
 fn surely_over(share: Share, limits: &Limits) -> bool {
     limits.sureness.lower(share) > limits.threshold
-}
-
-/// Scrapes of two colors are not in step: a piece that began one poll earlier belongs to the same time.
-fn from(since: Timestamp, limits: &Limits) -> Timestamp {
-    before(since, limits.poll)
 }

@@ -27,7 +27,7 @@ pub(super) struct Clock {
 pub(super) enum Tick {
     /// It ran as clocks do.
     Even,
-    /// It was stepped by so much; anchors on the wall move along.
+    /// It was stepped by so much beside the one poll that passed; anchors on the wall move along.
     Stepped(SignedDuration),
 }
 
@@ -49,7 +49,7 @@ impl Clock {
             self.sure = self.sure.saturating_add(believed);
         }
         if gap > STEP.max(poll.saturating_mul(3)) || elapsed(last, at) > SLEW {
-            Tick::Stepped(moved)
+            Tick::Stepped(moved.saturating_sub(SignedDuration::try_from(poll).unwrap_or_default()))
         } else {
             Tick::Even
         }
@@ -90,8 +90,8 @@ mod tests {
     fn an_hour_forward_is_surely_one_poll_and_maybe_an_hour() {
         let mut clock = Clock::default();
         clock.advance(at(0), POLL, false);
-        assert_eq!(clock.advance(at(3600), POLL, false), Tick::Stepped(SignedDuration::from_secs(3600)));
-        assert_eq!((clock.sure, clock.age), (POLL, Duration::from_secs(3600)));
+        assert_eq!(clock.advance(at(3605), POLL, false), Tick::Stepped(SignedDuration::from_secs(3600)));
+        assert_eq!((clock.sure, clock.age), (POLL, Duration::from_secs(3605)));
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
         let mut clock = Clock::default();
         clock.advance(at(0), POLL, false);
         assert_eq!(
-            clock.advance(at(-3600), POLL, false),
+            clock.advance(at(-3595), POLL, false),
             Tick::Stepped(SignedDuration::from_secs(-3600))
         );
         assert_eq!((clock.sure, clock.age), (Duration::ZERO, POLL));

@@ -17,7 +17,6 @@ pub(super) struct Limits {
     /// Breaches in a row.
     pub(super) consecutive: u32,
     pub(super) critical: bool,
-    pub(super) poll: Duration,
     /// An interval closes at so many bad requests, so many requests, or so late.
     pub(super) min_bad: f64,
     pub(super) min_requests: f64,
@@ -49,16 +48,23 @@ impl Limits {
             RuleKind::Endpoints(endpoints) => polls_of(endpoints.down_for, policy.poll),
             _ => policy.consecutive.max(CONSECUTIVE_MIN),
         };
-        // "Any violation": a critical counter does not wait for company.
-        let min_bad = if rule.critical { 1.0 } else { f64::from(policy.min_bad.max(1)) };
+        // "Any violation": a critical counter does not wait for company, and is not diluted by earlier requests.
+        let (min_bad, min_requests) = if rule.critical {
+            (1.0, 1.0)
+        } else {
+            let min_bad = f64::from(policy.min_bad.max(1));
+            (
+                min_bad,
+                policy.min_requests.map_or_else(|| enough_for(min_bad, threshold), f64::from),
+            )
+        };
         Self {
             threshold,
             sureness: Sureness::new(policy.confidence),
             consecutive,
             critical: rule.critical,
-            poll: policy.poll,
             min_bad,
-            min_requests: policy.min_requests.map_or_else(|| enough_for(min_bad, threshold), f64::from),
+            min_requests,
             stretch: policy.stretch,
             fast_bad: min_bad * f64::from(consecutive),
             severe_share: policy.severe_share,

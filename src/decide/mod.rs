@@ -289,7 +289,11 @@ impl Engine {
                 let moved = from != traffic.active;
                 self.restored = switch::restored(traffic, policy, at).filter(|_| moved);
                 let since = self.live.as_ref().map_or(at, |live| live.since);
-                self.before = self.measured_before(&from, since);
+                // What a rollback left was bad, which is why: it is no excuse for what the rollback restored.
+                self.before = match self.restored {
+                    Some(_) => Before::new(),
+                    None => self.measured_before(&from, since),
+                };
                 self.judges.iter_mut().for_each(Judge::reset);
                 self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));
                 self.told.watch_ended = Some(false);

@@ -6,10 +6,11 @@ use super::story;
 fn what_was_bad_before_the_switch_is_not_the_releases_fault() {
     story(
         "t=0
-         t=5..50  500/40        -> 
-         t=50     500/40 switch -> note switched
-         t=55..60 500/60        -> breach
-         t=65     500/60        -> suppressed, phase suppressed, why: already over the threshold before the switch",
+         t=5..10  500/40        -> breach
+         t=15..50 500/40 pause  -> blocked 
+         t=55     500/40 switch resume -> note switched
+         t=60..65 500/60        -> breach
+         t=70     500/60        -> suppressed, phase suppressed, why: already over the threshold before the switch",
     );
 }
 

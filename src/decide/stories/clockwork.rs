@@ -50,8 +50,9 @@ fn an_hour_forward_does_not_make_ten_seconds_of_five() {
     World::with(vec![endpoints()]).play(
         "t=0  ready=3/3  -> pass
          t=5  ready=0/3  -> breach
-         t=10 clock=3600 -> breach 2/3, hold
-         t=15            -> breach 3/3, rollback",
+         t=10 clock=3600 -> breach 1/3, note expired, hold
+         t=15            -> breach 2/3, hold
+         t=20            -> breach 3/3, rollback",
     );
 }
 
@@ -87,9 +88,9 @@ fn an_hour_forward_does_not_end_the_cooldown() {
          t=25..35  500/0  -> pass
          t=40      500/0 switch release=v3 -> note switched
          t=45      500/62 -> breach
-         t=50      500/62 clock=3600 -> waiting
-         t=55      500/62 -> breach
-         t=60..615 500/62 -> blocked, why: in cooldown
+         t=50      500/62 clock=3600 -> waiting, note expired
+         t=55..60  500/62 -> breach
+         t=65..615 500/62 -> blocked, why: in cooldown
          t=620     500/62 -> rollback",
     );
 }

@@ -54,10 +54,10 @@ fn a_share_at_the_threshold_passes() {
 fn few_requests_collect_until_they_are_worth_a_verdict() {
     story(
         "t=0
-         t=5..30  10/0 -> waiting 0/3
-         t=35     10/2 -> pass
-         t=40     10/2 -> waiting
-         t=45     10/1 -> breach 1/3",
+         t=5..25  10/0 -> waiting 0/3
+         t=30     10/2 -> pass 0/3
+         t=35     10/2 -> waiting
+         t=40     10/1 -> breach 1/3",
     );
 }
 
@@ -110,8 +110,8 @@ fn latency_is_judged_on_the_share_of_slow_requests() {
     world.policy.warm_up_latency = Duration::ZERO;
     world.play(
         "t=0
-         t=5..30 latency:500/29 -> breach
-         t=35 latency:500/29 -> breach, rollback, why: 5.8 % of requests slower than 1 s (29 of 500), why: over the 5 % that p95 allows",
+         t=5..10 latency:5000/290 -> breach
+         t=15    latency:5000/290 -> breach, rollback, why: 5.8 % of requests slower than 1 s (290 of 5000), why: over the 5 % that p95 allows",
     );
 }
 

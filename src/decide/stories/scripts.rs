@@ -64,8 +64,8 @@ fn a_color_that_was_itself_rolled_back_from_is_not_flipped_to() {
          t=25..2000 500/0",
     );
     // Later the restored color goes bad as well; its watch is long over, so this is the slow path's to find.
-    world.play("t=2005..2115 500/250");
-    world.play("t=2120..2200 500/250 -> blocked, why: which was rolled back from");
+    world.play("t=2005..2150 500/250");
+    world.play("t=2165..2200 500/250 -> blocked, why: which was rolled back from");
 }
 
 #[test]
