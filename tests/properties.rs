@@ -1,0 +1,624 @@
+//! The properties of DECISIONS.md, proven on thousands of random traces in which about 15 % of the polls are faulty.
+//!
+//! A trace is a list of looks, five seconds apart: what one color served and how it was seen. The engine is only used
+//! through its public face, as the monitor uses it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use flipback::{
+    decide::Engine,
+    model::{
+        Absence, Action, Case, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec,
+        LatencyRule, Ledger, Mode, Observation, Outcome, Path, Policy, Reading, Release, RouteSpec, RuleKind, RuleName, RuleSpec, Seen,
+        ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
+    },
+};
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+
+const POLL: i64 = 5;
+const START: i64 = 1_780_000_000;
+
+// === the world ===
+
+fn color(name: &str) -> Color {
+    Color::new(name).expect("valid")
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(START + seconds).expect("in range")
+}
+
+fn rule(name: &str, kind: RuleKind) -> RuleSpec {
+    RuleSpec {
+        name: RuleName::new(name).expect("valid"),
+        kind,
+        action: Action::Rollback,
+        critical: false,
+    }
+}
+
+fn error_rate() -> RuleSpec {
+    let counters = CounterRule {
+        threshold: 0.05,
+        total: String::new(),
+        bad: String::new(),
+    };
+    rule("error_rate", RuleKind::ErrorRate(counters))
+}
+
+fn latency() -> RuleSpec {
+    let latency = LatencyRule {
+        quantile: 0.95,
+        threshold: Duration::from_secs(1),
+        unit: TimeUnit::Seconds,
+        buckets: String::new(),
+    };
+    rule("latency", RuleKind::Latency(latency))
+}
+
+fn endpoints() -> RuleSpec {
+    let down_for = Duration::from_secs(10);
+    rule("endpoints", RuleKind::Endpoints(EndpointsRule { down_for }))
+}
+
+fn engine(rules: Vec<RuleSpec>, policy: Policy) -> Engine {
+    let side = |name: &str| {
+        let spec = ColorSpec {
+            value: name.to_owned(),
+            deployment: None,
+        };
+        (color(name), spec)
+    };
+    Engine::new(Arc::new(GuardSpec {
+        id: GuardId::new("", "shop", "web").expect("valid"),
+        cluster: String::new(),
+        namespace: "shop".into(),
+        route: RouteSpec::Service(ServiceRoute {
+            active: "web".into(),
+            preview: None,
+            selector_key: "color".into(),
+        }),
+        colors: BTreeMap::from([side("blue"), side("green")]),
+        rules,
+        policy,
+        mode: Mode::Enforce,
+        evidence: EvidenceSpec::default(),
+        chats: vec![],
+        config_hash: "c0ffee".into(),
+    }))
+}
+
+fn side(ready: u32, release: Option<&str>) -> Side {
+    Side {
+        ready,
+        release: release.map(|id| Release {
+            id: id.to_owned(),
+            images: vec![],
+        }),
+        ..Side::default()
+    }
+}
+
+/// Green is active, blue stands by; `ready` is (active, standby).
+fn traffic(ready: (u32, u32)) -> Traffic {
+    Traffic {
+        active: color("green"),
+        standby: color("blue"),
+        sides: BTreeMap::from([(color("green"), side(ready.0, Some("v2"))), (color("blue"), side(ready.1, Some("v1")))]),
+        seen: Seen::default(),
+        ledger: Ledger::default(),
+        paused: None,
+        switched_at: None,
+        switched_by: None,
+    }
+}
+
+fn look(t: i64, traffic: &Traffic, readings: &[(&RuleSpec, Reading)]) -> Observation {
+    let of_green = readings.iter().map(|(rule, reading)| (rule.name.clone(), reading.clone())).collect();
+    Observation {
+        at: at(t),
+        view: View::Known(Box::new(traffic.clone())),
+        readings: BTreeMap::from([(color("green"), of_green)]),
+    }
+}
+
+fn counters(t: i64, pods: &[(f64, f64)]) -> Reading {
+    let counter = |(total, bad): &(f64, f64)| Counter {
+        started: None,
+        total: *total,
+        bad: Some(*bad),
+    };
+    Reading::Counters {
+        sample_at: at(t),
+        targets: pods.iter().enumerate().map(|(n, pod)| (format!("pod-{n}"), counter(pod))).collect(),
+    }
+}
+
+fn rollback(decision: &Decision) -> Option<&Case> {
+    match &decision.verdict {
+        Verdict::Rollback(case) => Some(case),
+        _ => None,
+    }
+}
+
+fn path(case: &Case) -> Path {
+    match &case.trigger {
+        Trigger::Rule { path, .. } => *path,
+        Trigger::Manual { .. } => panic!("nobody flipped by hand"),
+    }
+}
+
+// === traces ===
+
+/// What happened in the five seconds before a look, and how it was seen.
+#[derive(Clone, Debug)]
+struct Poll {
+    requests: u32,
+    bad: u32,
+    fault: Option<Absence>,
+}
+
+impl Poll {
+    fn reading(&self, t: i64, counted: (f64, f64)) -> Reading {
+        self.fault.clone().map_or_else(|| counters(t, &[counted]), Reading::Absent)
+    }
+}
+
+fn fault() -> impl Strategy<Value = Option<Absence>> {
+    let absence = prop_oneof![
+        Just(Absence::Timeout),
+        Just(Absence::Nan),
+        Just(Absence::Infinite),
+        Just(Absence::Negative),
+        Just(Absence::Empty),
+        Just(Absence::Stale),
+        Just(Absence::Partial("one store is away".into())),
+    ];
+    prop_oneof![17 => Just(None), 3 => absence.prop_map(Some)]
+}
+
+/// Requests and the bad ones among them, from none to all; quiet and busy services, healthy and ill ones.
+fn served() -> impl Strategy<Value = (u32, u32)> {
+    let requests = prop_oneof![1 => 0..5_u32, 2 => 5..60_u32, 4 => 60..600_u32];
+    let share = prop_oneof![3 => Just(0.0), 2 => 0.0..0.05_f64, 3 => 0.04..0.3_f64, 2 => 0.3..=1.0_f64];
+    (requests, share).prop_map(|(requests, share)| (requests, (f64::from(requests) * share).round() as u32))
+}
+
+fn poll() -> impl Strategy<Value = Poll> {
+    (served(), fault()).prop_map(|((requests, bad), fault)| Poll { requests, bad, fault })
+}
+
+/// Mostly stretches of one kind of weather, so that streaks occur.
+fn trace() -> impl Strategy<Value = Vec<Poll>> {
+    let stretch = (served(), prop::collection::vec(fault(), 1..12)).prop_map(|((requests, bad), faults)| {
+        let poll = |fault| Poll { requests, bad, fault };
+        faults.into_iter().map(poll).collect::<Vec<_>>()
+    });
+    let mixed = prop::collection::vec(poll(), 1..12);
+    prop::collection::vec(prop_oneof![3 => stretch, 1 => mixed], 1..8).prop_map(|parts| parts.concat())
+}
+
+fn observations(polls: &[Poll]) -> Vec<Observation> {
+    let (rule, traffic) = (error_rate(), traffic((3, 3)));
+    let mut counted = (10_000.0, 100.0);
+    let mut seen = vec![look(0, &traffic, &[(&rule, counters(0, &[counted]))])];
+    for (t, poll) in (POLL..).step_by(5).zip(polls) {
+        counted = (counted.0 + f64::from(poll.requests), counted.1 + f64::from(poll.bad));
+        seen.push(look(t, &traffic, &[(&rule, poll.reading(t, counted))]));
+    }
+    seen
+}
+
+fn play(engine: &mut Engine, seen: &[Observation]) -> Vec<Decision> {
+    seen.iter().map(|observation| engine.step(observation)).collect()
+}
+
+fn judged(seen: &[Observation]) -> Vec<Decision> {
+    play(&mut engine(vec![error_rate()], Policy::default()), seen)
+}
+
+/// When the first rollback was decided, and by which path.
+fn fired(seen: &[Observation], decisions: &[Decision]) -> Option<(Timestamp, Path)> {
+    let pairs = seen.iter().zip(decisions);
+    pairs.filter_map(|(seen, decision)| rollback(decision).map(|case| (seen.at, path(case)))).next()
+}
+
+fn breaches(decisions: &[Decision]) -> usize {
+    decisions.iter().filter(|decision| decision.rules[0].outcome == Outcome::Breach).count()
+}
+
+// === the properties ===
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn p1_no_rollback_without_two_breaches_or_one_of_a_critical_rule(polls in trace(), critical in any::<bool>(), consecutive in 0..5_u32) {
+        let mut rule = error_rate();
+        rule.critical = critical;
+        let policy = Policy { consecutive, ..Policy::default() };
+        let seen = observations(&polls);
+        let decisions = play(&mut engine(vec![rule], policy), &seen);
+        if let Some(first) = decisions.iter().position(|decision| rollback(decision).is_some()) {
+            let least = if critical { 1 } else { 2 };
+            prop_assert!(breaches(&decisions[..=first]) >= least);
+        }
+    }
+
+    #[test]
+    fn p2_unusable_polls_change_neither_the_decision_nor_its_time(
+        polls in trace(),
+        inserted in prop::collection::vec((0..80_usize, 1..5_i64, fault()), 0..30),
+    ) {
+        let plain = observations(&polls);
+        let mut disturbed = plain.clone();
+        for (index, offset, fault) in inserted {
+            let Some(absence) = fault else { continue };
+            let (rule, t) = (error_rate(), i64::try_from(index).expect("small") * POLL + offset);
+            if index < plain.len() {
+                disturbed.push(look(t, &traffic((3, 3)), &[(&rule, Reading::Absent(absence))]));
+            }
+        }
+        disturbed.sort_by_key(|seen| seen.at);
+        prop_assert_eq!(fired(&plain, &judged(&plain)), fired(&disturbed, &judged(&disturbed)));
+    }
+
+    #[test]
+    fn p3_old_samples_polled_again_are_no_poll(polls in trace(), inserted in prop::collection::vec((1..80_usize, 0..80_usize, 1..5_i64), 0..30)) {
+        let plain = observations(&polls);
+        let mut disturbed = plain.clone();
+        for (after, old, offset) in inserted {
+            // A re-poll: the reading of an earlier look, seen again later.
+            let Some(last) = plain.get(..=after).and_then(<[_]>::last) else { continue };
+            let again = plain[old.min(after)].readings.clone();
+            disturbed.push(Observation { at: last.at + SignedDuration::from_secs(offset), readings: again, view: last.view.clone() });
+        }
+        disturbed.sort_by_key(|seen| seen.at);
+        let (calm, stirred) = (judged(&plain), judged(&disturbed));
+        prop_assert_eq!(fired(&plain, &calm), fired(&disturbed, &stirred));
+        prop_assert_eq!(breaches(&calm), breaches(&stirred));
+    }
+
+    #[test]
+    fn p4_the_same_traffic_on_more_pods_is_the_same(polls in trace(), pods in 2..7_usize, seed in any::<u64>()) {
+        let (rule, ready) = (error_rate(), traffic((3, 3)));
+        let mut pod = vec![(1_000.0, 10.0); pods];
+        let mut split = vec![look(0, &ready, &[(&rule, counters(0, &pod))])];
+        for ((n, poll), t) in polls.iter().enumerate().zip((POLL..).step_by(5)) {
+            for request in 0..poll.requests {
+                // Any deterministic spread will do, as long as it is uneven.
+                let index = (seed.wrapping_mul(u64::from(request) + 7).wrapping_add(n as u64) >> 7) as usize % pods;
+                pod[index].0 += 1.0;
+                pod[index].1 += f64::from(u8::from(request < poll.bad));
+            }
+            let reading = poll.fault.clone().map_or_else(|| counters(t, &pod), Reading::Absent);
+            split.push(look(t, &ready, &[(&rule, reading)]));
+        }
+        let whole = observations(&polls);
+        let (one, many) = (judged(&whole), judged(&split));
+        for (one, many) in one.iter().zip(&many) {
+            prop_assert_eq!(&one.rules, &many.rules);
+            prop_assert_eq!(&one.verdict, &many.verdict);
+        }
+    }
+
+    #[test]
+    fn p5_evidence_has_a_floor_on_every_path(polls in trace()) {
+        let seen = observations(&polls);
+        let decisions = judged(&seen);
+        let Some(first) = decisions.iter().position(|decision| rollback(decision).is_some()) else { return Ok(()) };
+        let path = path(rollback(&decisions[first]).expect("found"));
+        let bad: Vec<f64> = decisions[..=first]
+            .iter()
+            .filter(|decision| decision.rules[0].outcome == Outcome::Breach)
+            .filter_map(|decision| decision.rules[0].bad)
+            .collect();
+        let newest = |n: usize| bad.iter().rev().take(n).sum::<f64>();
+        match path {
+            Path::Fast => prop_assert!(newest(decisions[first].rules[0].streak as usize) >= 9.0),
+            Path::Severe => prop_assert!(newest(2) >= 20.0),
+            Path::Slow => prop_assert!(polls[..first].iter().map(|poll| poll.bad).sum::<u32>() >= 5),
+            other => prop_assert!(false, "{:?} of a rule on counters", other),
+        }
+    }
+
+    #[test]
+    fn p6_zero_errors_never_fire(
+        polls in trace(),
+        pods in prop::collection::vec(prop::collection::vec((0..4_u8, 0..500_u32), 1..5), 1..60),
+    ) {
+        // Pods come, go, restart and are born while nothing fails.
+        let (rule, ready) = (error_rate(), traffic((3, 3)));
+        let mut judge = engine(vec![rule.clone(), latency()], Policy::default());
+        let mut known: BTreeMap<String, Counter> = BTreeMap::new();
+        for ((n, looks), t) in pods.iter().enumerate().zip((0..).step_by(5)) {
+            let mut targets = BTreeMap::new();
+            for (index, (fate, requests)) in looks.iter().enumerate() {
+                let name = format!("pod-{index}");
+                let before = known.get(&name).map_or(0.0, |counter| counter.total);
+                let fresh = Counter { started: Some(at(t - 2)), total: f64::from(*requests), bad: None };
+                let counter = match fate {
+                    0 => continue,
+                    1 => fresh,
+                    2 => Counter { started: None, total: before + f64::from(*requests), bad: Some(0.0) },
+                    _ => Counter { started: None, total: before + f64::from(*requests), bad: None },
+                };
+                known.insert(name.clone(), counter);
+                targets.insert(name, counter);
+            }
+            let fault = polls.get(n).and_then(|poll| poll.fault.clone());
+            let reading = fault.map_or(Reading::Counters { sample_at: at(t), targets }, Reading::Absent);
+            let decision = judge.step(&look(t, &ready, &[(&rule, reading.clone()), (&latency(), reading)]));
+            prop_assert_eq!(&decision.verdict, &Verdict::Hold);
+            prop_assert!(decision.rules.iter().all(|rule| rule.outcome != Outcome::Breach));
+        }
+    }
+
+    #[test]
+    fn p7_unusable_data_alone_never_fires(faults in prop::collection::vec((fault(), 0..4_u8, -3..3_i64), 1..120)) {
+        let (rule, probe, ready) = (error_rate(), endpoints(), traffic((3, 3)));
+        let mut judge = engine(vec![rule.clone(), probe.clone()], Policy::default());
+        for ((fault, kind, jitter), t) in faults.into_iter().zip((0..).step_by(5)) {
+            let reading = match (fault, kind) {
+                (Some(absence), _) => Reading::Absent(absence),
+                (None, 0) => counters(t, &[(f64::NAN, 1.0)]),
+                (None, 1) => counters(t, &[(10.0, 20.0 + t as f64)]),
+                (None, 2) => counters(t, &[(-1.0, f64::INFINITY)]),
+                (None, _) => Reading::Probes { sample_at: at(t + jitter), asked: 0, failed: 3, detail: None },
+            };
+            let decision = judge.step(&look(t, &ready, &[(&rule, reading), (&probe, Reading::Absent(Absence::Timeout))]));
+            prop_assert_eq!(&decision.verdict, &Verdict::Hold);
+        }
+    }
+
+    #[test]
+    fn p8_more_errors_never_delay_a_rollback(
+        polls in prop::collection::vec((60..600_u32, prop_oneof![Just(0.0), 0.0..0.2_f64, 0.5..1.0_f64]), 1..90),
+        added in prop::collection::vec(prop_oneof![2 => Just(0.0), 1 => 0.0..1.0_f64], 90),
+    ) {
+        let trace = |extra: bool| -> Vec<Poll> {
+            let poll = |((requests, share), more): (&(u32, f64), &f64)| {
+                let bad = (f64::from(*requests) * share) as u32;
+                let more = if extra { (f64::from(requests - bad) * more) as u32 } else { 0 };
+                Poll { requests: *requests, bad: bad + more, fault: None }
+            };
+            polls.iter().zip(&added).map(poll).collect()
+        };
+        let (less, more) = (observations(&trace(false)), observations(&trace(true)));
+        let (less, more) = (fired(&less, &judged(&less)), fired(&more, &judged(&more)));
+        if let Some((then, _)) = less {
+            prop_assert!(more.is_some_and(|(now, _)| now <= then), "{:?} {:?}", less, more);
+        }
+    }
+
+    #[test]
+    fn p9_after_a_restart_only_evidence_gathered_since_counts(polls in trace(), restart in 1..60_usize, age in -500..10_i64) {
+        let seen = observations(&polls);
+        let restart = restart.min(seen.len() - 1);
+        // The pod's own start is known, and lies before or after our restart: it is a baseline either way.
+        let mut seen = seen;
+        for observation in &mut seen {
+            for reading in observation.readings.values_mut().flat_map(BTreeMap::values_mut) {
+                if let Reading::Counters { targets, .. } = reading {
+                    targets.values_mut().for_each(|counter| counter.started = Some(at(age)));
+                }
+            }
+        }
+        judged(&seen[..restart]);
+        let since = judged(&seen[restart..]);
+        let baseline = seen[restart..].iter().zip(&polls[restart.saturating_sub(1)..]).position(|(_, poll)| poll.fault.is_none());
+        let usable = restart.max(1) + baseline.unwrap_or(0);
+        let happened: u32 = polls.get(usable.saturating_sub(1)..).unwrap_or_default().iter().map(|poll| poll.bad).sum();
+        let judged: f64 = since
+            .iter()
+            .filter(|decision| matches!(decision.rules[0].outcome, Outcome::Breach | Outcome::Pass))
+            .filter_map(|decision| decision.rules[0].bad)
+            .sum();
+        prop_assert!(judged <= f64::from(happened), "{} judged, {} happened", judged, happened);
+        if let Some(first) = since.iter().position(|decision| rollback(decision).is_some()) {
+            prop_assert!(breaches(&since[..=first]) >= 2);
+        }
+    }
+
+    #[test]
+    fn p10_never_flips_to_a_color_that_cannot_serve(polls in trace(), ready in prop::collection::vec((0..9_u32, 0..6_u32), 60)) {
+        let mut judge = engine(vec![error_rate()], Policy::default());
+        for (observation, ready) in observations(&polls).iter_mut().zip(ready.iter().cycle()) {
+            observation.view = View::Known(Box::new(traffic(*ready)));
+            let decision = judge.step(observation);
+            if let Some(case) = rollback(&decision) {
+                prop_assert!(case.to_ready >= 1 && case.to_ready * 2 >= case.from_ready, "{:?}", case);
+                prop_assert_eq!((case.from_ready, case.to_ready), *ready);
+            }
+        }
+    }
+
+    #[test]
+    fn p12_replaying_the_record_reproduces_the_verdict(polls in trace()) {
+        let seen = observations(&polls);
+        let live = judged(&seen);
+        let record = format!("{seen:?}");
+        let again = observations(&polls);
+        prop_assert_eq!(record, format!("{again:?}"));
+        prop_assert_eq!(live, judged(&again));
+    }
+
+    #[test]
+    fn p13_huge_counters_and_stepped_clocks_neither_panic_nor_fire(
+        looks in prop::collection::vec((0..2000_u32, prop_oneof![8 => Just(0_i64), 1 => Just(3600), 1 => Just(-3600)], any::<bool>()), 1..90),
+        origin in prop_oneof![Just(0.0), Just(9_007_199_254_740_992.0_f64 - 50_000.0)],
+    ) {
+        // A healthy service (1 % bad) whose endpoints blink for one look at a time, under clocks that jump by an hour.
+        let (rule, down) = (error_rate(), endpoints());
+        let mut judge = engine(vec![rule.clone(), down.clone(), latency()], Policy::default());
+        let (mut counted, mut clock, mut blinked) = ((origin, origin / 2.0), 0, false);
+        for ((requests, step, blink), t) in looks.into_iter().zip((0..).step_by(5)) {
+            clock += step;
+            counted = (counted.0 + f64::from(requests), counted.1 + f64::from(requests / 100));
+            blinked = blink && !blinked;
+            let ready = Reading::Ready { sample_at: at(t + clock), ready: u32::from(!blinked) * 3 };
+            let sample = counters(t + clock, &[counted]);
+            let readings = [(&rule, sample.clone()), (&down, ready), (&latency(), sample)];
+            let decision = judge.step(&look(t + clock, &traffic((3, 3)), &readings));
+            prop_assert_eq!(&decision.verdict, &Verdict::Hold, "{}", decision.why);
+        }
+    }
+
+    #[test]
+    fn p13_nothing_whatever_makes_it_panic(
+        looks in prop::collection::vec((any::<i32>(), any::<i32>(), any::<f64>(), any::<f64>(), any::<u32>(), 0..5_u8), 1..40),
+    ) {
+        let (rule, down) = (error_rate(), endpoints());
+        let mut judge = engine(vec![rule.clone(), down.clone(), latency()], Policy::default());
+        for (t, sample, total, bad, ready, kind) in looks {
+            let (t, sample) = (i64::from(t), i64::from(sample));
+            let reading = match kind {
+                0 => Reading::Probes { sample_at: at(sample), asked: ready, failed: ready / 2, detail: None },
+                1 => Reading::Ready { sample_at: at(sample), ready },
+                _ => counters(sample, &[(total, bad), (total.abs(), bad.abs() / 2.0)]),
+            };
+            let mut view = traffic((ready, ready.wrapping_mul(3)));
+            view.switched_at = (kind > 2).then(|| at(sample));
+            let mut seen = look(t, &view, &[(&rule, reading.clone()), (&down, reading.clone()), (&latency(), reading)]);
+            if kind == 4 {
+                seen.view = View::Unreadable("no".into());
+            }
+            judge.step(&seen);
+        }
+    }
+}
+
+// === P11: the whole loop ===
+
+/// What may happen between two looks, besides traffic.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Nothing,
+    /// The process is killed and starts again.
+    Restart,
+    /// Somebody moves traffic to the other color.
+    Switch,
+    /// Somebody deploys a new release over the active color.
+    Deploy,
+    /// The route cannot be read.
+    Unreadable,
+    /// The patch is applied, its answer is lost and the process with it.
+    LoseAnswer,
+    /// The patch never arrives.
+    LosePatch,
+    /// Long quiet.
+    Wait,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        30 => Just(Event::Nothing),
+        2 => Just(Event::Restart),
+        3 => Just(Event::Switch),
+        2 => Just(Event::Deploy),
+        1 => Just(Event::Unreadable),
+        1 => Just(Event::LoseAnswer),
+        1 => Just(Event::LosePatch),
+        1 => Just(Event::Wait),
+    ]
+}
+
+/// A route with two replicas of flipback on it, and nobody who coordinates them but the compare-and-swap.
+struct Route {
+    route: Traffic,
+    version: u64,
+    releases: u32,
+    replicas: [Engine; 2],
+    flips: Vec<FlipRecord>,
+}
+
+impl Route {
+    fn new(policy: &Policy) -> Self {
+        let replica = || engine(vec![error_rate()], policy.clone());
+        Self {
+            route: traffic((3, 3)),
+            version: 0,
+            releases: 2,
+            replicas: [replica(), replica()],
+            flips: vec![],
+        }
+    }
+
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.route.active, &mut self.route.standby);
+        self.version += 1;
+    }
+
+    fn deploy(&mut self) {
+        self.releases += 1;
+        let release = format!("v{}", self.releases);
+        self.route.sides.insert(self.route.active.clone(), side(3, Some(&release)));
+    }
+
+    /// Two replicas look at the same view and both obey their engines; the patch compares the version.
+    fn tick(&mut self, t: i64, reading: &Reading, unreadable: bool, lost: bool) {
+        let seen = self.version;
+        let view = if unreadable {
+            View::Unreadable("no".into())
+        } else {
+            View::Known(Box::new(self.route.clone()))
+        };
+        let rules = BTreeMap::from([(error_rate().name, reading.clone())]);
+        let observation = Observation {
+            at: at(t),
+            view,
+            readings: BTreeMap::from([(self.route.active.clone(), rules)]),
+        };
+        for index in 0..self.replicas.len() {
+            let decision = self.replicas[index].step(&observation);
+            if let Some(case) = rollback(&decision).filter(|_| !lost && self.version == seen) {
+                let record = FlipRecord {
+                    at: case.at,
+                    from: case.from.clone(),
+                    to: case.to.clone(),
+                    from_release: case.from_release.as_ref().map(|release| release.id.clone()),
+                    automatic: true,
+                    bad: true,
+                    trigger: case.trigger.to_string(),
+                    why: case.why.clone(),
+                    incident: "i".into(),
+                };
+                self.flips.push(record.clone());
+                self.route.ledger = self.route.ledger.with(record);
+                self.swap();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn p11_at_most_one_flip_per_release_whatever_comes_between(events in prop::collection::vec((event(), 0..10_u8), 20..160)) {
+        // Without cooldown and with flips to spare: the rule itself is what is tested.
+        let policy = Policy { cooldown: Duration::ZERO, flips_per_day: 1000, watch: Duration::from_secs(60), ..Policy::default() };
+        let mut world = Route::new(&policy);
+        let (mut t, mut counted) = (0, BTreeMap::from([(color("green"), (0.0, 0.0)), (color("blue"), (0.0, 0.0))]));
+        for (event, weather) in events {
+            t += POLL;
+            match event {
+                Event::Restart | Event::LoseAnswer => world.replicas[usize::from(weather) % 2] = engine(vec![error_rate()], policy.clone()),
+                Event::Switch => world.swap(),
+                Event::Deploy => world.deploy(),
+                Event::Wait => t += 900,
+                Event::Nothing | Event::Unreadable | Event::LosePatch => {}
+            }
+            let served = counted.get_mut(&world.route.active).expect("a color");
+            *served = (served.0 + 500.0, served.1 + if weather > 2 { 200.0 } else { 0.0 });
+            let reading = counters(t, &[*served]);
+            world.tick(t, &reading, matches!(event, Event::Unreadable), matches!(event, Event::LosePatch));
+        }
+        let mut left: Vec<&String> = world.flips.iter().filter_map(|flip| flip.from_release.as_ref()).collect();
+        let flips = left.len();
+        left.sort();
+        left.dedup();
+        prop_assert_eq!(left.len(), flips, "{:?}", world.flips);
+    }
+}
