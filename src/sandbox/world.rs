@@ -209,7 +209,8 @@ impl Sandbox {
         made.populate()?;
         let replicas = usize::from(made.options.replicas);
         made.until("both colors to be Ready", |sandbox| {
-            sandbox.ready("blue") == replicas && sandbox.ready("green") == replicas && sandbox.routed().len() == replicas
+            let settled = |color: &str| sandbox.ready(color) == replicas && sandbox.deployed(color) == replicas;
+            settled("blue") && settled("green") && sandbox.routed().len() == replicas
         })
         .await?;
         Ok(made)
@@ -278,6 +279,12 @@ impl Sandbox {
         self.network.all().iter().flat_map(both).collect()
     }
 
+    /// What the stand-in for Prometheus scrapes: the labels of each running pod and where it listens.
+    #[must_use]
+    pub fn scrape_targets(&self) -> Vec<(BTreeMap<String, String>, SocketAddr)> {
+        self.prometheus.targets()
+    }
+
     /// Every write anybody asked the API server for, oldest first.
     #[must_use]
     pub fn audit(&self) -> Vec<AuditEntry> {
@@ -300,6 +307,21 @@ impl Sandbox {
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         self.chats.messages()
+    }
+
+    /// Sends one user's request to every pod of a color, Ready or not; returns when all are answered.
+    pub async fn visit(&self, color: &str) {
+        let of_color = |(labels, _): &(BTreeMap<String, String>, SocketAddr)| {
+            labels
+                .get("pod")
+                .is_some_and(|pod| pod.starts_with(&format!("{}-{color}-", self.options.service)))
+        };
+        let visits = self
+            .scrape_targets()
+            .into_iter()
+            .filter(of_color)
+            .map(|(_, to)| reqwest::get(format!("http://{to}/work")));
+        futures::future::join_all(visits).await;
     }
 
     /// Sets what is wrong with a color's application.
@@ -357,6 +379,14 @@ impl Sandbox {
                     .any(|one| text(one, &["type"]) == "Ready" && text(one, &["status"]) == "True")
         };
         self.api.read(|store| store.all(&PODS).filter(is_ready).count())
+    }
+
+    /// Ready replicas as the color's Deployment tells them.
+    fn deployed(&self, color: &str) -> usize {
+        let key = self.key(&DEPLOYMENTS, &format!("{}-{color}", self.options.service));
+        let deployment = self.api.read(|store| store.get(&key));
+        let ready = deployment.ok().and_then(|found| at(&found, &["status", "readyReplicas"]).as_u64());
+        usize::try_from(ready.unwrap_or_default()).unwrap_or_default()
     }
 
     /// Addresses the active Service's EndpointSlice holds.
@@ -590,7 +620,7 @@ mod tests {
         );
         sandbox.open();
         let query = r#"sum(http_requests_total{pod=~"web-blue-.+",status="500"})"#;
-        let start = std::time::Instant::now();
+        let start = tokio::time::Instant::now();
         while value(&sandbox, query).await < 20.0 {
             assert!(start.elapsed() < START_TIMEOUT, "errors are scraped");
             tokio::time::sleep(Duration::from_millis(50)).await;

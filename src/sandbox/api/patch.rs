@@ -2,6 +2,7 @@
 //! 400. Strategic merge and server-side apply are refused, not imitated: flipback must never send them.
 
 use axum::http::HeaderValue;
+use json_patch::{AddOperation, PatchOperation};
 use serde_json::Value;
 
 use super::failure::Failure;
@@ -29,13 +30,35 @@ impl Patch {
     /// Applies itself to an object; all of it or nothing.
     pub(super) fn apply(&self, object: &mut Value) -> Result<(), Failure> {
         match self {
-            Self::Json(patch) => json_patch::patch(object, patch).map_err(|_| Failure::rejected()),
+            Self::Json(patch) => {
+                let mut patched = object.clone();
+                for operation in &patch.0 {
+                    step(&mut patched, operation)?;
+                }
+                *object = patched;
+                Ok(())
+            }
             Self::Merge(patch) => {
                 json_patch::merge(object, patch);
                 Ok(())
             }
         }
     }
+}
+
+/// One operation, with the two habits in which the API server departs from RFC 6902: `replace` of a missing key adds
+/// it, and `test` for null holds where there is nothing.
+fn step(object: &mut Value, operation: &PatchOperation) -> Result<(), Failure> {
+    let there = object.pointer(operation.path().as_str()).is_some();
+    let departed = match operation {
+        PatchOperation::Replace(replace) if !there => PatchOperation::Add(AddOperation {
+            path: replace.path.clone(),
+            value: replace.value.clone(),
+        }),
+        PatchOperation::Test(test) if !there && test.value.is_null() => return Ok(()),
+        other => other.clone(),
+    };
+    json_patch::patch(object, &[departed]).map_err(|_| Failure::rejected())
 }
 
 #[cfg(test)]

@@ -64,6 +64,11 @@ impl Prometheus {
         format!("http://{}", self.address)
     }
 
+    /// What is scraped, and under which labels.
+    pub(super) fn targets(&self) -> Vec<(Labels, SocketAddr)> {
+        targets(&self.api, &self.network)
+    }
+
     /// Dies: the port refuses, nothing is scraped.
     pub(super) async fn stop(&mut self) {
         if let Some((server, scraping)) = self.running.take() {
@@ -130,7 +135,7 @@ impl Scraper {
     }
 
     async fn round(&mut self, client: &reqwest::Client) {
-        let targets = self.targets();
+        let targets = targets(&self.api, &self.network);
         let at = clock::now().as_millisecond();
         let scrapes = targets.iter().map(|(_, to)| scrape(client, *to));
         let answers = futures::future::join_all(scrapes).await;
@@ -158,24 +163,24 @@ impl Scraper {
             self.known.remove(&target);
         }
     }
+}
 
-    /// Every pod that runs, Ready or not, as Prometheus' own discovery has it.
-    fn targets(&self) -> Vec<(Labels, SocketAddr)> {
-        let pods = self.api.read(|store| store.all(&PODS).cloned().collect::<Vec<_>>());
-        pods.iter()
-            .filter_map(|pod| {
-                let address = text(pod, &["status", "podIP"]);
-                let to = self.network.resolve(address)?;
-                let labels = [
-                    ("job", text(pod, &["metadata", "labels", "app"]).to_owned()),
-                    ("namespace", text(pod, &["metadata", "namespace"]).to_owned()),
-                    ("pod", text(pod, &["metadata", "name"]).to_owned()),
-                    ("instance", format!("{address}:{PORT}")),
-                ];
-                Some((labels.map(|(label, value)| (label.to_owned(), value)).into(), to))
-            })
-            .collect()
-    }
+/// Every pod that runs, Ready or not, as Prometheus' own discovery has it.
+fn targets(api: &Api, network: &Network) -> Vec<(Labels, SocketAddr)> {
+    let pods = api.read(|store| store.all(&PODS).cloned().collect::<Vec<_>>());
+    pods.iter()
+        .filter_map(|pod| {
+            let address = text(pod, &["status", "podIP"]);
+            let to = network.resolve(address)?;
+            let labels = [
+                ("job", text(pod, &["metadata", "labels", "app"]).to_owned()),
+                ("namespace", text(pod, &["metadata", "namespace"]).to_owned()),
+                ("pod", text(pod, &["metadata", "name"]).to_owned()),
+                ("instance", format!("{address}:{PORT}")),
+            ];
+            Some((labels.map(|(label, value)| (label.to_owned(), value)).into(), to))
+        })
+        .collect()
 }
 
 fn up_series(target: &Labels) -> Labels {
