@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use flipback::{
@@ -28,6 +28,7 @@ use k8s_openapi::api::core::v1::Event;
 use kube::{Api, Client, api::ListParams};
 use minimal::{ADMIN, ControlPlane, NOBODY, READER};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const KEY: &str = "shop.example/color";
