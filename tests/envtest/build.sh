@@ -34,6 +34,11 @@ if [[ -n "${FLIPBACK_ENVTEST_FIND_ONLY:-}" ]]; then
   exit 1
 fi
 
+if ! command -v go >/dev/null; then
+  echo "the tests' control plane is built from source with Go, 1.21 or newer, which is not on the PATH: https://go.dev/dl" >&2
+  exit 1
+fi
+
 IFS=. read -r major minor _ <<<"${version#v}"
 stamp=k8s.io/component-base/version
 flags="-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor -X $stamp.gitTreeState=clean"
