@@ -1,1 +1,435 @@
-//! (stub)
+//! The conductor: the only file that knows the order of things.
+//!
+//! `run` waits; `begin` and `judge` are the two halves of one tick; `act` carries a decision out. Time enters in `run`
+//! and is handed on. A flip runs in a task of its own from the moment it is decided: neither a slow Prometheus, nor a
+//! chat, nor the disk, nor another guard's flip stands before it. What became of it comes back through `settled`, for
+//! the story; the engine itself learns of success only from the next observation, as it learns of a human's flip.
+
+pub mod act;
+pub mod show;
+pub mod tell;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, OptionFuture},
+};
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::Cluster,
+    config::Config,
+    decide::Engine,
+    evidence::Keeper,
+    metrics::Metrics,
+    model::{
+        Color, Command, CommandError, CommandReply, Decision, GuardId, GuardSpec, Incident, IncidentSummary, Observation, Phase, Reading,
+        RuleName, Status, Verdict, View, status::EventLine,
+    },
+    notify::{Outbox, OutboxTask},
+    observe::Observer,
+    router::{self, Router},
+    serve::Request,
+};
+use act::{Done, Order};
+
+/// Requests that wait for the conductor; a person gives one at a time.
+pub const COMMANDS_MAX: usize = 16;
+/// Events a guard shows.
+const EVENTS_MAX: usize = 30;
+/// Values a rule's sparkline shows.
+const HISTORY_MAX: usize = 60;
+/// A healthy API server answers the first lists well within this; a dead one shall not hold up the first verdict longer.
+const FIRST_LISTS: Duration = Duration::from_secs(5);
+/// SIGTERM ends the daemon within 5 s; flips in progress get most of them.
+const FLIPS_FINISH: Duration = Duration::from_millis(3500);
+/// What remains of the 5 s goes to evidence; what is cut is finished at the next start.
+const ERRANDS_FINISH: Duration = Duration::from_millis(700);
+/// Evidence, events and verifications under way at once; each is bounded in time by its own room.
+const ERRANDS_MAX: usize = 256;
+/// While a release stays bad and cannot be flipped, people hear of it this often.
+pub(crate) const TELL_AGAIN: Duration = Duration::from_secs(5 * 60);
+
+/// Readings of all guards.
+type Readings = BTreeMap<GuardId, BTreeMap<Color, BTreeMap<RuleName, Reading>>>;
+
+/// Why the conductor could not be assembled.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// The observers could not be built.
+    #[error("failed to prepare the queries")]
+    Observe(#[source] crate::observe::ObserveError),
+    /// The data directory is not usable.
+    #[error("failed to open the evidence directory")]
+    Evidence(#[source] crate::evidence::EvidenceError),
+    /// The metrics could not be registered.
+    #[error("failed to register the metrics")]
+    Metrics(#[source] crate::metrics::MetricsError),
+}
+
+/// Everything a guard needs between two looks.
+struct Guarded {
+    spec: Arc<GuardSpec>,
+    router: Arc<dyn Router>,
+    cluster: Arc<Cluster>,
+    engine: Engine,
+    /// A flip is under way: further verdicts wait for it.
+    flipping: bool,
+    /// The bad time that is going on.
+    episode: Option<Episode>,
+    decision: Option<Decision>,
+    view: Option<View>,
+    last_incident: Option<IncidentSummary>,
+    events: VecDeque<EventLine>,
+    history: BTreeMap<RuleName, VecDeque<f64>>,
+}
+
+/// One stretch of badness and what was last said of it.
+struct Episode {
+    incident: Incident,
+    told_at: Timestamp,
+}
+
+/// The conductor.
+pub struct Monitor {
+    guards: BTreeMap<GuardId, Guarded>,
+    clusters: Vec<Arc<Cluster>>,
+    observer: Arc<Observer>,
+    keeper: Arc<Keeper>,
+    outbox: Outbox,
+    metrics: Metrics,
+    poll: Duration,
+    started_at: Timestamp,
+    status: watch::Sender<Arc<Status>>,
+    /// Flips under way.
+    flips: JoinSet<Done>,
+    /// Evidence, events: nobody waits for them.
+    errands: JoinSet<()>,
+}
+
+/// What `assemble` hands out besides the conductor.
+pub struct Parts {
+    /// The conductor.
+    pub monitor: Monitor,
+    /// Delivers messages.
+    pub outbox: OutboxTask,
+    /// What the page, the API and the command line show.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// The metrics all rooms count through.
+    pub metrics: Metrics,
+}
+
+/// Builds every room from configuration. Nothing here needs the network: what cannot be reached is a state, not an error.
+///
+/// # Errors
+/// [`MonitorError`] when the data directory is not usable or a client cannot be built.
+pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Result<Parts, MonitorError> {
+    let metrics = Metrics::new().map_err(MonitorError::Metrics)?;
+    let observer =
+        Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics.clone()).map_err(MonitorError::Observe)?;
+    let keeper = Arc::new(Keeper::open(config.data_dir.join("incidents"), metrics.clone()).map_err(MonitorError::Evidence)?);
+    let (outbox, outbox_task) = Outbox::open(config.data_dir.join("outbox"), config.chats.clone(), metrics.clone());
+    let mut clusters = BTreeMap::new();
+    for settings in &config.clusters {
+        let namespaces: BTreeSet<String> = config
+            .guards
+            .iter()
+            .filter(|spec| spec.cluster == settings.name)
+            .map(|spec| spec.namespace.clone())
+            .collect();
+        let cluster = Cluster::open(settings.clone(), namespaces, metrics.clone(), stop.child_token());
+        clusters.insert(settings.name.clone(), cluster);
+    }
+    let mut incidents = crate::evidence::list(&config.data_dir.join("incidents")).unwrap_or_default();
+    incidents.reverse();
+    let remembered: BTreeMap<GuardId, IncidentSummary> = incidents
+        .into_iter()
+        .map(|(folder, incident)| {
+            (
+                incident.case.guard.clone(),
+                show::summary(&incident, Some(folder.display().to_string())),
+            )
+        })
+        .collect();
+    let guards = config
+        .guards
+        .iter()
+        .filter_map(|spec| clusters.get(&spec.cluster).map(|cluster| (spec, cluster)))
+        .map(|(spec, cluster)| {
+            let guarded = Guarded {
+                router: router::open(spec, Arc::clone(cluster)),
+                cluster: Arc::clone(cluster),
+                engine: Engine::new(Arc::clone(spec)),
+                flipping: false,
+                episode: None,
+                decision: None,
+                view: None,
+                last_incident: remembered.get(&spec.id).cloned(),
+                events: VecDeque::new(),
+                history: BTreeMap::new(),
+                spec: Arc::clone(spec),
+            };
+            (spec.id.clone(), guarded)
+        })
+        .collect();
+    let (status, receiver) = watch::channel(Arc::new(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: now,
+        at: now,
+        poll_seconds: config.poll.as_secs_f64(),
+        guards: Vec::new(),
+        notifications_pending: 0,
+    }));
+    let monitor = Monitor {
+        guards,
+        clusters: clusters.into_values().collect(),
+        observer: Arc::new(observer),
+        keeper,
+        outbox,
+        metrics: metrics.clone(),
+        poll: config.poll,
+        started_at: now,
+        status,
+        flips: JoinSet::new(),
+        errands: JoinSet::new(),
+    };
+    Ok(Parts {
+        monitor,
+        outbox: outbox_task,
+        status: receiver,
+        metrics,
+    })
+}
+
+/// Carries out one command without a daemon: same road, same evidence, same messages.
+///
+/// # Errors
+/// [`CommandError`] as the daemon would answer it; what keeps the rooms from opening is `Failed`.
+pub async fn command(config: Config, command: Command) -> Result<CommandReply, CommandError> {
+    let stop = CancellationToken::new();
+    let parts = assemble(&config, now(), &stop).map_err(|error| CommandError::Failed(tell::chain(&error)))?;
+    let mut monitor = parts.monitor;
+    let sender = tokio::spawn(parts.outbox.run(stop.clone()));
+    first_lists(monitor.clusters.clone()).await;
+    let (reply, answer) = oneshot::channel();
+    monitor.command(Request { command, reply }, now());
+    while let Some(done) = monitor.flips.join_next().await {
+        monitor.settled(done, now());
+    }
+    let captured = async { while monitor.errands.join_next().await.is_some() {} };
+    let longest = config.guards.iter().map(|spec| spec.evidence.deadline).max().unwrap_or_default();
+    if tokio::time::timeout(longest + Duration::from_secs(5), captured).await.is_err() {
+        tracing::warn!("Evidence was cut short");
+    }
+    stop.cancel();
+    // The outbox bounds its own drain; what it could not send stays on disk.
+    let _ = tokio::time::timeout(Duration::from_secs(10), sender).await;
+    answer.await.unwrap_or(Err(CommandError::Busy))
+}
+
+#[expect(clippy::disallowed_methods, reason = "time enters the daemon here and nowhere else")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// Waits for the first lists of all clusters, bounded.
+async fn first_lists(clusters: Vec<Arc<Cluster>>) {
+    futures::future::join_all(clusters.iter().map(|cluster| cluster.synced(FIRST_LISTS))).await;
+}
+
+/// What the conductor waits for between two commands.
+enum Look {
+    /// The first lists of the watch caches.
+    Lists,
+    /// The readings of a tick.
+    Readings(Readings),
+}
+
+impl Monitor {
+    /// Looks at every guard once per poll until stopped, then finishes what is under way.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Request>, stop: CancellationToken) {
+        let lists = first_lists(self.clusters.clone());
+        let mut look: Option<BoxFuture<'static, Look>> = Some(lists.map(|()| Look::Lists).boxed());
+        let mut timer = tokio::time::interval(self.poll);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let idle = look.is_none();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(done) = self.flips.join_next() => self.settled(done, now()),
+                Some(request) = commands.recv() => self.command(request, now()),
+                Some(looked) = OptionFuture::from(look.as_mut()) => {
+                    look = None;
+                    match looked {
+                        // The first look begins at once, not a poll later.
+                        Look::Lists => timer.reset_immediately(),
+                        Look::Readings(readings) => self.judge(readings, now()),
+                    }
+                }
+                _ = timer.tick(), if idle => {
+                    let readings = self.begin(now());
+                    look = Some(readings.map(Look::Readings).boxed());
+                }
+                Some(_) = self.errands.join_next() => {}
+            }
+        }
+        self.finish().await;
+    }
+
+    /// First half of a tick: what is live, and the measurements of it, on their way.
+    fn begin(&self, now: Timestamp) -> impl Future<Output = Readings> + Send + 'static {
+        self.metrics.last_tick.set(now.as_second());
+        let views: BTreeMap<GuardId, View> = self.guards.iter().map(|(id, guard)| (id.clone(), guard.router.view())).collect();
+        let observer = Arc::clone(&self.observer);
+        let timer = self.metrics.tick_duration.start_timer();
+        async move {
+            let readings = observer.observe(&views, now).await;
+            timer.observe_duration();
+            readings
+        }
+    }
+
+    /// Second half of a tick: judge, act, show.
+    fn judge(&mut self, mut readings: Readings, now: Timestamp) {
+        let ids: Vec<GuardId> = self.guards.keys().cloned().collect();
+        for id in ids {
+            let readings = readings.remove(&id).unwrap_or_default();
+            let Some(guard) = self.guards.get_mut(&id) else { continue };
+            let seen = Observation {
+                at: now,
+                view: guard.router.view(),
+                readings,
+            };
+            let decision = guard.engine.step(&seen);
+            tracing::debug!(guard = %id, phase = decision.phase.as_str(), why = %decision.why, "Looked");
+            guard.remember(&decision, &seen);
+            show::count(&self.metrics, &id, &decision, &seen.view);
+            self.notes(&id, &decision, &seen);
+            self.act(&id, &decision, &seen);
+            if let Some(guard) = self.guards.get_mut(&id) {
+                guard.decision = Some(decision);
+                guard.view = Some(seen.view);
+            }
+        }
+        self.publish(now);
+    }
+
+    /// Carries a verdict out, once per episode.
+    fn act(&mut self, id: &GuardId, decision: &Decision, seen: &Observation) {
+        let View::Known(traffic) = &seen.view else { return };
+        let Some(guard) = self.guards.get_mut(id) else { return };
+        match &decision.verdict {
+            Verdict::Hold => {
+                // A held or still growing streak belongs to the episode; calm ends it.
+                if !matches!(decision.phase, Phase::Breaching | Phase::Blind | Phase::Blocked | Phase::Suppressed) {
+                    guard.episode = None;
+                }
+            }
+            Verdict::Rollback(case) => {
+                if guard.flipping {
+                    return;
+                }
+                let incident = guard.incident((**case).clone(), traffic.seen.clone());
+                let order = Order {
+                    incident,
+                    automatic: true,
+                    bad: true,
+                    dry_run: false,
+                    reply: None,
+                };
+                self.start(id, order);
+            }
+            Verdict::Suppressed(case, suppression) => {
+                let outcome = crate::model::IncidentOutcome::Suppressed {
+                    suppression: suppression.clone(),
+                };
+                self.refuse(id, case, traffic.seen.clone(), outcome, decision);
+            }
+            Verdict::Blocked(case, refusal) => {
+                let outcome = crate::model::IncidentOutcome::Blocked { refusal: refusal.clone() };
+                self.refuse(id, case, traffic.seen.clone(), outcome, decision);
+            }
+        }
+    }
+
+    /// Carries out a person's request.
+    fn command(&mut self, request: Request, now: Timestamp) {
+        let Request { command, reply } = request;
+        let answered = match &command {
+            Command::Rollback {
+                guard,
+                by,
+                reason,
+                dry_run,
+            } => {
+                self.manual(&guard.clone(), None, (by, reason), *dry_run, reply, now);
+                return;
+            }
+            Command::Switch {
+                guard,
+                to,
+                by,
+                reason,
+                dry_run,
+            } => {
+                self.manual(&guard.clone(), Some(to.clone()), (by, reason), *dry_run, reply, now);
+                return;
+            }
+            Command::Pause { guard, by, reason } => {
+                let pause = crate::model::Pause {
+                    by: by.clone(),
+                    at: now,
+                    reason: reason.clone(),
+                };
+                self.pause(guard, Some(pause), reply)
+            }
+            Command::Resume { guard, .. } => self.pause(guard, None, reply),
+        };
+        if let Some((reply, error)) = answered {
+            // A caller that went away is no concern of ours.
+            let _ = reply.send(Err(error));
+        }
+    }
+
+    /// Lets flips in progress finish and evidence write what it can; the rest is resumed at the next start.
+    async fn finish(&mut self) {
+        let flips = async {
+            while let Some(done) = self.flips.join_next().await {
+                self.settled(done, now());
+            }
+        };
+        if tokio::time::timeout(FLIPS_FINISH, flips).await.is_err() {
+            tracing::error!("A flip was still unanswered when the daemon had to stop: look at the Service");
+        }
+        let errands = async { while self.errands.join_next().await.is_some() {} };
+        if tokio::time::timeout(ERRANDS_FINISH, errands).await.is_err() {
+            tracing::warn!(count = self.errands.len(), "Evidence is finished at the next start");
+        }
+    }
+
+    /// Shows the present state on the page, the API and the command line.
+    fn publish(&mut self, now: Timestamp) {
+        let guards = self.guards.values().map(|guard| guard.status(now)).collect();
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            at: now,
+            poll_seconds: self.poll.as_secs_f64(),
+            guards,
+            notifications_pending: self.outbox.pending(),
+        };
+        self.status.send_replace(Arc::new(status));
+    }
+}

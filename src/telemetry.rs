@@ -84,7 +84,12 @@ mod tests {
 
     #[test]
     fn the_default_filter_and_usual_ones_are_understood() {
-        for good in [LogSettings::default().filter.as_str(), "warn", "info,flipback=debug,kube=off", "flipback::monitor=trace"] {
+        for good in [
+            LogSettings::default().filter.as_str(),
+            "warn",
+            "info,flipback=debug,kube=off",
+            "flipback::monitor=trace",
+        ] {
             assert!(filter(good).is_ok(), "{good}");
         }
     }

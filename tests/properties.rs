@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use flipback::{
     decide::Engine,
     model::{
-        Absence, Action, Case, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec,
-        LatencyRule, Ledger, Mode, Observation, Outcome, Path, Policy, Reading, Release, RouteSpec, RuleKind, RuleName, RuleSpec, Seen,
-        ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
+        Absence, Action, Case, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId,
+        GuardSpec, LatencyRule, Ledger, Mode, Observation, Outcome, Path, Policy, Reading, Release, RouteSpec, RuleKind, RuleName,
+        RuleSpec, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -105,7 +105,10 @@ fn traffic(ready: (u32, u32)) -> Traffic {
     Traffic {
         active: color("green"),
         standby: color("blue"),
-        sides: BTreeMap::from([(color("green"), side(ready.0, Some("v2"))), (color("blue"), side(ready.1, Some("v1")))]),
+        sides: BTreeMap::from([
+            (color("green"), side(ready.0, Some("v2"))),
+            (color("blue"), side(ready.1, Some("v1"))),
+        ]),
         seen: Seen::default(),
         ledger: Ledger::default(),
         paused: None,
@@ -115,7 +118,10 @@ fn traffic(ready: (u32, u32)) -> Traffic {
 }
 
 fn look(t: i64, traffic: &Traffic, readings: &[(&RuleSpec, Reading)]) -> Observation {
-    let of_green = readings.iter().map(|(rule, reading)| (rule.name.clone(), reading.clone())).collect();
+    let of_green = readings
+        .iter()
+        .map(|(rule, reading)| (rule.name.clone(), reading.clone()))
+        .collect();
     Observation {
         at: at(t),
         view: View::Known(Box::new(traffic.clone())),
@@ -221,11 +227,16 @@ fn judged(seen: &[Observation]) -> Vec<Decision> {
 /// When the first rollback was decided, and by which path.
 fn fired(seen: &[Observation], decisions: &[Decision]) -> Option<(Timestamp, Path)> {
     let pairs = seen.iter().zip(decisions);
-    pairs.filter_map(|(seen, decision)| rollback(decision).map(|case| (seen.at, path(case)))).next()
+    pairs
+        .filter_map(|(seen, decision)| rollback(decision).map(|case| (seen.at, path(case))))
+        .next()
 }
 
 fn breaches(decisions: &[Decision]) -> usize {
-    decisions.iter().filter(|decision| decision.rules[0].outcome == Outcome::Breach).count()
+    decisions
+        .iter()
+        .filter(|decision| decision.rules[0].outcome == Outcome::Breach)
+        .count()
 }
 
 // === the properties ===

@@ -1,1 +1,2 @@
-//! (stub)
+//! The command line.
+pub mod run;

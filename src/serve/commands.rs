@@ -46,7 +46,9 @@ pub(super) async fn post(State(shared): State<Shared>, request: HttpRequest<Body
 async fn carry(shared: &Shared, request: HttpRequest<Body>) -> Result<CommandReply, Response> {
     let (head, body) = request.into_parts();
     own_host(&head.headers).map_err(IntoResponse::into_response)?;
-    entitled(&head.headers, shared.token.as_ref()).await.map_err(IntoResponse::into_response)?;
+    entitled(&head.headers, shared.token.as_ref())
+        .await
+        .map_err(IntoResponse::into_response)?;
     let command = read(&head.headers, body).await.map_err(IntoResponse::into_response)?;
     info!(guard = %command.guard(), ?command, "Command received");
     let (reply, answer) = oneshot::channel();
@@ -121,7 +123,10 @@ async fn entitled(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Pro
     let expected = match tokio::task::spawn_blocking(move || token.read()).await {
         Ok(Ok(expected)) => expected,
         Ok(Err(error)) => {
-            error!(error = &error as &dyn std::error::Error, "The token for commands cannot be read; no command can be taken");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "The token for commands cannot be read; no command can be taken"
+            );
             return Err(token_unreadable());
         }
         Err(error) => {
@@ -166,7 +171,10 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Command, Problem> {
         error: "bad_request",
         message,
     };
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         return Err(bad(
@@ -218,10 +226,25 @@ mod tests {
 
     #[test]
     fn names_a_foreign_site_could_have_are_not_ours() {
-        for own in ["127.0.0.1:9900", "[::1]:9900", "localhost:9900", "10.2.3.4", "flipback", "flipback.ops.svc:80", "f.ops.svc.cluster.local"] {
+        for own in [
+            "127.0.0.1:9900",
+            "[::1]:9900",
+            "localhost:9900",
+            "10.2.3.4",
+            "flipback",
+            "flipback.ops.svc:80",
+            "f.ops.svc.cluster.local",
+        ] {
             assert!(is_own_name(host_name(own)), "{own}");
         }
-        for foreign in ["evil.example:9900", "127.0.0.1.evil.example", "svc.evil.example", "", "flipback.svc.example", "localhost.evil.example"] {
+        for foreign in [
+            "evil.example:9900",
+            "127.0.0.1.evil.example",
+            "svc.evil.example",
+            "",
+            "flipback.svc.example",
+            "localhost.evil.example",
+        ] {
             assert!(!is_own_name(host_name(foreign)), "{foreign}");
         }
     }

@@ -154,7 +154,9 @@ impl Server {
         let heart = health.follow(self.status);
         let accept = async {
             loop {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                    break;
+                };
                 match self.listener.accept().await {
                     Ok((stream, peer)) => {
                         let (app, stop, abort) = (app.clone(), stop.clone(), abort.clone());

@@ -125,7 +125,10 @@ async fn healthz(State(shared): State<Shared>) -> Response {
         Some(silent) => typed(
             StatusCode::SERVICE_UNAVAILABLE,
             TEXT,
-            format!("the monitor has not looked at anything for {} s; restart the daemon\n", silent.as_secs()),
+            format!(
+                "the monitor has not looked at anything for {} s; restart the daemon\n",
+                silent.as_secs()
+            ),
         ),
     }
 }
@@ -134,7 +137,11 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     if health::ready(&shared.status.borrow()) {
         typed(StatusCode::OK, TEXT, "ok\n")
     } else {
-        typed(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the first look at the guards is not done yet\n")
+        typed(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "the first look at the guards is not done yet\n",
+        )
     }
 }
 
@@ -152,7 +159,14 @@ async fn feed(State(shared): State<Shared>) -> Response {
 
 async fn events(State(shared): State<Shared>) -> Response {
     match shared.feed.follow() {
-        Some(stream) => ([(header::CONTENT_TYPE, EVENT_STREAM), (HeaderName::from_static("x-accel-buffering"), "no")], stream).into_response(),
+        Some(stream) => (
+            [
+                (header::CONTENT_TYPE, EVENT_STREAM),
+                (HeaderName::from_static("x-accel-buffering"), "no"),
+            ],
+            stream,
+        )
+            .into_response(),
         None => Problem {
             status: StatusCode::SERVICE_UNAVAILABLE,
             error: "too_many_pages",
@@ -223,5 +237,9 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
 
 fn broken(what: &'static str, failed: &(dyn std::error::Error + 'static)) -> Response {
     error!(what, error = failed, "Failed to encode an answer");
-    typed(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "failed to encode the answer; the daemon's log says why\n")
+    typed(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        TEXT,
+        "failed to encode the answer; the daemon's log says why\n",
+    )
 }

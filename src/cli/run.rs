@@ -1,0 +1,132 @@
+//! `flipback run`: the daemon, and the same daemon for whoever embeds it (the demo, the tests).
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    model::Status,
+    monitor::{self, COMMANDS_MAX, MonitorError},
+    serve::{self, ServeError},
+};
+
+/// Why the daemon could not start. Nothing of the network is among it: what cannot be reached is a state, told and retried.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A room could not be opened.
+    #[error("failed to assemble the daemon")]
+    Assemble(#[source] MonitorError),
+    /// The address could not be bound.
+    #[error("failed to open the status server")]
+    Serve(#[source] ServeError),
+}
+
+/// A daemon at work.
+pub struct Running {
+    /// What the page, the API and the command line show.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits until the daemon has ended after its stop was asked for.
+    pub async fn finished(self) {
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "The daemon ended abnormally");
+        }
+    }
+}
+
+/// Starts the daemon; it works until `stop` is cancelled and then ends within 5 s.
+///
+/// # Errors
+/// [`StartError`] when the data directory or the address cannot be used.
+#[expect(clippy::disallowed_methods, reason = "an edge: the start is stamped once")]
+pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, StartError> {
+    let parts = monitor::assemble(&config, jiff::Timestamp::now(), &stop).map_err(StartError::Assemble)?;
+    let (commands, requests) = mpsc::channel(COMMANDS_MAX);
+    let server = serve::bind(config.serve.clone(), parts.status.clone(), commands, parts.metrics)
+        .await
+        .map_err(StartError::Serve)?;
+    let address = server.local_addr();
+    tracing::info!(%address, guards = config.guards.len(), poll_seconds = config.poll.as_secs_f64(), "Watching");
+    // Messages and the page outlive the conductor: what it says last must still be heard.
+    let (last, serving) = (CancellationToken::new(), CancellationToken::new());
+    let outbox = tokio::spawn(parts.outbox.run(last.clone()));
+    let page = tokio::spawn(server.run(serving.clone()));
+    let task = tokio::spawn(async move {
+        parts.monitor.run(requests, stop).await;
+        last.cancel();
+        let _ = outbox.await;
+        serving.cancel();
+        let _ = page.await;
+        tracing::info!("Stopped");
+    });
+    Ok(Running {
+        status: parts.status,
+        address,
+        task,
+    })
+}
+
+/// Tells systemd that the daemon is ready, and then that it is alive, for as long as the conductor looks at its guards.
+///
+/// Outside systemd this does nothing. The watchdog is fed by new statuses only: a conductor that hangs is restarted.
+pub async fn tell_systemd(mut status: watch::Receiver<Arc<Status>>, stop: CancellationToken) {
+    let notify = |state: &[sd_notify::NotifyState<'_>]| {
+        if let Err(error) = sd_notify::notify(state) {
+            tracing::warn!(%error, "Failed to notify systemd");
+        }
+    };
+    let mut ready = false;
+    while let Some(Ok(())) = stop.run_until_cancelled(status.changed()).await {
+        let now = status.borrow_and_update().clone();
+        let line = format!("Watching {} guards", now.guards.len());
+        if !ready {
+            notify(&[sd_notify::NotifyState::Ready]);
+            ready = true;
+        }
+        notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&line)]);
+    }
+    notify(&[sd_notify::NotifyState::Stopping]);
+}
+
+/// SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// `flipback run`: works until a signal, ends within 5 s of it.
+///
+/// # Errors
+/// [`StartError`]; a second reason to end does not exist.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let stop = CancellationToken::new();
+    let running = start(config, stop.clone()).await?;
+    let systemd = tokio::spawn(tell_systemd(running.status.clone(), stop.clone()));
+    if let Err(error) = stop_signal().await {
+        tracing::error!(%error, "Failed to listen for signals: only SIGKILL will end this process");
+        std::future::pending::<()>().await;
+    }
+    tracing::info!("Stopping");
+    stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(1), systemd).await;
+    running.finished().await;
+    Ok(())
+}

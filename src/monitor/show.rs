@@ -1,0 +1,234 @@
+//! From state to what is shown: status and metrics. Pure but for the gauges it sets.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{EVENTS_MAX, Guarded, HISTORY_MAX};
+use crate::{
+    decide,
+    metrics::Metrics,
+    model::{
+        Color, ColorStatus, Decision, GuardId, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Observation, Outcome, Phase,
+        RuleState, RuleStatus, View, status::EventLine,
+    },
+};
+
+/// Points of one metric range in the evidence; enough for a plot, far below Prometheus' own limit of 11,000.
+const RANGE_POINTS: u64 = 400;
+
+/// `later - earlier`, zero when the clock went backwards.
+pub(super) fn since(later: Timestamp, earlier: Timestamp) -> Duration {
+    later.duration_since(earlier).try_into().unwrap_or_default()
+}
+
+/// The step of a metric range: as fine as [`RANGE_POINTS`] allow, whole seconds, at least one.
+pub(super) fn step(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_secs((since(to, from).as_secs() / RANGE_POINTS).max(1))
+}
+
+/// The text with a capital first letter.
+pub(super) fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
+}
+
+/// The outcome's word in metrics, the API and the page.
+pub(super) fn result(outcome: &IncidentOutcome) -> &'static str {
+    match outcome {
+        IncidentOutcome::Decided => "decided",
+        IncidentOutcome::RolledBack { .. } => "rolled_back",
+        IncidentOutcome::Withheld => "withheld",
+        IncidentOutcome::DryRun => "dry_run",
+        IncidentOutcome::Failed { .. } => "failed",
+        IncidentOutcome::Blocked { .. } => "blocked",
+        IncidentOutcome::Suppressed { .. } => "suppressed",
+    }
+}
+
+/// An incident in short.
+pub(super) fn summary(incident: &Incident, evidence: Option<String>) -> IncidentSummary {
+    let case = &incident.case;
+    let took_ms = match &incident.outcome {
+        IncidentOutcome::RolledBack { took_ms, .. } => Some(*took_ms),
+        _ => None,
+    };
+    IncidentSummary {
+        id: incident.id.clone(),
+        at: case.at,
+        from: case.from.clone(),
+        to: case.to.clone(),
+        result: result(&incident.outcome).to_owned(),
+        trigger: case.trigger.to_string(),
+        why: case.why.clone(),
+        took_ms,
+        evidence,
+    }
+}
+
+impl Guarded {
+    /// Adds a line to what happened lately.
+    pub(super) fn note(&mut self, at: Timestamp, what: String) {
+        self.events.push_front(EventLine { at, what });
+        self.events.truncate(EVENTS_MAX);
+    }
+
+    /// Whether our newest incident moved traffic to this color.
+    pub(super) fn moved_to(&self, color: &Color) -> bool {
+        self.last_incident
+            .as_ref()
+            .is_some_and(|incident| incident.result == "rolled_back" && incident.to == *color)
+    }
+
+    /// Keeps what the page's sparklines show.
+    pub(super) fn remember(&mut self, decision: &Decision, _seen: &Observation) {
+        for rule in &decision.rules {
+            let judged = matches!(rule.outcome, Outcome::Breach | Outcome::Pass);
+            if let Some(value) = rule.value.filter(|value| judged && value.is_finite()) {
+                let history = self.history.entry(rule.rule.clone()).or_default();
+                history.push_back(value);
+                if history.len() > HISTORY_MAX {
+                    history.pop_front();
+                }
+            }
+        }
+    }
+
+    /// The guard as shown.
+    pub(super) fn status(&self, now: Timestamp) -> GuardStatus {
+        let spec = &self.spec;
+        let traffic = match &self.view {
+            Some(View::Known(traffic)) => Some(&**traffic),
+            _ => None,
+        };
+        let ledger = traffic.map(|traffic| traffic.ledger.clone()).unwrap_or_default();
+        let side = |color: &Color| traffic.and_then(|traffic| traffic.sides.get(color).cloned()).unwrap_or_default();
+        let colors = spec
+            .colors
+            .keys()
+            .map(|color| {
+                let side = side(color);
+                let known_bad = side.release.as_ref().is_some_and(|release| ledger.is_bad(&release.id));
+                ColorStatus {
+                    color: color.clone(),
+                    ready: side.ready,
+                    desired: side.desired,
+                    release: side.release,
+                    known_bad,
+                }
+            })
+            .collect();
+        let (phase, why) = match &self.decision {
+            Some(decision) => (decision.phase, decision.why.clone()),
+            None => (Phase::Starting, "no look yet".to_owned()),
+        };
+        GuardStatus {
+            guard: spec.id.clone(),
+            mode: spec.mode,
+            object: spec.route.object(),
+            phase,
+            why,
+            active: traffic.map(|traffic| traffic.active.clone()),
+            standby: traffic.map(|traffic| traffic.standby.clone()),
+            colors,
+            rules: self
+                .decision
+                .iter()
+                .flat_map(|decision| &decision.rules)
+                .map(|rule| self.rule(rule))
+                .collect(),
+            switched_at: traffic.and_then(|traffic| traffic.switched_at),
+            watch_until: self.engine.watch_until().filter(|until| *until > now),
+            cooldown_until: decide::cooldown_until(&ledger, &spec.policy).filter(|until| *until > now),
+            paused_by: traffic.and_then(|traffic| traffic.paused.as_ref()).map(|pause| pause.by.clone()),
+            last_incident: self.last_incident.clone(),
+            events: self.events.iter().cloned().collect(),
+        }
+    }
+
+    fn rule(&self, rule: &RuleState) -> RuleStatus {
+        RuleStatus {
+            rule: rule.rule.clone(),
+            kind: rule.kind.clone(),
+            outcome: rule.outcome.word().to_owned(),
+            streak: rule.streak,
+            of: rule.of,
+            value: rule.value,
+            threshold: rule.threshold,
+            bad: rule.bad,
+            total: rule.total,
+            why: rule.why.clone(),
+            sample_at: rule.sample_at,
+            history: self
+                .history
+                .get(&rule.rule)
+                .map(|values| values.iter().copied().collect())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Counts one look at a guard.
+pub(super) fn count(metrics: &Metrics, id: &GuardId, decision: &Decision, view: &View) {
+    let id = id.as_str();
+    for phase in Phase::ALL {
+        metrics
+            .guard_phase
+            .with_label_values(&[id, phase.as_str()])
+            .set(i64::from(phase == decision.phase));
+    }
+    metrics
+        .blind
+        .with_label_values(&[id])
+        .set(i64::from(decision.phase == Phase::Blind));
+    for rule in &decision.rules {
+        let labels = [id, rule.rule.as_str()];
+        metrics
+            .rule_outcomes
+            .with_label_values(&[id, rule.rule.as_str(), rule.outcome.word()])
+            .inc();
+        metrics.rule_streak.with_label_values(&labels).set(i64::from(rule.streak));
+        metrics.rule_threshold.with_label_values(&labels).set(rule.threshold);
+        if let Some(value) = rule.value {
+            metrics.rule_value.with_label_values(&labels).set(value);
+        }
+    }
+    if let View::Known(traffic) = view {
+        for (color, side) in &traffic.sides {
+            metrics
+                .active_color
+                .with_label_values(&[id, color.as_str()])
+                .set(i64::from(*color == traffic.active));
+            metrics
+                .ready_endpoints
+                .with_label_values(&[id, color.as_str()])
+                .set(i64::from(side.ready));
+        }
+        metrics
+            .standby_ready
+            .with_label_values(&[id])
+            .set(i64::from(traffic.standby_side().ready > 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_went_backwards_is_no_negative_time() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        assert_eq!(since(at(10), at(20)), Duration::ZERO);
+        assert_eq!(since(at(20), at(10)), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_range_is_never_finer_than_a_second_nor_longer_than_its_points() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        assert_eq!(step(at(0), at(30)), Duration::from_secs(1));
+        assert_eq!(step(at(0), at(2410)), Duration::from_secs(6));
+    }
+}

@@ -1,0 +1,263 @@
+//! From what happened to what is said. Words only; who hears them is the outbox's business.
+
+use std::error::Error;
+
+use jiff::Timestamp;
+
+use super::{Monitor, show};
+use crate::{
+    evidence::Keeper,
+    model::{
+        Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Note, Observation, TimelineEntry, Topic, View,
+        traffic::Traffic,
+    },
+    router::{RouterError, Verified},
+};
+
+/// An error and its causes in one line: `failed to patch Service "shop/web": connection refused`.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries repeat their source in their own words.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// `<guard>_<UTC timestamp>` with milliseconds, so that two incidents never share a folder.
+pub(super) fn incident_id(guard: &GuardId, at: Timestamp) -> String {
+    format!("{}_{}", guard.file_name(), at.strftime("%Y%m%dT%H%M%S.%3fZ"))
+}
+
+/// The message of an incident.
+pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
+    let case = &incident.case;
+    let why = match &incident.outcome {
+        IncidentOutcome::Failed { error } => format!("{}. {error}", case.why),
+        IncidentOutcome::Blocked { refusal } => format!("{}, but {refusal}", case.why),
+        IncidentOutcome::Suppressed { suppression } => format!("{}, but {suppression}", case.why),
+        IncidentOutcome::RolledBack { .. } if topic == Topic::RollbackFailed => {
+            let last = incident.timeline.last().map(|entry| entry.what.as_str()).unwrap_or_default();
+            format!("{}. {last}", case.why)
+        }
+        _ => case.why.clone(),
+    };
+    let took_ms = match &incident.outcome {
+        IncidentOutcome::RolledBack { took_ms, .. } => Some(*took_ms),
+        _ => None,
+    };
+    let at = incident.timeline.last().map_or(case.at, |entry| entry.at);
+    // At the moment of the decision nothing has been written yet; everything later names the folder.
+    let evidence = (topic != Topic::RollbackInitiated).then(|| keeper.folder(&incident.id).display().to_string());
+    Announcement {
+        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
+        guard: case.guard.clone(),
+        at,
+        topic,
+        why,
+        namespace: incident.namespace.clone(),
+        object: incident.object.clone(),
+        from: Some(case.from.clone()),
+        to: Some(case.to.clone()),
+        from_release: case.from_release.clone(),
+        to_release: case.to_release.clone(),
+        trigger: Some(case.trigger.to_string()),
+        incident: Some(incident.id.clone()),
+        evidence,
+        took_ms,
+        chats: spec.chats.clone(),
+    }
+}
+
+/// The message of something that is no incident.
+fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic, why: String) -> Announcement {
+    Announcement {
+        id: format!("{}.{}.{}", spec.id.file_name(), topic.as_str(), at.as_millisecond()),
+        guard: spec.id.clone(),
+        at,
+        topic,
+        why,
+        namespace: spec.namespace.clone(),
+        object: spec.route.object(),
+        from: traffic.map(|traffic| traffic.active.clone()),
+        to: traffic.map(|traffic| traffic.standby.clone()),
+        from_release: traffic.and_then(|traffic| traffic.active_side().release),
+        to_release: traffic.and_then(|traffic| traffic.standby_side().release),
+        trigger: None,
+        incident: None,
+        evidence: None,
+        took_ms: None,
+        chats: spec.chats.clone(),
+    }
+}
+
+/// One line for the page and the Kubernetes Event.
+pub(super) fn line(topic: Topic, incident: &Incident) -> String {
+    let case = &incident.case;
+    let (from, to) = (&case.from, &case.to);
+    match (&incident.outcome, topic) {
+        (IncidentOutcome::RolledBack { took_ms, .. }, Topic::Switched) => {
+            format!("Switched from {from} to {to} in {took_ms:.1} ms: {}", case.why)
+        }
+        (IncidentOutcome::RolledBack { took_ms, .. }, _) => format!("Rolled back from {from} to {to} in {took_ms:.1} ms: {}", case.why),
+        (IncidentOutcome::Withheld, _) => format!("Would have rolled back from {from} to {to} (monitor only): {}", case.why),
+        (IncidentOutcome::Failed { error }, _) => format!("Failed to roll back from {from} to {to}: {error}"),
+        (IncidentOutcome::Blocked { refusal }, _) => format!("Not rolled back from {from}: {refusal}. {}", case.why),
+        (IncidentOutcome::Suppressed { suppression }, _) => format!("Not rolled back from {from}: {suppression}. {}", case.why),
+        (IncidentOutcome::Decided | IncidentOutcome::DryRun, _) => format!("Decided to roll back from {from} to {to}: {}", case.why),
+    }
+}
+
+/// The Kubernetes Event's reason.
+pub(super) fn reason(topic: Topic) -> &'static str {
+    match topic {
+        Topic::RollbackCompleted => "RolledBack",
+        Topic::RollbackFailed => "RollbackFailed",
+        Topic::RollbackBlocked => "RollbackBlocked",
+        Topic::RollbackSuppressed => "RollbackSuppressed",
+        Topic::Switched => "Switched",
+        _ => "RollbackDecided",
+    }
+}
+
+/// What a look after the flip found, and whether traffic has arrived.
+pub(super) fn verified(at: Timestamp, verified: Result<Verified, RouterError>) -> (TimelineEntry, bool) {
+    let (what, arrived) = match verified {
+        Ok(Verified {
+            problem: None,
+            ready,
+            took,
+        }) => {
+            let took_ms = took.as_secs_f64() * 1000.0;
+            (
+                format!("Verified after {took_ms:.0} ms: the Service's endpoints follow, {ready} are Ready"),
+                true,
+            )
+        }
+        Ok(Verified {
+            problem: Some(problem), ..
+        }) => (format!("The patch was accepted, but {problem}"), false),
+        Err(error) => (
+            format!("The patch was accepted, but could not be verified: {}", chain(&error)),
+            false,
+        ),
+    };
+    (TimelineEntry { at, what }, arrived)
+}
+
+/// An unknown selector value, with what would be understood.
+pub(super) fn unknown_color(found: Option<&str>, known: &[String]) -> String {
+    let known = known.join(", ");
+    match found {
+        Some(found) => format!("the selector says {found:?}, which is none of this guard's colors ({known}): nothing is done until it is"),
+        None => format!("the selector has no such key; expected one of {known}: check `selector_key`"),
+    }
+}
+
+/// What a note says, and to whom: `None` means to the page and the log only.
+fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, String) {
+    match note {
+        Note::Switched { undone: true, to, by, .. } => {
+            let by = by.as_deref().unwrap_or("somebody");
+            (
+                Some(Topic::FlippedBack),
+                format!("{by} moved traffic back to {to}, which flipback had rolled back from; it is not flipped away again automatically"),
+            )
+        }
+        Note::Switched { from, to, by, .. } => {
+            let by = by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+            let from = from
+                .as_ref()
+                .filter(|from| *from != to)
+                .map(|from| format!(" from {from}"))
+                .unwrap_or_default();
+            (Some(Topic::Switched), format!("{to} is live{from}, switched{by}; watching it"))
+        }
+        Note::Expired { rule, streak } => (None, format!("The streak of {streak} of {rule} expired without a new breach")),
+        Note::Blind { since, why } => (
+            Some(Topic::Blind),
+            format!(
+                "no usable data since {}: {why}; nothing is flipped meanwhile",
+                since.strftime("%H:%M:%S UTC")
+            ),
+        ),
+        Note::Sighted { after_seconds } => (Some(Topic::Sighted), format!("usable data again after {after_seconds} s")),
+        Note::Recovered => (Some(Topic::Recovered), recovered(traffic)),
+        Note::DidNotHelp { why } => (
+            Some(Topic::DidNotHelp),
+            format!("the restored color is over its threshold too: {why}"),
+        ),
+        Note::Degraded { why, .. } => (Some(Topic::Degraded), why.clone()),
+        Note::Alert { why, .. } => (Some(Topic::Alert), why.clone()),
+        Note::Disarmed { flips } => (
+            Some(Topic::Disarmed),
+            format!("{flips} automatic flips in 24 h: this guard flips no more until a person looks at it"),
+        ),
+        Note::WatchEnded => (None, "The watch after the switch has ended".to_owned()),
+        Note::UnknownColor { found, known } => (Some(Topic::UnknownColor), unknown_color(found.as_deref(), known)),
+        Note::Unreadable { why } => (Some(Topic::Unreadable), why.clone()),
+        Note::Readable => (None, "The route can be read again".to_owned()),
+        Note::PauseChanged { by: Some(by) } => (
+            Some(Topic::Paused),
+            format!("paused by {by}: nothing is flipped until it is resumed"),
+        ),
+        Note::PauseChanged { by: None } => (Some(Topic::Resumed), "resumed".to_owned()),
+    }
+}
+
+fn recovered(traffic: Option<&Traffic>) -> String {
+    match traffic {
+        Some(traffic) => format!(
+            "{} serves well after the rollback, with {} Ready endpoints",
+            traffic.active,
+            traffic.active_side().ready
+        ),
+        None => "the restored color serves well".to_owned(),
+    }
+}
+
+impl Monitor {
+    /// Tells what happened since the last look.
+    pub(super) fn notes(&mut self, id: &GuardId, decision: &Decision, seen: &Observation) {
+        let traffic = match &seen.view {
+            View::Known(traffic) => Some(&**traffic),
+            View::UnknownColor { .. } | View::Unreadable(_) => None,
+        };
+        for happened in &decision.notes {
+            let (topic, text) = words(happened, traffic);
+            let Some(guard) = self.guards.get_mut(id) else { return };
+            guard.note(seen.at, show::sentence(&text));
+            if matches!(happened, Note::Switched { .. }) {
+                self.metrics.switches.with_label_values(&[id.as_str()]).inc();
+            }
+            // Our own flip comes back as a switch; its message has been sent.
+            let own = matches!(happened, Note::Switched { undone: false, to, .. } if guard.moved_to(to));
+            let ours = guard.last_incident.as_ref().map(|incident| incident.id.clone());
+            let level = topic.map(Topic::severity);
+            tracing::info!(guard = %id, severity = ?level, "{}", show::sentence(&text));
+            let Some(topic) = topic.filter(|_| !own) else { continue };
+            let mut message = note(&guard.spec, traffic, seen.at, topic, text.clone());
+            if matches!(topic, Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack) {
+                message.incident.clone_from(&ours);
+                if let Some(incident) = ours {
+                    message.evidence = Some(self.keeper.folder(&incident).display().to_string());
+                    self.amend(
+                        incident,
+                        TimelineEntry {
+                            at: seen.at,
+                            what: show::sentence(&text),
+                        },
+                    );
+                }
+            }
+            self.outbox.push(message);
+        }
+    }
+}
