@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{ERRANDS_MAX, Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
 use crate::{
-    evidence::Sources,
+    evidence::{self, Sources},
     model::{
         Case, Color, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Observation, Pause, Seen,
         TimelineEntry, Topic, Trigger, View, incident::INCIDENT_SCHEMA,
@@ -57,7 +57,7 @@ impl Guarded {
         Incident {
             schema: INCIDENT_SCHEMA,
             flipback: env!("CARGO_PKG_VERSION").to_owned(),
-            id: tell::incident_id(&case.guard, at),
+            id: evidence::incident_id(&case.guard, at),
             mode: self.spec.mode,
             object: self.spec.route.object(),
             namespace: self.spec.namespace.clone(),
@@ -324,11 +324,9 @@ impl Monitor {
         let guard = self.guards.get(id)?;
         let (keeper, observer, spec) = (Arc::clone(&self.keeper), Arc::clone(&self.observer), Arc::clone(&guard.spec));
         let client = guard.cluster.reads().map_err(|error| tell::chain(&error));
-        let (id, after) = (id.clone(), spec.evidence.after);
+        let id = id.clone();
         let ranges = Box::new(move |from: Timestamp, to: Timestamp| {
             async move {
-                // The range reaches beyond the decision: its end has to come first.
-                tokio::time::sleep(after).await;
                 let step = show::step(from, to);
                 observer.range(&id, from, to, step).await.map_err(|error| tell::chain(&error))
             }

@@ -31,11 +31,6 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// `<guard>_<UTC timestamp>` with milliseconds, so that two incidents never share a folder.
-pub(super) fn incident_id(guard: &GuardId, at: Timestamp) -> String {
-    format!("{}_{}", guard.file_name(), at.strftime("%Y%m%dT%H%M%S.%3fZ"))
-}
-
 /// The message of an incident.
 pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
     let case = &incident.case;
