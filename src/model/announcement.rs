@@ -96,7 +96,7 @@ pub enum Severity {
     Info,
     /// Degraded; healing or being dealt with.
     Warning,
-    /// A human must act, or traffic was moved.
+    /// A human must act, or a release has just failed.
     Critical,
 }
 

@@ -232,7 +232,7 @@ pub struct EndpointsRule {
 
 /// When a judgement becomes a flip. Field names are the knobs of the trace format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Policy {
     /// Time between two looks.
     #[serde(with = "humantime_serde")]
