@@ -72,19 +72,10 @@ pub enum ClusterError {
 }
 
 /// Whether there are clients.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Link {
     Down(Trouble),
     Up(Arc<Clients>),
-}
-
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Down(trouble) => f.debug_tuple("Down").field(trouble).finish(),
-            Self::Up(clients) => f.debug_tuple("Up").field(&clients.server).finish(),
-        }
-    }
 }
 
 // === impl Cluster ===

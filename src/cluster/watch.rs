@@ -268,10 +268,8 @@ mod tests {
     fn the_backoff_is_capped_and_never_ends() {
         let waits: Vec<_> = backoff().take(50).collect();
         assert_eq!(waits.len(), 50);
-        assert!(
-            waits.iter().all(|wait| *wait >= BACKOFF_MIN && *wait <= 2 * BACKOFF_MAX),
-            "{waits:?}"
-        );
+        let within = Duration::from_millis(100)..=Duration::from_secs(2);
+        assert!(waits.iter().all(|wait| within.contains(wait)), "{waits:?}");
     }
 
     #[test]
