@@ -15,6 +15,7 @@ use flipback::{
 };
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
 
 const POLL: i64 = 5;
 const START: i64 = 1_780_000_000;
@@ -662,5 +663,70 @@ proptest! {
         left.sort();
         left.dedup();
         prop_assert_eq!(left.len(), flips, "{:?}", world.flips);
+    }
+}
+
+// === P14: a seeded Monte Carlo gate ===
+
+/// One service under random traffic: `rate` requests per second, of which a share fails as `share(t)` says.
+/// Gives the seconds until the first rollback.
+fn simulate(seed: u64, rate: f64, seconds: i64, share: impl Fn(i64) -> f64) -> Option<i64> {
+    let mut chance = rand::rngs::SmallRng::seed_from_u64(seed);
+    let (rule, ready) = (error_rate(), traffic((3, 3)));
+    let mut judge = engine(vec![rule.clone()], Policy::default());
+    let mut counted = (0.0, 0.0);
+    for t in 0..seconds {
+        // Requests arrive one by one up to a rate, in Gaussian numbers beyond it: sums of many are no different.
+        let requests = arrivals(&mut chance, rate);
+        counted = (counted.0 + requests, counted.1 + failures(&mut chance, requests, share(t)));
+        if t % POLL == 0 {
+            let decision = judge.step(&look(t, &ready, &[(&rule, counters(t, &[counted]))]));
+            if rollback(&decision).is_some() {
+                return Some(t);
+            }
+        }
+    }
+    None
+}
+
+fn gaussian(chance: &mut impl Rng) -> f64 {
+    (0..12).map(|_| chance.random::<f64>()).sum::<f64>() - 6.0
+}
+
+fn arrivals(chance: &mut impl Rng, rate: f64) -> f64 {
+    if rate > 30.0 {
+        return (rate + gaussian(chance) * rate.sqrt()).round().max(0.0);
+    }
+    (0..100).map(|_| f64::from(u8::from(chance.random_bool(rate / 100.0)))).sum()
+}
+
+fn failures(chance: &mut impl Rng, requests: f64, share: f64) -> f64 {
+    let spread = (requests * share * (1.0 - share)).sqrt();
+    if requests * share > 30.0 {
+        return (requests * share + gaussian(chance) * spread).round().clamp(0.0, requests);
+    }
+    (0..requests as u32).map(|_| f64::from(u8::from(chance.random_bool(share)))).sum()
+}
+
+#[test]
+fn p14_clean_running_and_a_single_blip_never_roll_back() {
+    for rate in [1.0, 10.0, 100.0, 1000.0] {
+        for seed in 0..8 {
+            assert_eq!(simulate(seed, rate, 1800, |_| 0.005), None, "clean, {rate}/s, seed {seed}");
+            for (blip, begins) in [(0.2, 0), (1.0, 0), (0.2, 303), (1.0, 303)] {
+                let share = |t| if (begins..begins + 5).contains(&t) { blip } else { 0.002 };
+                assert_eq!(simulate(seed, rate, 700, share), None, "{blip} at {begins}, {rate}/s, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn p14_a_bad_release_is_found_in_time() {
+    // Scraped and polled every 5 s, the law's own figure is 10-15 s; its gate allows 10 s more.
+    for share in [0.1, 1.0] {
+        let mut times: Vec<i64> = (0..100).map(|seed| simulate(seed, 100.0, 300, |_| share).expect("found")).collect();
+        times.sort_unstable();
+        assert!(times[94] <= 25, "{share}: {times:?}");
     }
 }

@@ -84,10 +84,7 @@ impl Engine {
             let Some(found) = judge.confirmed(armed).filter(|_| judge.rule.action == Action::Rollback) else {
                 continue;
             };
-            let usable = self
-                .rules
-                .get(index)
-                .is_some_and(|rule| !matches!(rule.outcome, Outcome::Inconclusive(_)));
+            let usable = self.usable(index);
             let answer = match (self.suppression(judge, &found, traffic, at), &refusal) {
                 (Some(suppression), _) => Answer::Not(suppression),
                 (None, Some(refusal)) => Answer::No(refusal.clone()),
@@ -104,6 +101,15 @@ impl Engine {
             }
         }
         chosen
+    }
+
+    /// Whether this look showed the rule something, or at least nothing that is wrong.
+    fn usable(&self, index: usize) -> bool {
+        let concluded = self
+            .rules
+            .get(index)
+            .is_some_and(|rule| !matches!(rule.outcome, Outcome::Inconclusive(_)));
+        concluded && self.sights.get(index).is_some_and(|sight| !sight.is_dark())
     }
 
     /// Which paths are armed at this time.

@@ -62,7 +62,8 @@ impl Limits {
             threshold,
             sureness: Sureness::new(policy.confidence),
             consecutive,
-            critical: rule.critical,
+            // Ten seconds without an endpoint are the breach; there is no single look that is one.
+            critical: rule.critical && !matches!(rule.kind, RuleKind::Endpoints(_)),
             min_bad,
             min_requests,
             stretch: policy.stretch,

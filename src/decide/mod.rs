@@ -183,18 +183,16 @@ impl Engine {
     /// A confirmed breach gives [`Verdict::Rollback`] at every step until the route has moved, the breach has ended or
     /// its streak has expired.
     pub fn step(&mut self, seen: &Observation) -> Decision {
-        let traffic = match &seen.view {
-            View::Known(traffic) => Some(traffic.as_ref()),
-            View::UnknownColor { .. } | View::Unreadable(_) => None,
-        };
-        let tick = self.clock.advance(seen.at, self.spec.policy.poll, traffic.is_none());
-        if let Tick::Stepped(by) = tick {
+        let frozen = !matches!(seen.view, View::Known(_));
+        if let Tick::Stepped(by) = self.clock.advance(seen.at, self.spec.policy.poll, frozen) {
             self.rebase(seen.at, by);
         }
-        let mut notes = Vec::new();
-        let Some(traffic) = traffic else {
-            return self.frozen(&seen.view, notes);
+        let traffic = match &seen.view {
+            View::Known(traffic) => traffic.as_ref(),
+            View::UnknownColor { found, known } => return self.unknown_color(found.as_deref(), known),
+            View::Unreadable(why) => return self.unreadable(why),
         };
+        let mut notes = Vec::new();
         if self.outlook != Outlook::Clear {
             self.outlook = Outlook::Clear;
             notes.push(Note::Readable);
@@ -242,37 +240,33 @@ impl Engine {
         self.judges.iter_mut().for_each(Judge::rebase);
     }
 
-    /// While the truth about "active" cannot be read, nothing is judged, nothing ages into a verdict, nothing moves.
-    fn frozen(&mut self, view: &View, mut notes: Vec<Note>) -> Decision {
-        let (outlook, phase, why, note) = match view {
-            View::UnknownColor { found, known } => {
-                let value = found.as_deref().unwrap_or("nothing");
-                let why = format!("the selector names {value}, which is none of {}", known.join(", "));
-                let note = Note::UnknownColor {
-                    found: found.clone(),
-                    known: known.clone(),
-                };
-                (Outlook::UnknownColor(found.clone()), Phase::UnknownColor, why, note)
-            }
-            View::Unreadable(why) => (
-                Outlook::Unreadable,
-                Phase::Unreadable,
-                why.clone(),
-                Note::Unreadable { why: why.clone() },
-            ),
-            View::Known(_) => (Outlook::Clear, Phase::Starting, String::new(), Note::Readable),
+    fn unknown_color(&mut self, found: Option<&str>, known: &[String]) -> Decision {
+        let value = found.unwrap_or("nothing");
+        let why = format!("the selector names {value}, which is none of {}", known.join(", "));
+        let note = Note::UnknownColor {
+            found: found.map(ToOwned::to_owned),
+            known: known.to_vec(),
         };
-        if self.outlook != outlook {
-            self.outlook = outlook;
-            notes.push(note);
-        }
-        self.rules = self.judges.iter().map(|judge| judge.frozen(&why)).collect();
+        let outlook = Outlook::UnknownColor(found.map(ToOwned::to_owned));
+        self.frozen(outlook, Phase::UnknownColor, &why, note)
+    }
+
+    fn unreadable(&mut self, why: &str) -> Decision {
+        let note = Note::Unreadable { why: why.to_owned() };
+        self.frozen(Outlook::Unreadable, Phase::Unreadable, why, note)
+    }
+
+    /// While the truth about "active" cannot be read, nothing is judged, nothing ages into a verdict, nothing moves.
+    fn frozen(&mut self, outlook: Outlook, phase: Phase, why: &str, note: Note) -> Decision {
+        let notes = if self.outlook == outlook { Vec::new() } else { vec![note] };
+        self.outlook = outlook;
+        self.rules = self.judges.iter().map(|judge| judge.frozen(why)).collect();
         Decision {
             verdict: Verdict::Hold,
             rules: self.rules.clone(),
             notes,
             phase,
-            why,
+            why: why.to_owned(),
         }
     }
 

@@ -53,6 +53,11 @@ impl Sight {
         }
     }
 
+    /// Whether there has been nothing usable for too long.
+    pub(super) fn is_dark(&self) -> bool {
+        self.dark.is_some()
+    }
+
     /// Another color is looked at: it gets its own time to show something, unless the source was dark already.
     pub(super) fn restart(&mut self, at: Timestamp, clock: &Clock) {
         if self.dark.is_none() {

@@ -209,6 +209,19 @@ fn held_evidence_does_not_move_traffic_while_there_is_no_data() {
 }
 
 #[test]
+fn neither_does_evidence_that_has_not_moved_for_a_minute() {
+    story(
+        "t=0      ready=3/0
+         t=5..10  500/62 -> breach
+         t=15     500/62 -> blocked
+         t=20..70 stale  -> blocked
+         t=75     stale  -> blocked, note blind
+         t=80     stale ready=3/3 -> hold
+         t=85     500/62 -> rollback, note sighted",
+    );
+}
+
+#[test]
 fn a_flip_under_way_is_not_given_up_because_the_data_went_away() {
     story(
         "t=0
