@@ -99,13 +99,18 @@ fn log(table: Table<'_>, default: LogSettings) -> LogSettings {
             .choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)])
             .unwrap_or(default.format),
         filter: table
-            .text_where("filter", "directives such as \"info\" or \"flipback=debug,kube=warn\"", |text| {
-                text.parse::<tracing_subscriber::EnvFilter>().is_ok()
-            })
+            .text_where("filter", "directives such as \"info\" or \"flipback=debug,kube=warn\"", is_filter)
             .unwrap_or(default.filter),
     };
     table.close();
     settings
+}
+
+/// Whether a text is a log filter. A bare word must be a level: the filter's own parser takes any other for the name of a target.
+fn is_filter(text: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let sound = |directive: &str| directive.contains(['=', '[']) || LEVELS.contains(&directive.trim().to_ascii_lowercase().as_str());
+    text.split(',').all(sound) && text.parse::<tracing_subscriber::EnvFilter>().is_ok()
 }
 
 /// `[probe.resolve]`: addresses that probes use in place of others.
@@ -462,6 +467,12 @@ fn warnings(config: &Config, scripts: &Scripts) -> Vec<String> {
                 "guard {}: the rule {} needs a Prometheus and none is configured, so it stays blind; set prometheus.url, or inherit_rules = false \
                  and only rules of kind probe and endpoints",
                 guard.id, rule.name
+            ));
+        }
+        if guard.policy.consecutive < 2 {
+            warnings.push(format!(
+                "guard {}: consecutive = 1 counts as 2: a single breach never rolls back",
+                guard.id
             ));
         }
         for rule in &guard.rules {

@@ -303,12 +303,15 @@ const EXAMPLE: &str = r#"such as 'http_requests_total{namespace="{namespace}",po
 fn selector(table: &Table<'_>, name: &str) -> Option<String> {
     let node = table.get(name)?.clone();
     let text = table.text(name)?;
-    let outside: String = text.split('"').step_by(2).collect();
+    let outside = outside_quotes(&text);
     let refuse = |allowed: &str, hint: &str| {
         table.problems.add(node.problem(allowed).hint(hint));
         None
     };
-    if outside.contains(['(', '[', ')', ']']) || text.matches('"').count() % 2 == 1 {
+    let Some(outside) = outside else {
+        return refuse("a selector whose quotes are closed", EXAMPLE);
+    };
+    if outside.contains(['(', '[', ')', ']']) {
         return refuse(
             "a plain vector selector: name{label=\"value\"}",
             "no rate(), no [1m]: flipback takes the differences of the raw counters itself",
@@ -340,6 +343,26 @@ fn selector(table: &Table<'_>, name: &str) -> Option<String> {
         );
     }
     Some(text)
+}
+
+/// The text without what stands in quotes; `None` when a quote is not closed.
+fn outside_quotes(text: &str) -> Option<String> {
+    let mut outside = String::with_capacity(text.len());
+    let mut within = None;
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match within {
+            // Back-quoted text has no escapes in PromQL.
+            Some(quote) if letter == '\\' && quote != '`' => {
+                letters.next();
+            }
+            Some(quote) if letter == quote => within = None,
+            Some(_) => {}
+            None if matches!(letter, '"' | '\'' | '`') => within = Some(letter),
+            None => outside.push(letter),
+        }
+    }
+    within.is_none().then_some(outside)
 }
 
 /// The bare words in braces within the quotes of a selector.

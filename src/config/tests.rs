@@ -586,11 +586,35 @@ fn selectors_that_cannot_be_judged_are_refused() {
         rule("error_rate", "total = 'x{a=\"b\"}'\nbad = 'x{a=\"{colour}\"}'"),
         rule("error_rate", "total = 'x'\nbad = 'x{a=\"{color}'"),
         rule("error_rate", "preset = \"custom\""),
+        rule("error_rate", "total = 'x{a=~\"\\\\d(\\\"\",b=\"{color}'\nbad = 'x{a=\"{color}\"}'"),
         rule("latency_p95", "buckets = 'x_seconds{a=\"{color}\"}'"),
         rule("latency_p95", "buckets = 'x_bucket{a=\"{color}\",le=\"1\"}'"),
         refused(&GUARD.replace("{ value = \"blue\", deployment = \"web-blue\" }", "\"blue\""), &[]),
     ];
     insta::assert_snapshot!(said.join("\n----\n"));
+}
+
+#[test]
+fn quotes_and_brackets_within_quotes_are_no_syntax() {
+    let config = loaded(
+        &format!(
+            "{GUARD}[guards.rules.error_rate]\ntotal = 'x{{a=~\"(b|\\\\[)\\\"\",c=`{{color}}`}}'\nbad = \"x{{a=~'[0-9]+',c='{{color}}'}}\""
+        ),
+        &[],
+    );
+    let RuleKind::ErrorRate(errors) = &config.guards[0].rules[0].kind else {
+        panic!("the first rule counts errors")
+    };
+    assert_eq!(errors.bad, "x{a=~'[0-9]+',c='{color}'}");
+}
+
+#[test]
+fn a_filter_whose_word_is_no_level_is_refused() {
+    assert!(refused(&format!("[log]\nfilter = \"loud\"\n{GUARD}"), &[]).contains("log.filter"));
+    assert_eq!(
+        loaded(&format!("[log]\nfilter = \"info,flipback=debug\"\n{GUARD}"), &[]).log.filter,
+        "info,flipback=debug"
+    );
 }
 
 #[test]
