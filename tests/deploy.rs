@@ -5,6 +5,10 @@ pub mod support;
 
 use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc, time::Duration};
 
+use flipback::{
+    config::{self, Config, Sources},
+    model::{Mode, RouteSpec},
+};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     authorization::v1::{ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec},
@@ -28,6 +32,7 @@ fn manifest(name: &str, namespace: &str) -> String {
     let path = project().join("deploy").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     text.replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
+        .replace("namespace = \"shop\"\n", &format!("namespace = \"{namespace}\"\n"))
 }
 
 /// A namespace where only restricted pods are admitted, with a shop in it whose Services are `shop-active` and `shop-preview`.
@@ -229,6 +234,42 @@ async fn monitor_only_cannot_write_at_all() {
         .filter(|event| event.is_stored())
         .count();
     assert_eq!(stored, 0);
+}
+
+/// The configuration in a manifest, as flipback reads it in its pod.
+fn configuration(name: &str) -> Config {
+    let text = manifest(name, "shop");
+    let (_, from) = text.split_once("flipback.toml: |\n").expect("a ConfigMap");
+    let (toml, _) = from.split_once("\n---").expect("another object");
+    let toml: String = toml
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line)))
+        .collect();
+    let folder = support::process::Folder::new();
+    let sources = Sources {
+        file: Some(folder.write("flipback.toml", toml)),
+        ..Sources::default()
+    };
+    config::load(&sources).unwrap_or_else(|errors| panic!("deploy/{name}: {errors}"))
+}
+
+#[test]
+fn the_configuration_guards_what_the_role_allows() {
+    for (name, mode) in [("monitor.yaml", Mode::Enforce), ("monitor-only.yaml", Mode::Monitor)] {
+        let config = configuration(name);
+        assert!(config.warnings.is_empty(), "{name}: {:?}", config.warnings);
+        assert!(config.serve.listen.ip().is_unspecified(), "the kubelet's probes come from outside");
+        assert_eq!(config.data_dir, Path::new("/var/lib/flipback"));
+        let [guard] = config.guards.as_slice() else {
+            panic!("{name}: one guard")
+        };
+        assert_eq!((guard.id.as_str(), guard.mode), ("shop/shop", mode));
+        let RouteSpec::Service(route) = &guard.route;
+        assert_eq!(
+            (route.active.as_str(), route.preview.as_deref()),
+            ("shop-active", Some("shop-preview"))
+        );
+    }
 }
 
 /// Apart from the rights, its own switch and the comments, there is one way to deploy.
