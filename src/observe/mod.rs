@@ -266,3 +266,6 @@ fn ready(view: &View, color: &Color, now: Timestamp) -> Reading {
         View::Unreadable(why) => Reading::Absent(Absence::Error(why.clone())),
     }
 }
+
+#[cfg(test)]
+mod tests;

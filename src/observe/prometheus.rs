@@ -13,7 +13,7 @@ use http::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use prometheus_http_query::{Client, Error as ClientError};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Mutex, time::Instant};
 use url::Url;
 
@@ -65,8 +65,6 @@ pub(super) struct Server {
     settings: PrometheusSettings,
     /// Base URL without user, password, query and trailing slash.
     base: String,
-    /// Basic authentication from the URL's own user part.
-    from_url: Option<(String, String)>,
     session: Mutex<Option<Arc<Session>>>,
     metrics: Metrics,
 }
@@ -101,23 +99,17 @@ pub(super) enum Span {
 }
 
 impl Server {
-    /// Describes the server; nothing is read or asked yet.
-    pub(super) fn new(cluster: &str, settings: PrometheusSettings, metrics: Metrics) -> Self {
-        let url = &settings.url;
-        let from_url = (!url.username().is_empty()).then(|| {
-            let decoded = |text: &str| {
-                let pair = format!("v={}", text.replace('+', "%2B"));
-                url::form_urlencoded::parse(pair.as_bytes())
-                    .next()
-                    .map(|(_, value)| value.into_owned())
-                    .unwrap_or_default()
-            };
-            (decoded(url.username()), decoded(url.password().unwrap_or_default()))
-        });
+    /// Describes the server; nothing is read or asked yet. A user part of the URL becomes basic authentication, where there is none.
+    pub(super) fn new(cluster: &str, mut settings: PrometheusSettings, metrics: Metrics) -> Self {
+        let url = bare(&settings.url);
+        if settings.basic.is_none() && !settings.url.username().is_empty() {
+            let password = SecretString::from(decoded(settings.url.password().unwrap_or_default()));
+            settings.basic = Some((decoded(settings.url.username()), Secret::Value(password)));
+        }
+        settings.url = url;
         Self {
             cluster: cluster.to_owned(),
-            base: shown(url),
-            from_url,
+            base: settings.url.as_str().trim_end_matches('/').to_owned(),
             settings,
             session: Mutex::new(None),
             metrics,
@@ -132,9 +124,8 @@ impl Server {
     /// A client with the credentials as they are now; the error is a sentence for a person.
     pub(super) async fn session(&self) -> Result<Arc<Session>, Failure> {
         let settings = self.settings.clone();
-        let from_url = self.from_url.clone();
         // Files on a stuck mount must not stop the other tasks of this thread.
-        let read = tokio::task::spawn_blocking(move || Ok((headers(&settings, from_url)?, tls(&settings)?)));
+        let read = tokio::task::spawn_blocking(move || Ok((headers(&settings)?, tls(&settings)?)));
         let (headers, tls) = match read.await {
             Ok(material) => material.map_err(Failure::Other)?,
             Err(_) => return Err(Failure::Other("the credentials could not be read".to_owned())),
@@ -347,15 +338,22 @@ impl Server {
     }
 }
 
-/// A URL without user, password, query, fragment and trailing slash.
-fn shown(url: &Url) -> String {
+/// A URL without user, password, query and fragment.
+fn bare(url: &Url) -> Url {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
     // Fails only for URLs that cannot have a user part to begin with.
     let _ = url.set_username("");
     let _ = url.set_password(None);
-    url.as_str().trim_end_matches('/').to_owned()
+    url
+}
+
+/// The user part of a URL as it was meant, without percent signs.
+fn decoded(text: &str) -> String {
+    let pair = format!("v={}", text.replace('+', "%2B"));
+    let mut pairs = url::form_urlencoded::parse(pair.as_bytes());
+    pairs.next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 /// An error's own text and all of its causes, without repeating a text.
@@ -389,7 +387,7 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Erro
 }
 
 /// The headers that prove who we are, read now.
-fn headers(settings: &PrometheusSettings, from_url: Option<(String, String)>) -> Result<HeaderMap, String> {
+fn headers(settings: &PrometheusSettings) -> Result<HeaderMap, String> {
     let secret = |what: &str, secret: &Secret| {
         secret
             .read()
@@ -410,8 +408,6 @@ fn headers(settings: &PrometheusSettings, from_url: Option<(String, String)>) ->
     } else if let Some((user, password)) = &settings.basic {
         let password = secret("the password", password)?;
         headers.insert(AUTHORIZATION, basic(user, password.expose_secret())?);
-    } else if let Some((user, password)) = &from_url {
-        headers.insert(AUTHORIZATION, basic(user, password)?);
     }
     Ok(headers)
 }
