@@ -32,6 +32,8 @@ const OUTCOMES = {
   inconclusive: ["no usable data", "warn"], nothing: ["no new sample", "info"],
 };
 
+const MEASURES = { error_rate: "bad", latency: "too slow", probe: "failed" };
+
 // What it means and what to do, for somebody who was just woken up.
 function advice(guard) {
   const standby = guard.standby ?? "the other color";
@@ -98,7 +100,7 @@ const choices = new Map(); // guard name -> a person opened (true) or closed (fa
 
 const POLL_MS = 2000;
 const LOST_MS = 3000; // a restart is no alarm
-const OPEN_MAX = 8; // more open cards at once help nobody
+const OPEN_MAX = 3; // with more trouble at once a list says more than open cards
 
 // --- the wire --------------------------------------------------------------
 
@@ -222,7 +224,7 @@ function worst(guard) {
 function newCard() {
   const root = clone("t-guard");
   const find = (name) => root.querySelector(`.${name}`);
-  const card = { root, body: null, guard: null, wasCalm: true, asking: false, rules: new Map() };
+  const card = { root, body: null, guard: null, wasCalm: true, auto: false, asking: false, rules: new Map() };
   card.head = Object.fromEntries(["glyph", "phase-name", "name", "object", "mode", "swatch", "live-name", "why", "brief-streak"].map((name) => [name, find(name)]));
   root.querySelector("summary").addEventListener("click", () => choices.set(card.guard.guard, !root.open));
   root.addEventListener("toggle", () => { if (root.open) fill(card); });
@@ -315,9 +317,9 @@ function fillRule(node, rule) {
   const known = rule.value !== null && rule.value !== undefined;
   data(node, "tone", tone === "info" && rule.streak > 0 ? "bad" : tone);
   text(find("rule-name"), rule.rule);
-  text(find("outcome"), word);
+  text(find("outcome"), counts ? { breach: "down", pass: "up" }[rule.outcome] ?? word : word);
   text(find("now"), !known ? "–" : counts ? String(rule.value) : percent(rule.value));
-  text(find("limit"), counts ? "ready" : `limit ${percent(rule.threshold)}${rule.total > 0 ? ` · ${Number(rule.bad ?? 0).toLocaleString("en")} of ${rule.total.toLocaleString("en")}` : ""}`);
+  text(find("limit"), counts ? "ready" : `${MEASURES[rule.kind] ?? ""} · limit ${percent(rule.threshold)}${rule.total > 0 ? ` · ${Number(rule.bad ?? 0).toLocaleString("en")} of ${rule.total.toLocaleString("en")}` : ""}`);
   text(find("rule-why"), rule.why);
 
   const streak = find("streak");
@@ -423,7 +425,7 @@ function fillTimers(card) {
   const now = daemonNow();
   const left = (at) => (at ? Date.parse(at) - now : 0);
   const parts = [];
-  if (guard.switched_at) parts.push(["Live since", ago(guard.switched_at).replace(" ago", "")]);
+  if (guard.switched_at) parts.push(["Live for", ago(guard.switched_at).replace(" ago", "")]);
   if (left(guard.watch_until) > 0) parts.push(["Close watch ends in", span(left(guard.watch_until))]);
   if (left(guard.cooldown_until) > 0) parts.push(["Cooldown, no automatic flip for", span(left(guard.cooldown_until))]);
   if (guard.paused_by) parts.push(["Paused by", guard.paused_by]);
@@ -454,7 +456,8 @@ function render() {
   const parent = $("guards");
   const focused = document.activeElement;
   const present = new Set();
-  let room = OPEN_MAX;
+  const few = guards.length <= OPEN_MAX;
+  let room = OPEN_MAX - [...cards.values()].filter((card) => card.root.open).length;
   let shown = 0;
   let place = parent.firstElementChild;
   for (const guard of guards) {
@@ -462,11 +465,13 @@ function render() {
     const card = cards.get(guard.guard) ?? newCard();
     cards.set(guard.guard, card);
     const calm = isCalm(guard);
-    if (card.wasCalm && !calm) choices.delete(guard.guard); // trouble opens what was closed in quiet times
+    if (card.wasCalm && !calm) { // trouble opens what was closed in quiet times
+      choices.delete(guard.guard);
+      card.auto = room-- > 0;
+    }
     card.wasCalm = calm;
     card.guard = guard;
-    const open = choices.get(guard.guard) ?? ((!calm || guards.length <= 3) && room > 0);
-    if (open) room -= 1;
+    const open = choices.get(guard.guard) ?? (few || (!calm && card.auto));
     if (card.root.open !== open) card.root.open = open;
     const visible = matches(guard);
     show(card.root, visible);
@@ -484,7 +489,7 @@ function render() {
   text($("nothing"), guards.length === 0 ? "No guard is configured. config/flipback.toml shows how." : "No guard matches. Clear the filter to see all.");
   text($("version"), digest.version);
   show($("pending"), digest.notifications_pending > 0);
-  text($("pending"), `${digest.notifications_pending} message${digest.notifications_pending === 1 ? "" : "s"} not delivered yet`);
+  text($("pending"), `${digest.notifications_pending} unsent message${digest.notifications_pending === 1 ? "" : "s"}`);
   tick();
 }
 
@@ -574,4 +579,5 @@ document.addEventListener("keydown", (event) => {
 });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) tick(); });
 setInterval(tick, 1000);
+renderChips([]);
 connect();
