@@ -140,7 +140,7 @@ function receive(digest, link) {
 
 // An opened guard that came abridged is asked for.
 async function complete(card) {
-  if (card.asking) return;
+  if (card.asking || !state.digest.brief || !isCalm(card.guard)) return;
   card.asking = true;
   try {
     const path = card.guard.guard.split("/").map(encodeURIComponent).join("/");
@@ -227,7 +227,11 @@ function newCard() {
   const card = { root, body: null, guard: null, wasCalm: true, auto: false, asking: false, rules: new Map() };
   card.head = Object.fromEntries(["glyph", "phase-name", "name", "object", "mode", "swatch", "live-name", "why", "brief-streak"].map((name) => [name, find(name)]));
   root.querySelector("summary").addEventListener("click", () => choices.set(card.guard.guard, !root.open));
-  root.addEventListener("toggle", () => { if (root.open) fill(card); });
+  root.addEventListener("toggle", () => {
+    if (!root.open) return;
+    fill(card);
+    complete(card);
+  });
   return card;
 }
 
@@ -268,7 +272,7 @@ function fill(card) {
   fillLanes(find("lanes"), guard);
   fillRules(card, find("rules"), guard);
   fillIncident(find("incident"), guard.last_incident);
-  fillEvents(card.body.querySelector(".events ol"), guard.events);
+  fillEvents(card.body.querySelector(".events ol"), guard.events, guard === card.guard && state.digest.brief && isCalm(guard) ? "Loading." : "Nothing yet.");
   fillCommands(card.body.querySelector(".commands ul"), commands(guard));
   fillTimers(card);
 }
@@ -379,8 +383,8 @@ function fillIncident(section, incident) {
   }
 }
 
-function fillEvents(list, events) {
-  if (events.length === 0) return list.replaceChildren(make("li", "Nothing yet."));
+function fillEvents(list, events, nothing) {
+  if (events.length === 0) return list.replaceChildren(make("li", nothing));
   children(list, events.length, () => {
     const line = make("li");
     line.append(make("time"), make("span"));
@@ -477,7 +481,7 @@ function render() {
     show(card.root, visible);
     shown += visible ? 1 : 0;
     fill(card);
-    if (open && digest.brief && calm) complete(card);
+    if (open) complete(card);
     if (place === card.root) place = place.nextElementSibling;
     else parent.insertBefore(card.root, place);
   }

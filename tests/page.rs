@@ -1,0 +1,463 @@
+//! The page in a real headless Chromium: what a person sees while a guard goes bad, and when flipback itself does.
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use fantoccini::{Client, ClientBuilder, wd::WebDriverCompatibleCommand};
+use flipback::{
+    metrics::Metrics,
+    model::{
+        Color, ColorStatus, GuardId, GuardStatus, IncidentSummary, Mode, Phase, Release, RuleName, RuleStatus, Status,
+        settings::ServeSettings, status::EventLine,
+    },
+    serve,
+};
+use hyper_util::client::legacy::connect::HttpConnector;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Mutex, MutexGuard, mpsc, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Several browsers at once on a small machine only make each other late.
+static ONE_BROWSER: Mutex<()> = Mutex::const_new(());
+const PATIENCE: Duration = Duration::from_secs(20);
+
+// === the browser ===
+
+/// A browser with chromedriver; both end with it.
+struct Browser {
+    client: Client,
+    driver: Driver,
+    _profile: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// chromedriver, leader of a process group that its browser is in.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let group = format!("-{}", self.0.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the browser wrote to its console.
+#[derive(Debug)]
+struct Console;
+
+impl WebDriverCompatibleCommand for Console {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/se/log", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(json!({ "type": "browser" }).to_string()))
+    }
+}
+
+impl Browser {
+    /// `None`: a part is missing, which has been told.
+    async fn start(test: &str) -> Option<Self> {
+        let turn = ONE_BROWSER.lock().await;
+        for part in ["chromium", "chromedriver"] {
+            if let Err(error) = Command::new(part)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+            {
+                assert!(
+                    std::env::var_os("FLIPBACK_REQUIRE_REAL_PARTS").is_none_or(|value| value != "1"),
+                    "{part} is needed and does not run: {error}"
+                );
+                writeln!(std::io::stderr(), "SKIPPED {test}: {part} ({error}); run make test").expect("stderr");
+                return None;
+            }
+        }
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|free| free.local_addr())
+            .expect("a free port")
+            .port();
+        let driver = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("chromedriver starts");
+        let driver = Driver(driver);
+        let profile = tempfile::tempdir().expect("a folder");
+        let mut arguments: Vec<String> =
+            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
+                                          --disable-component-update --disable-sync --window-size=1280,1000"
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
+        arguments.push(format!("--user-data-dir={}", profile.path().display()));
+        let capabilities = json!({ "goog:chromeOptions": { "args": arguments }, "goog:loggingPrefs": { "browser": "ALL" } });
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder.capabilities(capabilities.as_object().expect("an object").clone());
+        let connect = async {
+            loop {
+                match builder.connect(&format!("http://127.0.0.1:{port}")).await {
+                    Ok(client) => break client,
+                    Err(_) => sleep(Duration::from_millis(100)).await,
+                }
+            }
+        };
+        let client = timeout(PATIENCE, connect).await.expect("chromedriver opens a session");
+        Some(Self {
+            client,
+            driver,
+            _profile: profile,
+            _turn: turn,
+        })
+    }
+
+    async fn open(&self, daemon: &Daemon) {
+        self.client.goto(&format!("http://{}/", daemon.address)).await.expect("loads");
+    }
+
+    async fn value(&self, expression: &str) -> Value {
+        self.client
+            .execute(&format!("return {expression}"), Vec::new())
+            .await
+            .unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    /// Waits until a JavaScript expression holds.
+    async fn until(&self, expression: &str) {
+        let holds = async {
+            while self.value(expression).await != Value::Bool(true) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if timeout(PATIENCE, holds).await.is_err() {
+            panic!(
+                "never held: {expression}\nthe page says:\n{}",
+                self.value("document.body.innerText").await
+            );
+        }
+    }
+
+    /// Lines of the console that are warnings or errors.
+    async fn complaints(&self) -> Vec<String> {
+        let lines = self.client.issue_cmd(Console).await.expect("a console");
+        let lines = lines.as_array().expect("lines").iter();
+        lines
+            .filter(|line| line["level"] != "INFO" && line["level"] != "DEBUG")
+            .map(|line| line["message"].to_string())
+            .collect()
+    }
+
+    async fn close(self) {
+        self.client.close().await.expect("closes");
+        drop(self.driver);
+    }
+}
+
+// === the daemon, its status made up ===
+
+struct Daemon {
+    address: SocketAddr,
+    status: watch::Sender<Arc<Status>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Daemon {
+    async fn start(listen: SocketAddr, guards: Vec<GuardStatus>) -> Self {
+        let (status, receiver) = watch::channel(Arc::new(of(guards)));
+        let settings = ServeSettings { listen, token: None };
+        let server = serve::bind(settings, receiver, mpsc::channel(1).0, Metrics::new().expect("registers"))
+            .await
+            .expect("binds");
+        let address = server.local_addr();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(server.run(stop.clone()));
+        Self {
+            address,
+            status,
+            stop,
+            task,
+        }
+    }
+
+    fn says(&self, guards: Vec<GuardStatus>) {
+        self.status.send_replace(Arc::new(of(guards)));
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.expect("stops");
+    }
+}
+
+fn anywhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn of(guards: Vec<GuardStatus>) -> Status {
+    let now = Timestamp::now();
+    Status {
+        version: "0.0.0-test".into(),
+        started_at: now - SignedDuration::from_secs(60),
+        at: now,
+        poll_seconds: 1.0,
+        guards,
+        notifications_pending: 0,
+    }
+}
+
+fn color(name: &str) -> Color {
+    Color::new(name).expect("valid")
+}
+
+fn side(name: &str, image: &str) -> ColorStatus {
+    ColorStatus {
+        color: color(name),
+        ready: 3,
+        desired: Some(3),
+        release: Some(Release {
+            id: format!("{name}-1"),
+            images: vec![image.to_owned()],
+        }),
+        known_bad: false,
+    }
+}
+
+/// Green is live; `streak` polls in a row were over the limit.
+fn guard(name: &str, phase: Phase, streak: u32) -> GuardStatus {
+    let value = if streak > 0 { 0.124 } else { 0.004 };
+    GuardStatus {
+        guard: GuardId::new("", "shop", name).expect("valid"),
+        mode: Mode::Enforce,
+        object: format!("Service/{name}"),
+        phase,
+        why: format!("errors are at {value}, streak {streak}"),
+        active: Some(color("green")),
+        standby: Some(color("blue")),
+        colors: vec![side("blue", "registry/web:1"), side("green", "registry/web:2")],
+        rules: vec![RuleStatus {
+            rule: RuleName::new("error_rate").expect("valid"),
+            kind: "error_rate".into(),
+            outcome: if streak > 0 { "breach" } else { "pass" }.into(),
+            streak,
+            of: 3,
+            value: Some(value),
+            threshold: 0.05,
+            bad: Some(value * 1000.0),
+            total: Some(1000.0),
+            why: format!("{} % of 1000 requests were bad, limit 5 %", value * 100.0),
+            sample_at: Some(Timestamp::now()),
+            history: vec![0.004, 0.003, value],
+        }],
+        switched_at: Some(Timestamp::now()),
+        watch_until: Some(Timestamp::now() + SignedDuration::from_secs(600)),
+        cooldown_until: None,
+        paused_by: None,
+        last_incident: None,
+        events: vec![EventLine {
+            at: Timestamp::now(),
+            what: format!("an event of {name}"),
+        }],
+    }
+}
+
+fn rolled_back(name: &str) -> GuardStatus {
+    let mut after = guard(name, Phase::RolledBack, 0);
+    after.active = Some(color("blue"));
+    after.standby = Some(color("green"));
+    after.last_incident = Some(IncidentSummary {
+        id: "shop.web_20261121T031244Z".into(),
+        at: Timestamp::now(),
+        from: color("green"),
+        to: color("blue"),
+        result: "rolled_back".into(),
+        trigger: "error_rate".into(),
+        why: "12.4 % of 1000 requests were bad three times in a row".into(),
+        took_ms: Some(6.24),
+        evidence: Some("/var/lib/flipback/incidents/shop.web_20261121T031244Z".into()),
+    });
+    after
+}
+
+// === the stories ===
+
+const DOTS: &str = "document.querySelectorAll('.rule .streak i[data-on=true]').length";
+const LIVE: &str = "document.querySelector('.lane[data-position=active] .color')?.textContent";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_goes_bad_and_is_rolled_back_before_the_readers_eyes() {
+    let Some(browser) = Browser::start("a_guard_goes_bad_and_is_rolled_back_before_the_readers_eyes").await else {
+        return;
+    };
+    let daemon = Daemon::start(anywhere(), vec![guard("web", Phase::Watching, 0)]).await;
+    browser.open(&daemon).await;
+    browser
+        .until("document.getElementById('headline').textContent === 'shop/web is fine'")
+        .await;
+    browser.until(&format!("{DOTS} === 0 && {LIVE} === 'green'")).await;
+    // Lost by a reload.
+    browser.client.execute("window.unloaded = false", Vec::new()).await.expect("runs");
+
+    for streak in 1..=3 {
+        daemon.says(vec![guard("web", Phase::Breaching, streak)]);
+        browser.until(&format!("{DOTS} === {streak}")).await;
+        browser
+            .until(&format!(
+                "document.getElementById('headline').textContent === 'shop/web is going bad {streak}/3'"
+            ))
+            .await;
+    }
+    browser.until("document.querySelector('.now').textContent === '12.4 %'").await;
+    browser.until("document.title.includes('going bad 3/3')").await;
+
+    daemon.says(vec![rolled_back("web")]);
+    browser.until(&format!("{LIVE} === 'blue'")).await;
+    browser
+        .until("document.querySelector('.phase-name').textContent === 'Rolled back'")
+        .await;
+    browser
+        .until("document.querySelector('.incident').innerText.includes('6.2 ms')")
+        .await;
+    browser
+        .until("document.querySelector('.incident').innerText.includes('/var/lib/flipback/incidents/shop.web_20261121T031244Z')")
+        .await;
+    browser
+        .until("window.unloaded === false && document.getElementById('link').dataset.link === 'live'")
+        .await;
+    browser.until("document.getElementById('stale').hidden").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    daemon.end().await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_from_outside_stays_text() {
+    let Some(browser) = Browser::start("text_from_outside_stays_text").await else {
+        return;
+    };
+    let attack = "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script><b class=injected>\"'&";
+    let mut evil = rolled_back("web");
+    evil.why = attack.into();
+    evil.object = attack.into();
+    evil.paused_by = Some(attack.into());
+    for rule in &mut evil.rules {
+        rule.why = attack.into();
+        rule.kind = attack.into();
+        rule.outcome = attack.into();
+    }
+    for side in &mut evil.colors {
+        side.release = Some(Release {
+            id: attack.into(),
+            images: vec![attack.into()],
+        });
+    }
+    for event in &mut evil.events {
+        event.what = attack.into();
+    }
+    if let Some(incident) = &mut evil.last_incident {
+        incident.why = attack.into();
+        incident.result = attack.into();
+        incident.trigger = attack.into();
+        incident.evidence = Some(attack.into());
+    }
+    let daemon = Daemon::start(anywhere(), vec![evil]).await;
+    browser.open(&daemon).await;
+    browser.until("document.querySelectorAll('.rule').length === 1").await;
+    let shown = serde_json::to_string(attack).expect("encodes");
+    for place in [
+        ".why",
+        ".rule-why",
+        ".incident-why",
+        ".incident-evidence code",
+        ".events li span",
+        "#subline",
+    ] {
+        browser
+            .until(&format!("document.querySelector('{place}').textContent === {shown}"))
+            .await;
+    }
+    sleep(Duration::from_millis(300)).await;
+    browser
+        .until("window.pwned === undefined && document.querySelectorAll('main img, main script, .injected').length === 0")
+        .await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    daemon.end().await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_stops_answering_is_said_until_it_is_back() {
+    let Some(browser) = Browser::start("a_daemon_that_stops_answering_is_said_until_it_is_back").await else {
+        return;
+    };
+    let daemon = Daemon::start(anywhere(), vec![guard("web", Phase::Watching, 0)]).await;
+    let address = daemon.address;
+    browser.open(&daemon).await;
+    browser.until("document.getElementById('link').dataset.link === 'live'").await;
+    assert_eq!(browser.value("document.getElementById('stale').hidden").await, Value::Bool(true));
+
+    daemon.end().await;
+    browser.until("document.getElementById('stale').hidden === false").await;
+    browser
+        .until("/flipback stopped answering \\d+ s ago/.test(document.getElementById('stale').innerText)")
+        .await;
+    browser.until("document.title.startsWith('✕ STALE')").await;
+
+    let daemon = Daemon::start(address, vec![guard("web", Phase::Breaching, 2)]).await;
+    browser.until("document.getElementById('stale').hidden").await;
+    browser.until(&format!("{DOTS} === 2")).await;
+    browser.until("document.getElementById('link').dataset.link === 'live'").await;
+    daemon.end().await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn among_five_hundred_guards_the_one_in_trouble_is_first() {
+    let Some(browser) = Browser::start("among_five_hundred_guards_the_one_in_trouble_is_first").await else {
+        return;
+    };
+    let mut guards: Vec<_> = (0..500).map(|n| guard(&format!("calm-{n:03}"), Phase::Steady, 0)).collect();
+    guards.insert(250, guard("sick", Phase::Breaching, 1));
+    let daemon = Daemon::start(anywhere(), guards).await;
+    browser.open(&daemon).await;
+    browser.until("document.querySelectorAll('.guard').length === 501").await;
+    browser
+        .until("document.querySelector('.guard').open && document.querySelector('.guard .name').textContent === 'shop/sick'")
+        .await;
+    browser.until("document.querySelectorAll('.guard[open]').length === 1").await;
+
+    let filter = browser.client.find(fantoccini::Locator::Css("#filter")).await.expect("a filter");
+    filter.send_keys("CALM-123").await.expect("types");
+    browser
+        .until("document.querySelectorAll('.guard:not([hidden])').length === 1")
+        .await;
+    // Its rules did not come with the digest: opening it, here by keyboard, asks for them.
+    let open = "document.querySelector('.guard:not([hidden]) summary').focus()";
+    browser.client.execute(open, Vec::new()).await.expect("runs");
+    let focused = browser.client.active_element().await.expect("focused");
+    focused.send_keys("\u{e007}").await.expect("presses Enter");
+    browser
+        .until("document.querySelector('.guard:not([hidden]) .rule-why')?.textContent.includes('limit 5 %') === true")
+        .await;
+    browser
+        .until("document.querySelector('.guard:not([hidden]) .events').innerText.includes('an event of calm-123')")
+        .await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    daemon.end().await;
+    browser.close().await;
+}
