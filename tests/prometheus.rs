@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{Router, extract::State, http::StatusCode, http::Uri};
@@ -22,6 +22,7 @@ use flipback::{
 };
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// What each target exposes by path; none: it answers 503.
 type Pages = Arc<Mutex<BTreeMap<String, String>>>;
@@ -53,6 +54,11 @@ fn prometheus(test: &str) -> Option<PathBuf> {
         let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no prometheus on PATH; run make test");
     }
     found
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test is an edge: the real Prometheus reads the same clock")]
+fn now() -> Timestamp {
+    Timestamp::now()
 }
 
 fn free_port() -> u16 {
@@ -230,7 +236,7 @@ type Readings = BTreeMap<GuardId, BTreeMap<Color, BTreeMap<RuleName, Reading>>>;
 
 async fn look(observer: &Observer, guards: &[GuardSpec]) -> Readings {
     let views = guards.iter().map(|guard| (guard.id.clone(), View::Unreadable("a test".to_owned())));
-    observer.observe(&views.collect(), Timestamp::now()).await
+    observer.observe(&views.collect(), now()).await
 }
 
 fn pick(readings: &Readings, guard: &GuardSpec, rule: &str) -> Reading {
@@ -327,7 +333,7 @@ async fn counters_are_exact_and_the_first_errors_of_a_fresh_color_are_seen() {
         other => panic!("{other:?}"),
     };
     assert!(age(&second) > age(&first), "the sample times move on");
-    let behind = Timestamp::now().duration_since(age(&second));
+    let behind = now().duration_since(age(&second));
     assert!(behind.as_secs_f64() < 10.0, "{behind:?}");
 }
 
@@ -364,7 +370,7 @@ async fn a_threshold_that_is_no_bucket_is_refused_with_its_neighbours() {
     let readings = look(&observer, guards).await;
     assert_eq!(pick(&readings, &guard, "p95"), Reading::Absent(Absence::NoBucket(why.clone())));
     assert!(matches!(pick(&readings, &guard, "error_rate"), Reading::Counters { .. }));
-    let reports = observer.inspect(&guard.id, Timestamp::now()).await;
+    let reports = observer.inspect(&guard.id, now()).await;
     let p95 = reports.iter().find(|report| report.kind == "latency").expect("a report");
     assert_eq!(p95.absent, Some(Absence::NoBucket(why)));
     let buckets = p95.buckets.as_ref().expect("buckets");
@@ -376,7 +382,7 @@ async fn dead_targets_vanish_or_grow_stale_and_are_never_fresh() {
     let Some(binary) = prometheus("dead_targets") else { return };
     let world = World::start(&binary, &[A, B, C]).await;
     // Samples with their own time get no stale marker: Prometheus goes on answering them for five minutes.
-    let old = Timestamp::now().as_millisecond() - 200_000;
+    let old = now().as_millisecond() - 200_000;
     world.expose(A, "http_requests_total 10");
     world.expose(B, &format!("http_requests_total 20 {old}"));
     world.expose(C, "http_requests_total 30");
@@ -480,7 +486,7 @@ async fn check_and_evidence_read_the_same_rules() {
     let world = World::start(&binary, &[A]).await;
     let guard = guard("web");
     let (observer, _) = world.observer(std::slice::from_ref(&guard));
-    let began = Timestamp::now();
+    let began = now();
     for n in 1..=8_u32 {
         let requests = format!(
             "http_requests_total{{status=\"200\"}} {}\nhttp_requests_total{{status=\"500\"}} {}",
@@ -496,7 +502,7 @@ async fn check_and_evidence_read_the_same_rules() {
         );
         world.until("http_requests_total{status='500'}", &(n * 10).to_string()).await;
     }
-    let reports = observer.inspect(&guard.id, Timestamp::now()).await;
+    let reports = observer.inspect(&guard.id, now()).await;
     let blue = |kind: &str| {
         reports
             .iter()
@@ -523,7 +529,7 @@ async fn check_and_evidence_read_the_same_rules() {
     assert_eq!(green.absent, Some(Absence::Empty));
 
     let series = observer
-        .range(&guard.id, began, Timestamp::now(), Duration::from_secs(1))
+        .range(&guard.id, began, now(), Duration::from_secs(1))
         .await
         .expect("answered");
     let of = |rule: &str, name: &str| {

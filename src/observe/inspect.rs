@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -82,46 +82,50 @@ pub struct Buckets {
 /// Reports on every rule and color, in the order they are configured.
 pub(super) async fn reports(spec: &GuardSpec, source: Option<&Source>, plan: Option<&Plan>, now: Timestamp) -> Vec<QueryReport> {
     let session = match source {
-        Some(source) => source.server.session().await,
+        Some(source) => match tokio::time::timeout(DEADLINE, source.server.session()).await {
+            Ok(session) => session,
+            Err(_) => Err(Failure::Timeout),
+        },
         None => Err(Failure::Other(NO_PROMETHEUS.to_owned())),
     };
-    let questions = spec
-        .colors
-        .keys()
-        .flat_map(|color| spec.rules.iter().map(move |rule| (color, rule)));
-    // Boxed in a list: a stream of borrowing closures is not provably Send.
-    let asked: Vec<BoxFuture<'_, QueryReport>> = questions
-        .map(|(color, rule)| {
-            let at = address(spec, color, &rule.name);
-            let read = plan.and_then(|plan| plan.reads.iter().find(|read| read.at == at));
-            let refused = plan
-                .and_then(|plan| plan.refused.iter().find(|(known, _)| *known == at))
-                .map(|(_, why)| why);
-            let server = source.map(|source| &source.server);
-            let session = session.as_ref();
-            async move {
-                let mut report = QueryReport::new(color, rule);
-                match (read, refused, server, session) {
-                    (Some(read), _, Some(server), Ok(session)) => {
-                        let inspection = Inspection {
-                            server,
-                            session,
-                            deadline: Instant::now() + DEADLINE,
-                            now,
-                        };
-                        inspection.fill(&mut report, read, rule, &spec.policy).await;
-                    }
-                    (_, Some(why), _, _) => report.absent = Some(why.clone()),
-                    (Some(_), _, _, Err(failure)) => report.absent = Some(failure.absence()),
-                    (None, _, None, Err(failure)) if needs_prometheus(rule) => report.absent = Some(failure.absence()),
-                    _ => {}
-                }
-                report
-            }
-            .boxed()
-        })
-        .collect();
-    stream::iter(asked).buffered(CONCURRENCY).collect().await
+    let mut questions = Vec::new();
+    for color in spec.colors.keys() {
+        for rule in &spec.rules {
+            questions.push(report(spec, color, rule, source, plan, session.as_deref(), now));
+        }
+    }
+    stream::iter(questions).buffered(CONCURRENCY).collect().await
+}
+
+async fn report(
+    spec: &GuardSpec,
+    color: &Color,
+    rule: &RuleSpec,
+    source: Option<&Source>,
+    plan: Option<&Plan>,
+    session: Result<&Session, &Failure>,
+    now: Timestamp,
+) -> QueryReport {
+    let at = address(spec, color, &rule.name);
+    let read = plan.and_then(|plan| plan.reads.iter().find(|read| read.at == at));
+    let refused = plan
+        .and_then(|plan| plan.refused.iter().find(|(known, _)| *known == at))
+        .map(|(_, why)| why);
+    let mut report = QueryReport::new(color, rule);
+    match (read, source, session) {
+        (Some(read), Some(source), Ok(session)) => {
+            let inspection = Inspection {
+                server: &source.server,
+                session,
+                deadline: Instant::now() + DEADLINE,
+                now,
+            };
+            inspection.fill(&mut report, read, rule, &spec.policy).await;
+        }
+        (_, _, Err(failure)) if refused.is_none() && needs_prometheus(rule) => report.absent = Some(failure.absence()),
+        _ => report.absent = refused.cloned(),
+    }
+    report
 }
 
 fn needs_prometheus(rule: &RuleSpec) -> bool {

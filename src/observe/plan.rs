@@ -123,6 +123,9 @@ impl Read {
     }
 
     fn counters(total: &str, bad: &str, facts: &Facts<'_>) -> Result<(What, Vec<(Role, String)>), String> {
+        if total.trim().is_empty() || bad.trim().is_empty() {
+            return Err("a selector is empty: set both `total` and `bad`, or choose a preset".to_owned());
+        }
         let total = fill(total, facts)?;
         let bad = fill(bad, facts)?;
         let mut expressions = vec![

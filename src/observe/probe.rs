@@ -15,7 +15,7 @@ use std::{
 };
 
 use backon::{ExponentialBuilder, Retryable};
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, stream};
 use http::header::HOST;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -85,16 +85,15 @@ impl Prober {
     /// Runs all rounds at once, at most until `deadline`.
     pub(super) async fn probe(&self, rounds: &[Round<'_>], now: Timestamp, deadline: Instant) -> BTreeMap<Address, Reading> {
         let budget = deadline.saturating_duration_since(Instant::now());
-        let asked = rounds.iter().enumerate().flat_map(|(index, round)| {
-            let endpoints = round.side.map_or(&[][..], endpoints);
+        // The futures are made in a loop: a closure over references keeps the whole look from being `Send`.
+        let mut asked = Vec::new();
+        for (index, round) in rounds.iter().enumerate() {
             let max = usize::try_from(round.rule.endpoints_max).unwrap_or(usize::MAX);
-            endpoints.iter().take(max).map(move |endpoint| (index, round.rule, endpoint))
-        });
+            for endpoint in round.side.map_or(&[][..], endpoints).iter().take(max) {
+                asked.push(self.endpoint(index, round.rule, endpoint, deadline));
+            }
+        }
         let mut results: Vec<Vec<Probed>> = rounds.iter().map(|_| Vec::new()).collect();
-        // Boxed in a list: a stream of borrowing closures is not provably Send, and the daemon runs this in a task.
-        let asked: Vec<BoxFuture<'_, (usize, Probed)>> = asked
-            .map(|(index, rule, endpoint)| async move { (index, self.endpoint(rule, endpoint, deadline).await) }.boxed())
-            .collect();
         let mut running = stream::iter(asked).buffer_unordered(CONCURRENCY);
         while let Some((index, probed)) = running.next().await {
             if let Some(results) = results.get_mut(index) {
@@ -119,8 +118,13 @@ impl Prober {
         }
     }
 
+    /// Asks one endpoint of the round with this index.
+    async fn endpoint(&self, index: usize, rule: &ProbeRule, endpoint: &Endpoint, deadline: Instant) -> (usize, Probed) {
+        (index, self.persist(rule, endpoint, deadline).await)
+    }
+
     /// Asks one endpoint, with retries.
-    async fn endpoint(&self, rule: &ProbeRule, endpoint: &Endpoint, deadline: Instant) -> Probed {
+    async fn persist(&self, rule: &ProbeRule, endpoint: &Endpoint, deadline: Instant) -> Probed {
         let (url, host) = match self.target(rule, endpoint) {
             Ok(target) => target,
             Err(why) => return Probed::Unaskable(why),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -48,14 +48,15 @@ pub(super) async fn series(
     let session = session
         .map_err(|_| "no answer in time".to_owned())?
         .map_err(|failure| failure.absence().to_string())?;
-    let asks = reads.iter().flat_map(|read| {
+    // The futures are made in a loop: a closure over references keeps the whole from being `Send`.
+    let mut running = Vec::new();
+    for read in reads {
         let spacing = source.spacing(read).unwrap_or(SPACING_ASSUMED);
-        asks(read, spacing, step)
-    });
-    // Boxed in a list: a stream of borrowing closures is not provably Send, and evidence is kept in a task.
-    let asked: Vec<BoxFuture<'_, (Ask, Result<Answer, String>)>> =
-        asks.map(|ask| one(server, &session, ask, span, deadline).boxed()).collect();
-    let answers: Vec<(Ask, Result<Answer, String>)> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
+        for ask in asks(read, spacing, step) {
+            running.push(one(server, &session, ask, span, deadline));
+        }
+    }
+    let answers: Vec<(Ask, Result<Answer, String>)> = stream::iter(running).buffered(CONCURRENCY).collect().await;
     let mut series = Vec::new();
     let (mut failure, mut answered) = (None, false);
     for (ask, answer) in answers {

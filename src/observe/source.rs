@@ -3,6 +3,7 @@
 //! - **A broken selector blinds its own rule only.** A batch that is refused is halved until the culprit travels alone; it is then kept
 //!   out of the batches for a while and answered from memory.
 //! - **A server that refuses large queries** (VictoriaMetrics: 16 KiB) shows as a batch whose halves all pass: smaller ones are sent then.
+//! - **A server that refuses everything** is not asked rule by rule: after a few it counts as in trouble.
 //! - **A server in trouble is left alone** for a growing, capped, jittered time, after the second failure in a row.
 //! - Scrape spacings and bucket bounds are learned here, since both outlive one look. Bounds are asked rarely.
 
@@ -35,6 +36,9 @@ const SPLITS_MAX: usize = 128;
 
 /// How long a rule whose query was refused is answered from memory.
 const QUARANTINE: Duration = Duration::from_secs(60);
+
+/// Rules refused in one look, while nothing at all was answered, after which the server is at fault and not the rules.
+const CULPRITS_MAX: usize = 8;
 
 /// Quarantined rules that are tried again in one look.
 const RETRIALS_MAX: usize = 4;
@@ -218,17 +222,22 @@ impl Source {
                     look.splits += 2;
                     let Job { reads: mut left, .. } = job;
                     let right = left.split_off(left.len() / 2);
-                    waiting.extend([left, right].map(|reads| Job { reads, is_part: true }));
+                    // Depth first: a culprit is found, or its absence shown, before the other half costs anything.
+                    for reads in [right, left] {
+                        waiting.push_front(Job { reads, is_part: true });
+                    }
                 }
                 Err(failure) => {
                     if let Failure::Refused(why) = &failure
                         && let [culprit] = job.reads.as_slice()
                     {
-                        look.answered = true;
                         look.culprits += 1;
                         self.quarantine(culprit, why);
                     }
-                    if let Failure::Busy(why) = &failure {
+                    let hopeless = !look.answered && look.culprits >= CULPRITS_MAX;
+                    if let Failure::Busy(why) | Failure::Refused(why) = &failure
+                        && (hopeless || matches!(failure, Failure::Busy(_)))
+                    {
                         look.busy = Some(why.clone());
                         // The rest of this look would only add to the trouble.
                         for job in waiting.drain(..) {

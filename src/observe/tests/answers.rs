@@ -262,7 +262,7 @@ async fn a_look_ends_at_eighty_percent_of_the_poll_however_patient_the_server_ma
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let mut guard = guard("web");
     guard.policy.poll = Duration::from_millis(500);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let readings = look(&observer(std::slice::from_ref(&guard), settings(&url))).await;
     assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
     assert_eq!(pick(&readings, &guard, "green", "p99"), &Reading::Absent(Absence::Timeout));
@@ -313,6 +313,40 @@ async fn one_broken_selector_blinds_its_own_rule_only_and_is_remembered() {
         };
         assert!(why.contains("parse error"), "{why}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_everything_is_not_asked_rule_by_rule() {
+    let stub = Stub::start(|_| refusal(400, "bad_data", "no")).await;
+    let guards: Vec<GuardSpec> = (0..100).map(|n| guard(&format!("web-{n}"))).collect();
+    let observer = observer(&guards, settings(&stub.url()));
+    let readings = look(&observer).await;
+    assert!(stub.count() <= 60, "{} requests for 600 rules", stub.count());
+    for guard in &guards {
+        assert!(matches!(pick(&readings, guard, "green", "p99"), Reading::Absent(Absence::Error(_))));
+    }
+    look(&observer).await;
+    let asked = stub.count();
+    look(&observer).await;
+    assert_eq!(stub.count(), asked, "it is left alone");
+}
+
+#[tokio::test]
+async fn everything_can_run_as_a_task_of_its_own() {
+    let stub = Stub::start(|asked| json(200, vector(asked, healthy))).await;
+    let guard = guard("web");
+    let observer = Arc::new(observer(std::slice::from_ref(&guard), settings(&stub.url())));
+    let id = guard.id.clone();
+    let task = tokio::spawn(async move {
+        let readings = look(&observer).await;
+        let reports = observer.inspect(&id, now()).await;
+        let series = observer.range(&id, now(), now(), Duration::from_secs(5)).await;
+        (readings, reports, series)
+    });
+    let (readings, reports, series) = task.await.expect("no panic");
+    assert!(matches!(pick(&readings, &guard, "blue", "p95"), Reading::Counters { .. }));
+    assert_eq!(reports.len(), 6);
+    assert_eq!(series.expect("answered").len(), 22);
 }
 
 #[tokio::test]
