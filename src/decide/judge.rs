@@ -159,9 +159,6 @@ impl Judge {
             }
             Look::Ready { at, ready } => self.ready(*at, *ready, bench),
         };
-        if self.latched.is_none() && self.slow.confirmed.is_none() {
-            self.firing = false;
-        }
         self.state(finding)
     }
 
