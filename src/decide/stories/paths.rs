@@ -191,7 +191,7 @@ fn a_critical_rule_takes_one_violation() {
     World::with(vec![rule]).play(
         "t=0
          t=5   5000/0 -> pass 0/1
-         t=10  5000/1 -> breach 1/1, rollback, path critical, why: one breach of a critical rule is enough",
+         t=10  10/1   -> breach 1/1, rollback, path critical, why: one breach of a critical rule is enough",
     );
 }
 
