@@ -115,7 +115,7 @@ async fn entitled(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Pro
             status: StatusCode::FORBIDDEN,
             error: "no_token_configured",
             message: "this daemon takes no commands over HTTP because no token is configured; set one (`[serve] token_file`), or run the \
-                      command on a machine with access to the cluster and no --server"
+                      command with --alone on a machine that has access to the cluster"
                 .into(),
         });
     };

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
 use crate::model::Status;
@@ -59,13 +58,15 @@ fn allowed(poll_seconds: f64) -> Duration {
         .max(SILENCE_MIN)
 }
 
-/// Whether the monitor has looked at least once: it stamps every status it makes.
+/// Whether the monitor has looked at least once: the status it starts with bears the time of the start.
 pub(super) fn ready(status: &Status) -> bool {
-    status.at != Timestamp::default()
+    status.at != status.started_at
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

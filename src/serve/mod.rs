@@ -117,11 +117,13 @@ pub async fn bind(
 fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::AddrInUse => {
-            "another process, perhaps another flipback, listens there; stop it, or choose another port with `listen` (port 0 takes any free one)"
+            "another process, perhaps another flipback, listens there; stop it, or choose another port with `listen` in [serve] (port 0 takes any free one)"
         }
-        io::ErrorKind::PermissionDenied => "this user may not take that port; choose one above 1023 with `listen`",
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address; use 127.0.0.1, or 0.0.0.0 for every address, in `listen`",
-        _ => "choose another address with `listen`",
+        io::ErrorKind::PermissionDenied => "this user may not take that port; choose one above 1023 with `listen` in [serve]",
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; use 127.0.0.1, or 0.0.0.0 for every address, as `listen` in [serve]"
+        }
+        _ => "choose another address with `listen` in [serve]",
     }
 }
 

@@ -129,9 +129,16 @@ const PAUSE: &str = r#"{"command":"pause","guard":"shop/web","by":"ann","reason"
 #[tokio::test]
 async fn the_daemon_is_ready_after_the_first_look() {
     let daemon = daemon(None).await;
+    // As the monitor starts: a status that bears the time of the start and no look yet.
+    let start = Timestamp::from_second(1).expect("in range");
+    daemon.status.send_replace(Arc::new(Status {
+        started_at: start,
+        at: start,
+        ..Status::default()
+    }));
     assert_eq!(daemon.get("/readyz").await.0, 503);
     assert_eq!(daemon.get("/healthz").await.0, 200);
-    daemon.status.send_replace(status(1, Vec::new()));
+    daemon.status.send_replace(status(2, Vec::new()));
     assert_eq!(daemon.get("/readyz").await.0, 200);
     daemon.stopped().await;
 }

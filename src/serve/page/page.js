@@ -490,7 +490,7 @@ function render() {
   }
   if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
   show($("nothing"), shown === 0);
-  text($("nothing"), guards.length === 0 ? "No guard is configured. config/flipback.toml shows how." : "No guard matches. Clear the filter to see all.");
+  text($("nothing"), digest.at === digest.started_at ? "" : guards.length === 0 ? "No guard is configured. config/flipback.toml shows how." : "No guard matches. Clear the filter to see all.");
   text($("version"), digest.version);
   show($("pending"), digest.notifications_pending > 0);
   text($("pending"), `${digest.notifications_pending} unsent message${digest.notifications_pending === 1 ? "" : "s"}`);
@@ -501,9 +501,10 @@ function renderHeadline(guards) {
   const first = guards[0];
   const counts = Object.fromEntries(Object.keys(GROUPS).map((group) => [group, guards.filter((guard) => phaseOf(guard).group === group).length]));
   const trouble = guards.length - counts.fine;
+  const firstLook = state.digest.at === state.digest.started_at;
   let headline = guards.length === 0 ? "Nothing is guarded" : guards.length === 1 ? `${first.guard} is fine` : `All ${guards.length} guards are fine`;
-  if (guards.length > 0 && guards.every((guard) => guard.phase === "starting")) headline = "Starting: the first verdicts are on their way";
-  let subline = guards.length === 0 ? "No guard is configured." : first.why;
+  if (firstLook || (guards.length > 0 && guards.every((guard) => guard.phase === "starting"))) headline = "Starting: the first verdicts are on their way";
+  let subline = firstLook ? "The first look at the guards is not done yet." : guards.length === 0 ? "No guard is configured." : first.why;
   if (trouble === 0 && guards.length > 1) {
     const watching = guards.filter((guard) => guard.phase === "watching").length;
     subline = watching > 0 ? `${watching} under close watch after a switch.` : "Every live color is within its limits.";
