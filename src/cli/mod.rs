@@ -1,4 +1,423 @@
-//! The command line.
+//! The command line: what is asked for, by whom, and what the exit code says.
+//!
+//! `run` and `demo` are the daemon; the other commands ask a running daemon over its API, and stand alone where there is none, on the
+//! same road: same configuration, same rooms, same evidence. Which of the two answered is always said, on standard error; standard
+//! output holds the answer and nothing else, so that `--output json` can be piped.
+//!
+//! Refuses to: read a secret from a flag, where every process of the machine could see it; act on a guess of which guard is meant.
 
+use std::{error::Error, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    config::{self, Config, ConfigErrors, Flags, Sources},
+    model::settings::{LogFormat, ServeSettings},
+};
+
+pub mod check;
+pub mod client;
+pub mod command;
 pub mod demo;
+pub mod paint;
+pub mod pause;
+pub mod rollback;
 pub mod run;
+pub mod standalone;
+pub mod status;
+pub mod switch;
+
+/// All is well; for a command: done.
+pub const HEALTHY: u8 = 0;
+/// Bad, or rolled back; for a command: not done.
+pub const BAD: u8 = 1;
+/// It cannot be told.
+pub const UNKNOWN: u8 = 2;
+/// `EX_USAGE`: the command line or the configuration is wrong.
+pub const USAGE: u8 = 64;
+
+const EXIT_CODES: &str = "Exit codes:
+  0   healthy; for a command: done
+  1   breaching or rolled back; for a command: refused or failed
+  2   cannot tell: no usable data, nothing reachable, no answer
+  64  the command line or the configuration is wrong
+
+Configuration: defaults < file < environment (FLIPBACK_...) < flags; config/flipback.toml explains every key.";
+
+/// Watches the live color of a blue-green deployment and puts traffic back when the release is bad.
+#[derive(Debug, Parser)]
+#[command(name = "flipback", version, after_long_help = EXIT_CODES, after_help = "Exit codes: 0 healthy, 1 bad, 2 cannot tell, 64 usage")]
+pub struct Cli {
+    /// What all commands share.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What all commands share.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The configuration file [default: ./flipback.toml, then /etc/flipback/flipback.toml]
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "FLIPBACK_CONFIG",
+        value_name = "FILE",
+        help_heading = "Everywhere"
+    )]
+    pub config: Option<PathBuf>,
+    /// What the log says, such as "debug" or "flipback=debug,kube=warn"
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Everywhere")]
+    pub log: Option<String>,
+}
+
+/// The form of an answer, for the commands that give one.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Form {
+    /// How the answer is printed
+    #[arg(
+        long,
+        short,
+        env = "FLIPBACK_OUTPUT",
+        hide_env_values = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM"
+    )]
+    pub output: Output,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Where the daemon is, for the commands that ask one.
+#[derive(Clone, Debug, Args)]
+pub struct Daemon {
+    /// The daemon's address, such as http://127.0.0.1:8080 [default: serve.listen of the configuration]
+    #[arg(
+        long,
+        visible_alias = "server",
+        env = "FLIPBACK_ADDRESS",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub address: Option<String>,
+    /// Ask no daemon: read and write the cluster from here
+    #[arg(long, conflicts_with = "address")]
+    pub alone: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch, until SIGTERM: the daemon
+    Run(RunArgs),
+    /// Show every guard, or one in detail
+    Status(status::StatusArgs),
+    /// Put traffic back on the standby color, now
+    Rollback(rollback::RollbackArgs),
+    /// Put traffic on a named color, now
+    Switch(switch::SwitchArgs),
+    /// Let no flip happen until resumed
+    Pause(pause::PauseArgs),
+    /// Let flips happen again
+    Resume(pause::ResumeArgs),
+    /// Check the configuration, and whether the clusters and Prometheus servers answer as it needs
+    Check(check::CheckArgs),
+    /// See it work: needs nothing but this program
+    #[command(after_help = DEMO_HELP)]
+    Demo(demo::DemoArgs),
+    /// Print a script that completes commands in a shell
+    #[command(after_help = "Example:\n  flipback completions bash > /etc/bash_completion.d/flipback")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+const DEMO_HELP: &str = "Examples:
+  flipback demo
+  flipback demo --scenario blip           (must not flip)
+  flipback demo --keep                    (leaves the status page open)";
+
+/// Arguments of `flipback run`: what it overrides.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  flipback run --config flipback.toml
+  flipback run --monitor-only --listen 127.0.0.1:9000")]
+pub struct RunArgs {
+    /// Decide, record and tell, and never write to the cluster
+    #[arg(long)]
+    pub monitor_only: bool,
+    /// Where the status page, /metrics and the API listen
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Where evidence and undelivered messages lie
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// Time between two looks, such as 5s
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub poll: Option<Duration>,
+    /// The form of the log
+    #[arg(long, value_name = "FORM", value_parser = log_format)]
+    pub log_format: Option<LogFormat>,
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".to_owned()),
+    }
+}
+
+/// Why a command ended early: a sentence for standard error, and the exit code.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Failure {
+    /// The command line or the configuration is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            code: USAGE,
+            message: message.into(),
+        }
+    }
+
+    /// It cannot be told.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self {
+            code: UNKNOWN,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::usage(errors.to_string())
+    }
+}
+
+/// Parses, does, and answers with the exit code. Needs the TLS provider installed, makes its own runtime.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` are errors to clap, on standard output; a closed pipe is nothing to speak of.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { HEALTHY });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            anstream::eprintln!("flipback: failed to start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let answer = runtime.block_on(dispatch(cli));
+    // A name lookup that hangs must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    answer.unwrap_or_else(|failure| {
+        anstream::eprintln!("{}flipback:{} {failure}", paint::BAD.render(), paint::BAD.render_reset());
+        ExitCode::from(failure.code)
+    })
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let global = &cli.global;
+    let code = match cli.command {
+        Command::Run(args) => daemon(global, args).await?,
+        Command::Status(args) => status::status(global, &args).await?,
+        Command::Rollback(args) => rollback::rollback(global, args).await?,
+        Command::Switch(args) => switch::switch(global, args).await?,
+        Command::Pause(args) => pause::pause(global, args).await?,
+        Command::Resume(args) => pause::resume(global, args).await?,
+        Command::Check(args) => check::check(global, &args).await?,
+        Command::Demo(args) => play(global, &args).await?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "flipback", &mut std::io::stdout());
+            HEALTHY
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Cli::command());
+            page.render(&mut std::io::stdout())
+                .map_err(|error| Failure::unknown(format!("failed to print the manual page: {error}")))?;
+            HEALTHY
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
+/// `flipback run`.
+async fn daemon(global: &Global, args: RunArgs) -> Result<u8, Failure> {
+    let config = global.load(Flags {
+        monitor_only: args.monitor_only,
+        listen: args.listen,
+        data_dir: args.data_dir,
+        poll: args.poll,
+        log_filter: None,
+        log_format: args.log_format,
+    })?;
+    crate::telemetry::init(&config.log).map_err(|error| Failure::usage(chain(&error)))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !config.variables.is_empty() {
+        tracing::info!(variables = %config.variables.join(", "), "Obeying variables of other tools");
+    }
+    run::run(config).await.map_err(|error| Failure {
+        code: BAD,
+        message: chain(&error),
+    })?;
+    Ok(HEALTHY)
+}
+
+/// `flipback demo`: its daemon is started as `run` starts one.
+async fn play(global: &Global, args: &demo::DemoArgs) -> Result<u8, Failure> {
+    quiet_log(global);
+    let start: demo::Starter = Box::new(|setup, stop| {
+        Box::pin(async move {
+            let defaults = Config::default();
+            let config = Config {
+                clusters: vec![setup.cluster],
+                guards: vec![setup.guard],
+                chats: setup.chats,
+                serve: ServeSettings {
+                    listen: setup.listen,
+                    ..defaults.serve
+                },
+                data_dir: setup.data_dir,
+                poll: setup.poll,
+                probe_resolve: setup.probe_resolve,
+                ..Config::default()
+            };
+            let running = run::start(config, stop).await?;
+            Ok(demo::Daemon {
+                status: running.status.clone(),
+                address: running.address,
+                finished: Box::pin(running.finished()),
+            })
+        })
+    });
+    match demo::run(args, start, anstream::stdout()).await {
+        Ok(true) => Ok(HEALTHY),
+        Ok(false) => Ok(BAD),
+        Err(error) => Err(Failure::unknown(chain(&error))),
+    }
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// Where the configuration lies when nobody says.
+const PLACES: [&str; 2] = ["flipback.toml", "/etc/flipback/flipback.toml"];
+
+impl Global {
+    /// The configuration file: the one named, else the first of the usual places that exists.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config
+            .clone()
+            .or_else(|| PLACES.iter().map(PathBuf::from).find(|place| place.exists()))
+    }
+
+    /// Loads the configuration with the flags of a command.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with everything that is wrong.
+    pub fn load(&self, flags: Flags) -> Result<Config, ConfigErrors> {
+        config::load(&Sources {
+            file: self.file(),
+            environment: environment(),
+            flags: Flags {
+                log_filter: self.log.clone().or(flags.log_filter.clone()),
+                ..flags
+            },
+        })
+    }
+}
+
+/// The environment, without what is no text: no variable of ours needs that.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The log of a command that is no daemon: warnings, on standard error, unless the configuration's filter was set by flag.
+pub(crate) fn quiet_log(global: &Global) {
+    let filter = global.log.clone().unwrap_or_else(|| "error".to_owned());
+    let _ = crate::telemetry::init(&crate::model::settings::LogSettings {
+        filter,
+        ..crate::model::settings::LogSettings::default()
+    });
+}
+
+/// The time, read where a command begins.
+#[expect(clippy::disallowed_methods, reason = "an edge: commands read the clock here and nowhere else")]
+pub(crate) fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_people_use_shows_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn help_is_what_people_read() {
+        let mut all = Cli::command().term_width(100).render_long_help().to_string();
+        for command in Cli::command().get_subcommands_mut() {
+            all.push_str(&format!("\n=== {}\n", command.get_name()));
+            all.push_str(&command.clone().term_width(100).render_long_help().to_string());
+        }
+        let trimmed: Vec<&str> = all.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!(trimmed.join("\n"));
+    }
+}

@@ -302,10 +302,10 @@ fn colors(table: Table<'_>) -> BTreeMap<Color, ColorSpec> {
         let read = match &node.kind {
             NodeKind::Text(_) => table.text_where(name, VALUE, is_label_value).map(|value| (value, None)),
             NodeKind::Table(_) => node.table(table.problems).and_then(|inner| {
-                let value = inner.text_where("value", VALUE, is_label_value);
-                if inner.get("value").is_none() {
-                    table.problems.add(inner.missing("value", VALUE));
-                }
+                let value = match inner.get("value") {
+                    Some(_) => inner.text_where("value", VALUE, is_label_value),
+                    None => Some(name.clone()),
+                };
                 let deployment = inner.text_where("deployment", "the name of a Deployment", is_subdomain);
                 inner.close();
                 Some((value?, deployment))

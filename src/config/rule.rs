@@ -253,9 +253,11 @@ fn probe(table: &mut Table<'_>, scripts: &Scripts) -> ProbeRule {
     ProbeRule {
         threshold: table.share("threshold", Share::Open).unwrap_or(PROBE_THRESHOLD),
         path: table
-            .text_where("path", "a path that begins with /, such as \"/health\"", |path| {
-                path.starts_with('/') && !path.contains(char::is_whitespace)
-            })
+            .text_where(
+                "path",
+                "a path that begins with /, such as \"/health\", or \"https:/health\" for TLS",
+                |path| path.strip_prefix("https:").unwrap_or(path).starts_with('/') && !path.contains(char::is_whitespace),
+            )
             .unwrap_or_else(|| PROBE_PATH.to_owned()),
         port: table.count("port", 1..=65535).and_then(|port| u16::try_from(port).ok()),
         status: status(table).unwrap_or(PROBE_STATUS),
@@ -329,6 +331,9 @@ fn selector(table: &Table<'_>, name: &str) -> Option<String> {
     }
     if name == "buckets" && outside.contains("le=") {
         return refuse("a selector without le", "flipback adds the bucket bound itself");
+    }
+    if placeholders(&outside).next().is_some() {
+        return refuse("placeholders within quotes only", EXAMPLE);
     }
     if let Some(unknown) = placeholders(&text).find(|word| !["namespace", "color", "value", "deployment"].contains(word)) {
         return refuse(

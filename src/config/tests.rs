@@ -586,6 +586,7 @@ fn selectors_that_cannot_be_judged_are_refused() {
         rule("error_rate", "total = 'x{a=\"b\"}'\nbad = 'x{a=\"{colour}\"}'"),
         rule("error_rate", "total = 'x'\nbad = 'x{a=\"{color}'"),
         rule("error_rate", "preset = \"custom\""),
+        rule("error_rate", "total = 'x{color}'\nbad = 'x{a=\"{color}\"}'"),
         rule("error_rate", "total = 'x{a=~\"\\\\d(\\\"\",b=\"{color}'\nbad = 'x{a=\"{color}\"}'"),
         rule("latency_p95", "buckets = 'x_seconds{a=\"{color}\"}'"),
         rule("latency_p95", "buckets = 'x_bucket{a=\"{color}\",le=\"1\"}'"),
@@ -657,6 +658,13 @@ fn a_metric_rule_without_a_prometheus_is_warned_of() {
         .warnings
         .join("\n")
     );
+}
+
+#[test]
+fn a_colors_name_is_its_value_unless_told_otherwise() {
+    let config = loaded(&GUARD.replace("value = \"blue\", ", ""), &[]);
+    let blue = &config.guards[0].colors[&Color::new("blue").expect("valid")];
+    assert_eq!((blue.value.as_str(), blue.deployment.as_deref()), ("blue", Some("web-blue")));
 }
 
 #[test]

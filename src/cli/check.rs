@@ -1,0 +1,499 @@
+//! `flipback check`: is the configuration right, and does the world answer as it needs? Changes nothing, tells nobody (unless asked to).
+//!
+//! Each finding is one line with what to do. What is wrong here is what would be blind, refused or silent later, when it matters.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    BAD, Failure, Form, Global, HEALTHY, Output, USAGE, chain,
+    command::{self, resolve},
+    paint::{self, percent, styled},
+    standalone::Rooms,
+};
+use crate::{
+    config::{Config, Flags},
+    model::{Announcement, GuardId, GuardSpec, Mode, Topic, Traffic, View, settings::ChatSettings},
+    notify,
+    observe::{Buckets, QueryReport},
+    router::Router,
+};
+
+/// Arguments of `flipback check`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  flipback check --config flipback.toml
+  flipback check web
+  flipback check --offline            (the configuration only)
+  flipback check --send-test          (and a test message to every chat)
+
+Exit codes: 0 all well, or only warnings; 1 something is wrong; 64 the configuration is wrong.")]
+pub struct CheckArgs {
+    /// The guard: its name, or its last part where only one guard has it; all of them when left out
+    pub guard: Option<String>,
+    /// Read the configuration and ask nobody
+    #[arg(long)]
+    pub offline: bool,
+    /// Send a test message to every chat
+    #[arg(long, conflicts_with = "offline")]
+    pub send_test: bool,
+    /// The answer's form.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// How a finding ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, and should be looked at.
+    Warning,
+    /// It does not work.
+    Wrong,
+}
+
+/// One thing that was checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is about: `configuration`, `guard shop/web`, `chat slack`.
+    pub about: String,
+    /// How it ranks.
+    pub level: Level,
+    /// What was found.
+    pub what: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub todo: Option<String>,
+}
+
+/// All findings, in the order of the road: configuration, guards, chats.
+#[derive(Debug, Default)]
+struct Findings {
+    list: Vec<Finding>,
+}
+
+impl Findings {
+    fn add(&mut self, about: &str, level: Level, what: impl Into<String>) -> &mut Finding {
+        self.list.push(Finding {
+            about: about.to_owned(),
+            level,
+            what: what.into(),
+            todo: None,
+        });
+        self.list.last_mut().expect("just pushed")
+    }
+}
+
+impl Finding {
+    fn todo(&mut self, todo: impl Into<String>) {
+        self.todo = Some(todo.into());
+    }
+}
+
+/// Checks everything; the exit code sums it up.
+///
+/// # Errors
+/// [`Failure`] when no client can be made at all, or no guard has the given name.
+pub async fn check(global: &Global, args: &CheckArgs) -> Result<u8, Failure> {
+    super::quiet_log(global);
+    let config = match global.load(Flags::default()) {
+        Ok(config) => config,
+        Err(errors) => {
+            match args.form.output {
+                Output::Json => command::print_json(&errors),
+                Output::Table => anstream::println!("{} {errors}", styled("✗", paint::BAD)),
+            }
+            return Ok(USAGE);
+        }
+    };
+    let guards: Vec<Arc<GuardSpec>> = match &args.guard {
+        Some(guard) => {
+            let id = resolve(config.guards.iter().map(|guard| &guard.id), guard).map_err(Failure::usage)?;
+            config.guards.iter().filter(|guard| guard.id == id).map(Arc::clone).collect()
+        }
+        None => config.guards.clone(),
+    };
+    let mut findings = Findings::default();
+    configuration(&mut findings, &config);
+    if !args.offline {
+        live(&mut findings, &config, &guards).await?;
+    }
+    for chat in &config.chats {
+        self::chat(&mut findings, chat, args.send_test.then_some(&guards)).await;
+    }
+    match args.form.output {
+        Output::Json => command::print_json(&findings.list),
+        Output::Table => anstream::print!("{}", table(&findings.list)),
+    }
+    let wrong = findings.list.iter().any(|finding| finding.level == Level::Wrong);
+    Ok(if wrong { BAD } else { HEALTHY })
+}
+
+fn configuration(findings: &mut Findings, config: &Config) {
+    const ABOUT: &str = "configuration";
+    let origin = config
+        .origin
+        .as_ref()
+        .map_or("no file".to_owned(), |path| path.display().to_string());
+    let guards = config.guards.len();
+    let plural = if guards == 1 { "guard" } else { "guards" };
+    findings.add(ABOUT, Level::Ok, format!("{origin}: {guards} {plural}"));
+    if !config.variables.is_empty() {
+        findings.add(ABOUT, Level::Ok, format!("obeys {}", config.variables.join(", ")));
+    }
+    for warning in &config.warnings {
+        findings.add(ABOUT, Level::Warning, warning.clone());
+    }
+    match config.serve.token.as_ref().map(crate::model::settings::Secret::read) {
+        Some(Ok(_)) => {
+            findings.add(ABOUT, Level::Ok, "a token guards commands over HTTP");
+        }
+        Some(Err(error)) => findings
+            .add(ABOUT, Level::Wrong, chain(&error))
+            .todo("put the token there, or correct serve.token_file: no command is taken over HTTP"),
+        None if !config.serve.listen.ip().is_loopback() => findings
+            .add(ABOUT, Level::Warning, "no token: commands are refused over HTTP")
+            .todo("set serve.token_file, or run commands where the cluster can be reached"),
+        None => {}
+    }
+    if config.chats.is_empty() {
+        findings
+            .add(ABOUT, Level::Warning, "no chat: nobody is told of a rollback")
+            .todo("add [chats.<name>] or set SLACK_WEBHOOK_URL");
+    }
+}
+
+async fn live(findings: &mut Findings, config: &Config, guards: &[Arc<GuardSpec>]) -> Result<(), Failure> {
+    let rooms = Rooms::open(config, guards).await?;
+    for (name, cluster) in &rooms.clusters {
+        let about = if name.is_empty() {
+            "cluster".to_owned()
+        } else {
+            format!("cluster {name}")
+        };
+        match cluster.health() {
+            Ok(()) => {
+                findings.add(&about, Level::Ok, "the API server answers and is watched");
+            }
+            // A sentence that says what to do.
+            Err(why) => {
+                findings.add(&about, Level::Wrong, why);
+            }
+        }
+    }
+    let now = super::now();
+    for (spec, router) in &rooms.guards {
+        let about = format!("guard {}", spec.id);
+        let active = route(findings, &about, spec, &**router);
+        rights(findings, &about, spec, &**router).await;
+        for report in rooms.observer.inspect(&spec.id, now).await {
+            let is_active = active.as_ref().is_none_or(|active| *active == report.color);
+            query(findings, &about, &report, is_active);
+        }
+    }
+    Ok(())
+}
+
+/// What is live, and could the other color take over? Answers with the active color.
+fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Router) -> Option<crate::model::Color> {
+    let object = spec.route.object();
+    match router.view() {
+        View::Known(traffic) => {
+            let Traffic { active, standby, .. } = &*traffic;
+            let (on, off) = (traffic.active_side().ready, traffic.standby_side().ready);
+            findings.add(
+                about,
+                Level::Ok,
+                format!("{object} serves {active} ({on} Ready), standby is {standby} ({off} Ready)"),
+            );
+            if off == 0 {
+                findings
+                    .add(
+                        about,
+                        Level::Warning,
+                        format!("the standby color {standby} has no Ready endpoint: a rollback would be refused"),
+                    )
+                    .todo(format!("keep {standby} running, or scale it up before the next switch"));
+            }
+            if let Some(pause) = &traffic.paused {
+                findings
+                    .add(about, Level::Warning, format!("paused by {} ({})", pause.by, pause.reason))
+                    .todo(format!("flipback resume {}", spec.id));
+            }
+            for (color, side) in &traffic.sides {
+                let named = spec.colors.get(color).and_then(|color| color.deployment.as_ref());
+                if let (Some(deployment), None) = (named, side.desired) {
+                    findings
+                        .add(about, Level::Wrong, format!("the Deployment {deployment} of {color} is not there"))
+                        .todo(format!("correct colors.{color}.deployment, or create it"));
+                }
+            }
+            Some(traffic.active.clone())
+        }
+        View::UnknownColor { found, known } => {
+            let found = found.map_or_else(|| "nothing".to_owned(), |value| format!("{value:?}"));
+            findings
+                .add(
+                    about,
+                    Level::Wrong,
+                    format!("{object} selects {found}, which is none of the guard's colors"),
+                )
+                .todo(format!(
+                    "expected one of {}: correct colors or route.selector_key",
+                    known.join(", ")
+                ));
+            None
+        }
+        View::Unreadable(why) => {
+            findings.add(about, Level::Wrong, why);
+            None
+        }
+    }
+}
+
+async fn rights(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Router) {
+    match router.may_flip().await {
+        Ok(rights) => {
+            let lacking: BTreeSet<String> = rights
+                .iter()
+                .filter(|right| !right.allowed)
+                .map(|right| {
+                    let name = right.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+                    format!("{} {}{name}", right.verb, right.resource)
+                })
+                .collect();
+            if lacking.is_empty() {
+                let what = match spec.mode {
+                    Mode::Enforce => "the account has every right it needs to flip",
+                    Mode::Monitor => "the account has every right it needs to watch (monitor mode)",
+                };
+                findings.add(about, Level::Ok, what);
+            } else {
+                let lacking: Vec<String> = lacking.into_iter().collect();
+                findings
+                    .add(about, Level::Wrong, format!("the account may not: {}", lacking.join(", ")))
+                    .todo(format!(
+                        "apply deploy/monitor.yaml with these names in namespace {}",
+                        spec.namespace
+                    ));
+            }
+        }
+        Err(error) => {
+            findings.add(about, Level::Wrong, chain(&error));
+        }
+    }
+}
+
+fn query(findings: &mut Findings, about: &str, report: &QueryReport, is_active: bool) {
+    let subject = format!("{} on {}", report.rule, report.color);
+    match (&report.value, &report.absent) {
+        (_, Some(absence)) => {
+            // A standby color without users has no requests, and that is as it should be.
+            let level = if is_active { Level::Wrong } else { Level::Warning };
+            findings
+                .add(about, level, format!("{subject}: {absence}"))
+                .todo(format!("ask Prometheus: {}", report.query));
+        }
+        (Some(value), None) => {
+            let mut what = format!("{subject}: {value}");
+            if let Some(share) = report.bad_share {
+                what.push_str(&format!("; {} bad in the last 5 minutes", percent(share)));
+            }
+            if let Some(spacing) = report.scrape_spacing {
+                what.push_str(&format!("; scraped every {}", humantime::format_duration(round(spacing))));
+            }
+            if let Some(time) = report.time_to_detect {
+                what.push_str(&format!(
+                    "; a total outage is decided in about {}",
+                    humantime::format_duration(round(time))
+                ));
+            }
+            findings.add(about, Level::Ok, what);
+        }
+        (None, None) => {}
+    }
+    if let Some(buckets) = report.buckets.as_ref().filter(|buckets| !buckets.is_bound) {
+        findings
+            .add(
+                about,
+                Level::Wrong,
+                format!("{subject}: the threshold {} is no bucket bound", buckets.threshold),
+            )
+            .todo(format!("use {}", neighbours(buckets)));
+    }
+    for warning in &report.warnings {
+        findings.add(about, Level::Warning, format!("{subject}: {warning}"));
+    }
+}
+
+fn neighbours(buckets: &Buckets) -> String {
+    match (buckets.below, buckets.above) {
+        (Some(below), Some(above)) => format!("{below} or {above}, or add a bucket at {}", buckets.threshold),
+        (Some(below), None) => format!("{below}, or add a bucket at {} and one above it", buckets.threshold),
+        (None, Some(above)) => format!("{above}, or add a bucket at {}", buckets.threshold),
+        (None, None) => "a histogram with finite buckets".to_owned(),
+    }
+}
+
+/// Whole seconds: nobody plans by milliseconds.
+fn round(duration: std::time::Duration) -> std::time::Duration {
+    std::time::Duration::from_secs_f64(duration.as_secs_f64().round())
+}
+
+/// A chat's secret is there; with guards, a test message is sent.
+async fn chat(findings: &mut Findings, chat: &ChatSettings, test: Option<&Vec<Arc<GuardSpec>>>) {
+    let about = format!("chat {}", chat.name);
+    if let Err(error) = chat.url.read() {
+        findings
+            .add(&about, Level::Wrong, chain(&error))
+            .todo(format!("put the webhook's URL there, or correct chats.{}.url_file", chat.name));
+        return;
+    }
+    if let Some(Err(error)) = chat.token.as_ref().map(crate::model::settings::Secret::read) {
+        findings.add(&about, Level::Wrong, chain(&error));
+    }
+    let Some(spec) = test.and_then(|guards| guards.first()) else {
+        findings.add(&about, Level::Ok, "has its URL (not contacted; --send-test sends a test message)");
+        return;
+    };
+    match notify::open(chat).deliver(&announcement(spec)).await {
+        Ok(()) => {
+            findings.add(&about, Level::Ok, "took a test message");
+        }
+        Err(error) => {
+            findings.add(&about, Level::Wrong, format!("did not take a test message: {}", chain(&error)));
+        }
+    }
+}
+
+fn announcement(spec: &GuardSpec) -> Announcement {
+    let at = super::now();
+    let id: &GuardId = &spec.id;
+    Announcement {
+        id: format!("{}_test_{}", id.file_name(), at.as_millisecond()),
+        guard: id.clone(),
+        at,
+        topic: Topic::Test,
+        why: "this is a test message of `flipback check --send-test`".to_owned(),
+        namespace: spec.namespace.clone(),
+        object: spec.route.object(),
+        from: None,
+        to: None,
+        from_release: None,
+        to_release: None,
+        trigger: None,
+        incident: None,
+        evidence: None,
+        took_ms: None,
+        chats: Vec::new(),
+    }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let mut out = String::new();
+    let mut about = "";
+    for finding in findings {
+        if finding.about != about {
+            about = &finding.about;
+            out.push_str(&format!("{}\n", styled(about, paint::BOLD)));
+        }
+        let mark = match finding.level {
+            Level::Ok => styled("✓", paint::GOOD),
+            Level::Warning => styled("!", paint::WARN),
+            Level::Wrong => styled("✗", paint::BAD),
+        };
+        out.push_str(&format!("  {mark} {}\n", finding.what));
+        if let Some(todo) = &finding.todo {
+            out.push_str(&format!("      {}\n", styled(&format!("-> {todo}"), paint::DIM)));
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    out.push_str(&match (count(Level::Wrong), count(Level::Warning)) {
+        (0, 0) => "\nall well\n".to_owned(),
+        (0, warnings) => format!("\nno errors, {warnings} to look at\n"),
+        (wrong, warnings) => format!("\n{wrong} wrong, {warnings} to look at\n"),
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Absence, Color, RuleName};
+
+    fn report() -> QueryReport {
+        QueryReport {
+            color: Color::new("blue").expect("valid"),
+            rule: RuleName::new("latency_p95").expect("valid"),
+            kind: "latency".into(),
+            query: "x_bucket{pod=~\"web-blue-.+\"}".into(),
+            value: Some("1200 requests, 3 slower than 0.7 seconds, on 3 targets".into()),
+            absent: None,
+            bad_share: Some(0.0025),
+            buckets: Some(Buckets {
+                threshold: 0.7,
+                is_bound: false,
+                below: Some(0.5),
+                above: Some(1.0),
+                bounds: vec![0.5, 1.0],
+            }),
+            scrape_spacing: Some(Duration::from_millis(14_990)),
+            time_to_detect: Some(Duration::from_millis(39_985)),
+            warnings: vec!["leave more room".into()],
+        }
+    }
+
+    #[test]
+    fn findings_are_what_people_read() {
+        let mut findings = Findings::default();
+        findings.add("configuration", Level::Ok, "flipback.toml: 1 guard");
+        query(&mut findings, "guard shop/web", &report(), true);
+        let absent = QueryReport {
+            value: None,
+            absent: Some(Absence::Empty),
+            buckets: None,
+            warnings: Vec::new(),
+            ..report()
+        };
+        query(&mut findings, "guard shop/web", &absent, true);
+        query(&mut findings, "guard shop/web", &absent, false);
+        insta::assert_snapshot!(anstream::adapter::strip_str(&table(&findings.list)).to_string());
+    }
+
+    #[test]
+    fn an_idle_standby_is_worth_a_look_and_no_error() {
+        let absent = QueryReport {
+            value: None,
+            absent: Some(Absence::Empty),
+            buckets: None,
+            warnings: Vec::new(),
+            ..report()
+        };
+        let mut findings = Findings::default();
+        query(&mut findings, "x", &absent, false);
+        query(&mut findings, "x", &absent, true);
+        let levels: Vec<Level> = findings.list.iter().map(|finding| finding.level).collect();
+        assert_eq!(levels, [Level::Warning, Level::Wrong]);
+    }
+
+    #[tokio::test]
+    async fn a_chat_without_its_file_is_wrong_and_names_no_secret() {
+        let mut findings = Findings::default();
+        let settings = ChatSettings {
+            name: "slack".into(),
+            kind: crate::model::settings::ChatKind::Slack,
+            url: crate::model::settings::Secret::File("/nonexistent/url".into()),
+            timeout: Duration::from_secs(1),
+            token: None,
+        };
+        chat(&mut findings, &settings, None).await;
+        assert_eq!(findings.list[0].level, Level::Wrong);
+        assert!(findings.list[0].what.contains("/nonexistent/url"));
+    }
+}

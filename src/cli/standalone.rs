@@ -1,0 +1,321 @@
+//! What the command line does where no daemon runs: one look at everything, or one command, with the daemon's own rooms.
+//!
+//! One look has no streaks: a share of bad requests needs two samples. What is shown in their place is the bad share of the last
+//! minutes, which the Prometheus knows without us.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, chain, command::note};
+use crate::{
+    cluster::Cluster,
+    config::Config,
+    decide::{self, Engine},
+    metrics::Metrics,
+    model::{
+        Color, ColorStatus, Command, CommandError, CommandReply, GuardId, GuardSpec, GuardStatus, Observation, Phase, RuleKind, RuleSpec,
+        RuleStatus, Status, View,
+    },
+    monitor,
+    observe::{Observer, QueryReport},
+    router::{self, Router},
+};
+
+/// How long the first lists of a cluster may take.
+pub const SYNC: Duration = Duration::from_secs(10);
+
+/// The rooms, open, without a conductor.
+pub struct Rooms {
+    /// By name.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// By guard, in the configuration's order.
+    pub guards: Vec<(Arc<GuardSpec>, Arc<dyn Router>)>,
+    /// Measures.
+    pub observer: Observer,
+    stop: CancellationToken,
+}
+
+impl Rooms {
+    /// Opens the clusters of the given guards and waits for their first lists; what cannot be read stays a state.
+    ///
+    /// # Errors
+    /// [`Failure`] when no client can be made at all.
+    pub async fn open(config: &Config, guards: &[Arc<GuardSpec>]) -> Result<Self, Failure> {
+        let metrics = Metrics::new().map_err(|error| Failure::unknown(chain(&error)))?;
+        let observer = Observer::new(guards, &config.clusters, config.probe_resolve.clone(), metrics.clone())
+            .map_err(|error| Failure::unknown(chain(&error)))?;
+        let stop = CancellationToken::new();
+        let mut clusters = BTreeMap::new();
+        for settings in &config.clusters {
+            let of_it = guards.iter().filter(|spec| spec.cluster == settings.name);
+            let namespaces: BTreeSet<String> = of_it.map(|spec| spec.namespace.clone()).collect();
+            if !namespaces.is_empty() {
+                let cluster = Cluster::open(settings.clone(), namespaces, metrics.clone(), stop.child_token());
+                clusters.insert(settings.name.clone(), cluster);
+            }
+        }
+        // A failure is told by each guard's view, and by `check`.
+        futures::future::join_all(clusters.values().map(|cluster| cluster.synced(SYNC))).await;
+        let guards = guards
+            .iter()
+            .filter_map(|spec| {
+                let cluster = clusters.get(&spec.cluster)?;
+                Some((Arc::clone(spec), router::open(spec, Arc::clone(cluster))))
+            })
+            .collect();
+        Ok(Self {
+            clusters,
+            guards,
+            observer,
+            stop,
+        })
+    }
+}
+
+impl Drop for Rooms {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// One look at some guards, as a status.
+///
+/// # Errors
+/// [`Failure`] when no client can be made at all.
+pub async fn look(config: &Config, guards: &[Arc<GuardSpec>], now: Timestamp) -> Result<Status, Failure> {
+    let rooms = Rooms::open(config, guards).await?;
+    let views: BTreeMap<GuardId, View> = rooms.guards.iter().map(|(spec, router)| (spec.id.clone(), router.view())).collect();
+    let (mut readings, reports) = tokio::join!(
+        rooms.observer.observe(&views, now),
+        futures::future::join_all(rooms.guards.iter().map(|(spec, _)| rooms.observer.inspect(&spec.id, now)))
+    );
+    let shown = rooms
+        .guards
+        .iter()
+        .zip(reports)
+        .map(|((spec, _), reports)| {
+            let seen = Observation {
+                at: now,
+                view: views
+                    .get(&spec.id)
+                    .cloned()
+                    .unwrap_or_else(|| View::Unreadable("not looked at".to_owned())),
+                readings: readings.remove(&spec.id).unwrap_or_default(),
+            };
+            one(spec, &seen, &reports, now)
+        })
+        .collect();
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: now,
+        at: now,
+        poll_seconds: config.poll.as_secs_f64(),
+        guards: shown,
+        notifications_pending: 0,
+    })
+}
+
+/// One guard after one look.
+fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: Timestamp) -> GuardStatus {
+    let decision = Engine::new(Arc::clone(spec)).step(seen);
+    let traffic = match &seen.view {
+        View::Known(traffic) => Some(&**traffic),
+        View::UnknownColor { .. } | View::Unreadable(_) => None,
+    };
+    let active = traffic.map(|traffic| traffic.active.clone());
+    let ledger = traffic.map(|traffic| traffic.ledger.clone()).unwrap_or_default();
+    let side = |color: &Color| traffic.and_then(|traffic| traffic.sides.get(color).cloned()).unwrap_or_default();
+    let colors = spec.colors.keys().map(|color| {
+        let side = side(color);
+        ColorStatus {
+            color: color.clone(),
+            ready: side.ready,
+            desired: side.desired,
+            known_bad: side.release.as_ref().is_some_and(|release| ledger.is_bad(&release.id)),
+            release: side.release,
+        }
+    });
+    let rules: Vec<RuleStatus> = spec
+        .rules
+        .iter()
+        .map(|rule| {
+            let report = reports
+                .iter()
+                .find(|report| report.rule == rule.name && Some(&report.color) == active.as_ref());
+            let state = decision.rules.iter().find(|state| state.rule == rule.name);
+            let mut shown = glance(rule, report);
+            if let Some(state) = state {
+                shown.of = state.of;
+                shown.sample_at = state.sample_at;
+                if shown.value.is_none() {
+                    shown.value = state.value;
+                    shown.why.clone_from(&state.why);
+                    shown.outcome = state.outcome.word().to_owned();
+                    (shown.bad, shown.total) = (state.bad, state.total);
+                }
+            }
+            shown
+        })
+        .collect();
+    let (phase, why) = phase(decision.phase, decision.why, &rules);
+    GuardStatus {
+        guard: spec.id.clone(),
+        mode: spec.mode,
+        object: spec.route.object(),
+        phase,
+        why,
+        standby: traffic.map(|traffic| traffic.standby.clone()),
+        active,
+        colors: colors.collect(),
+        rules,
+        switched_at: traffic.and_then(|traffic| traffic.switched_at),
+        watch_until: None,
+        cooldown_until: decide::cooldown_until(&ledger, &spec.policy).filter(|until| *until > now),
+        paused_by: traffic.and_then(|traffic| traffic.paused.as_ref()).map(|pause| pause.by.clone()),
+        last_incident: None,
+        events: Vec::new(),
+    }
+}
+
+/// A rule as one look tells it: the share of the last minutes against the threshold.
+fn glance(rule: &RuleSpec, report: Option<&QueryReport>) -> RuleStatus {
+    let threshold = match &rule.kind {
+        RuleKind::ErrorRate(counter) => counter.threshold,
+        RuleKind::Latency(latency) => latency.share(),
+        RuleKind::Probe(probe) => probe.threshold,
+        RuleKind::Endpoints(_) => 1.0,
+    };
+    let share = report.and_then(|report| report.bad_share);
+    let absent = report.and_then(|report| report.absent.as_ref());
+    let (outcome, why) = match (share, absent) {
+        (Some(share), _) if share > threshold => ("breach", "over the threshold in the last 5 minutes".to_owned()),
+        (Some(_), _) => ("pass", "within the threshold in the last 5 minutes".to_owned()),
+        (None, Some(absence)) => ("inconclusive", absence.to_string()),
+        (None, None) => ("nothing", "not measured".to_owned()),
+    };
+    RuleStatus {
+        rule: rule.name.clone(),
+        kind: rule.kind.as_str().to_owned(),
+        outcome: outcome.to_owned(),
+        streak: 0,
+        of: 0,
+        value: share,
+        threshold,
+        bad: None,
+        total: None,
+        why,
+        sample_at: None,
+        history: Vec::new(),
+    }
+}
+
+/// The engine has seen one look and would say `starting`; what the look shows is said in its place.
+fn phase(engine: Phase, why: String, rules: &[RuleStatus]) -> (Phase, String) {
+    if !matches!(engine, Phase::Starting | Phase::Watching | Phase::Steady | Phase::Breaching) {
+        return (engine, why);
+    }
+    let with = |outcome: &str| rules.iter().find(|rule| rule.outcome == outcome);
+    if let Some(rule) = with("breach") {
+        return (Phase::Breaching, format!("{}: {}", rule.rule, rule.why));
+    }
+    if let Some(rule) = with("inconclusive") {
+        return (Phase::Blind, format!("{}: {}", rule.rule, rule.why));
+    }
+    (Phase::Steady, "one look: nothing is over its threshold".to_owned())
+}
+
+/// Carries out one command from here. With a daemon `beside`, its data directory is left alone: two writers would disturb it.
+///
+/// # Errors
+/// [`CommandError`] as the daemon would answer.
+pub async fn command(config: Config, command: Command, beside: bool) -> Result<CommandReply, CommandError> {
+    let mut config = config;
+    // The other guards' clusters are not waited for: this may be an emergency.
+    config.guards.retain(|guard| guard.id == *command.guard());
+    config
+        .clusters
+        .retain(|cluster| config.guards.iter().any(|guard| guard.cluster == cluster.name));
+    if config.guards.is_empty() {
+        return Err(CommandError::UnknownGuard(command.guard().to_string()));
+    }
+    if beside || !is_writable(&config.data_dir) {
+        let own = own_data_dir();
+        note(&format!(
+            "Evidence goes to {} ({} is not ours to write).",
+            own.display(),
+            config.data_dir.display()
+        ));
+        config.data_dir = own;
+    }
+    monitor::command(config, command).await
+}
+
+/// Whether files can be made in a folder, which is made if need be.
+fn is_writable(folder: &std::path::Path) -> bool {
+    std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
+}
+
+/// A data directory of the person's own.
+fn own_data_dir() -> PathBuf {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("XDG_STATE_HOME")
+        .or_else(|| folder("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("flipback")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RuleName;
+
+    fn rule(name: &str, outcome: &str) -> RuleStatus {
+        RuleStatus {
+            rule: RuleName::new(name).expect("valid"),
+            kind: "error_rate".into(),
+            outcome: outcome.into(),
+            streak: 0,
+            of: 3,
+            value: None,
+            threshold: 0.05,
+            bad: None,
+            total: None,
+            why: "because".into(),
+            sample_at: None,
+            history: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn one_look_says_bad_before_blind_before_well() {
+        let said = |outcomes: &[&str]| {
+            let rules: Vec<RuleStatus> = outcomes.iter().map(|outcome| rule("error_rate", outcome)).collect();
+            phase(Phase::Starting, String::new(), &rules).0
+        };
+        assert_eq!(said(&["pass", "inconclusive", "breach"]), Phase::Breaching);
+        assert_eq!(said(&["pass", "inconclusive"]), Phase::Blind);
+        assert_eq!(said(&["pass", "nothing"]), Phase::Steady);
+    }
+
+    #[test]
+    fn what_the_engine_knows_for_sure_stays() {
+        let (phase, why) = phase(Phase::Unreadable, "no such Service".into(), &[rule("error_rate", "breach")]);
+        assert_eq!((phase, why.as_str()), (Phase::Unreadable, "no such Service"));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(is_writable(&folder.path().join("new/one")));
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("writable");
+        assert!(!is_writable(&file));
+    }
+}

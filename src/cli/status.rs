@@ -1,0 +1,418 @@
+//! `flipback status`: every guard in a line, or one guard whole.
+
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::{
+    BAD, Daemon, Failure, Form, Global, HEALTHY, Output, UNKNOWN,
+    command::{self, note, resolve},
+    paint::{self, Cell, columns, percent, styled},
+    standalone,
+};
+use crate::model::{GuardStatus, Mode, Phase, RuleStatus, Status};
+
+/// Arguments of `flipback status`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  flipback status
+  flipback status web
+  flipback status --output json | jq '.guards[].phase'
+  flipback status web && echo healthy
+
+Exit codes: 0 healthy, 1 breaching or rolled back, 2 cannot tell.")]
+pub struct StatusArgs {
+    /// The guard: its name, or its last part where only one guard has it; all of them when left out
+    pub guard: Option<String>,
+    /// The answer's form.
+    #[command(flatten)]
+    pub form: Form,
+    /// Where the daemon is.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// A status older than this, and than three polls, tells nothing of now.
+const FRESH_SECONDS: f64 = 30.0;
+
+/// Shows the status; the exit code sums it up.
+///
+/// # Errors
+/// [`Failure`] when there is none to be had.
+pub async fn status(global: &Global, args: &StatusArgs) -> Result<u8, Failure> {
+    super::quiet_log(global);
+    let config = command::load(global, &args.daemon)?;
+    let asked = if args.daemon.alone {
+        None
+    } else {
+        command::reach(&args.daemon, config.as_ref()).await?
+    };
+    let mut fresh = true;
+    let mut status = match (asked, config) {
+        (Some((daemon, status)), _) => {
+            let age = super::now().duration_since(status.at).as_secs_f64();
+            fresh = age <= (3.0 * status.poll_seconds).max(FRESH_SECONDS);
+            if !fresh {
+                note(&format!(
+                    "The daemon at {} last looked {age:.0} s ago: what follows is old.",
+                    daemon.base()
+                ));
+            }
+            status
+        }
+        (None, Some(config)) => {
+            note("No daemon was asked: this is one look from here. Streaks and history are known to a running daemon only.");
+            let guards: Vec<_> = match &args.guard {
+                Some(guard) => {
+                    let id = resolve(config.guards.iter().map(|guard| &guard.id), guard).map_err(Failure::usage)?;
+                    config.guards.iter().filter(|guard| guard.id == id).map(Arc::clone).collect()
+                }
+                None => config.guards.clone(),
+            };
+            standalone::look(&config, &guards, super::now()).await?
+        }
+        (None, None) => return Err(Failure::usage("neither a configuration nor a daemon's address")),
+    };
+    if let Some(guard) = &args.guard {
+        let id = resolve(status.guards.iter().map(|guard| &guard.guard), guard).map_err(Failure::usage)?;
+        status.guards.retain(|guard| guard.guard == id);
+    }
+    match args.form.output {
+        Output::Json => command::print_json(&status),
+        Output::Table => anstream::print!("{}", table(&status)),
+    }
+    Ok(if fresh { sum(&status.guards) } else { UNKNOWN })
+}
+
+/// The exit code of some guards: bad before unknown before healthy.
+fn sum(guards: &[GuardStatus]) -> u8 {
+    let codes: Vec<u8> = guards.iter().map(of_one).collect();
+    if codes.contains(&BAD) {
+        BAD
+    } else if codes.is_empty() || codes.contains(&UNKNOWN) {
+        UNKNOWN
+    } else {
+        HEALTHY
+    }
+}
+
+fn of_one(guard: &GuardStatus) -> u8 {
+    let breaching = guard.rules.iter().any(|rule| rule.outcome == "breach");
+    match guard.phase {
+        Phase::Breaching | Phase::RolledBack | Phase::Blocked | Phase::Suppressed | Phase::Disarmed => BAD,
+        Phase::Paused if breaching => BAD,
+        Phase::Watching | Phase::Steady | Phase::Paused => HEALTHY,
+        Phase::Starting | Phase::Blind | Phase::UnknownColor | Phase::Unreadable => UNKNOWN,
+    }
+}
+
+/// The whole status for people: a list of several guards, or one in detail.
+fn table(status: &Status) -> String {
+    match status.guards.as_slice() {
+        [] => "no guards\n".to_owned(),
+        [one] => detail(one, status.at),
+        several => list(several),
+    }
+}
+
+fn list(guards: &[GuardStatus]) -> String {
+    let title = |text: &str| Cell::new(text, paint::DIM);
+    let mut rows = vec![vec![
+        title("GUARD"),
+        title("PHASE"),
+        title("ACTIVE"),
+        title("STANDBY"),
+        title("WHY"),
+    ]];
+    rows.extend(guards.iter().map(|guard| {
+        vec![
+            Cell::new(guard.guard.as_str(), paint::BOLD),
+            Cell::new(phase_word(guard), paint::phase(guard.phase)),
+            Cell::plain(side(guard, guard.active.as_ref())),
+            Cell::plain(side(guard, guard.standby.as_ref())),
+            Cell::plain(shortened(&guard.why)),
+        ]
+    }));
+    columns(&rows, 0)
+}
+
+fn phase_word(guard: &GuardStatus) -> String {
+    match guard.mode {
+        Mode::Enforce => guard.phase.to_string(),
+        Mode::Monitor => format!("{} (monitor)", guard.phase),
+    }
+}
+
+/// `blue 3/3`.
+fn side(guard: &GuardStatus, color: Option<&crate::model::Color>) -> String {
+    let Some(color) = color else { return "?".to_owned() };
+    let ready = guard
+        .colors
+        .iter()
+        .find(|side| side.color == *color)
+        .map(|side| match side.desired {
+            Some(desired) => format!(" {}/{desired}", side.ready),
+            None => format!(" {}", side.ready),
+        });
+    format!("{color}{}", ready.unwrap_or_default())
+}
+
+/// A sentence that fits a line.
+fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 70;
+    if text.chars().count() <= CHARS_MAX {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(CHARS_MAX - 1).collect();
+    cut.push('…');
+    cut
+}
+
+fn detail(guard: &GuardStatus, at: Timestamp) -> String {
+    let mut out = format!(
+        "{}  {}  {}\n",
+        styled(guard.guard.as_str(), paint::BOLD),
+        styled(&phase_word(guard), paint::phase(guard.phase)),
+        styled(&guard.object, paint::DIM),
+    );
+    if !guard.why.is_empty() {
+        out.push_str(&format!("  {}\n", guard.why));
+    }
+    out.push('\n');
+    out.push_str(&colors(guard));
+    out.push('\n');
+    out.push_str(&rules(&guard.rules));
+    let facts = facts(guard, at);
+    if !facts.is_empty() {
+        out.push('\n');
+        out.push_str(&columns(&facts, 2));
+    }
+    out
+}
+
+fn colors(guard: &GuardStatus) -> String {
+    let title = |text: &str| Cell::new(text, paint::DIM);
+    let mut rows = vec![vec![title("COLOR"), title(""), title("READY"), title("RELEASE"), title("IMAGES")]];
+    rows.extend(guard.colors.iter().map(|side| {
+        let (position, style) = if guard.active.as_ref() == Some(&side.color) {
+            ("active", paint::BOLD)
+        } else if guard.standby.as_ref() == Some(&side.color) {
+            ("standby", paint::PLAIN)
+        } else {
+            ("", paint::DIM)
+        };
+        let ready = side
+            .desired
+            .map_or_else(|| side.ready.to_string(), |desired| format!("{}/{desired}", side.ready));
+        let (id, images) = side.release.as_ref().map_or(("?".to_owned(), String::new()), |release| {
+            let mark = if side.known_bad { " (rolled back from)" } else { "" };
+            (format!("{}{mark}", release.id), release.images.join(", "))
+        });
+        vec![
+            Cell::new(side.color.as_str(), style),
+            Cell::new(position, style),
+            Cell::new(ready, if side.ready == 0 { paint::BAD } else { paint::GOOD }),
+            Cell::new(id, if side.known_bad { paint::BAD } else { paint::PLAIN }),
+            Cell::plain(images),
+        ]
+    }));
+    columns(&rows, 2)
+}
+
+fn rules(rules: &[RuleStatus]) -> String {
+    let title = |text: &str| Cell::new(text, paint::DIM);
+    let mut rows = vec![vec![
+        title("RULE"),
+        title("OUTCOME"),
+        title("STREAK"),
+        title("LAST"),
+        title("THRESHOLD"),
+        title("WHY"),
+    ]];
+    rows.extend(rules.iter().map(|rule| {
+        let style = match rule.outcome.as_str() {
+            "breach" => paint::BAD,
+            "pass" => paint::GOOD,
+            "inconclusive" => paint::WARN,
+            _ => paint::DIM,
+        };
+        let value = |value: f64| {
+            if rule.kind == "endpoints" {
+                format!("{value:.0} Ready")
+            } else {
+                percent(value)
+            }
+        };
+        vec![
+            Cell::plain(rule.rule.as_str()),
+            Cell::new(rule.outcome.as_str(), style),
+            Cell::new(
+                format!("{}/{}", rule.streak, rule.of),
+                if rule.streak > 0 { paint::WARN } else { paint::DIM },
+            ),
+            Cell::new(rule.value.map_or_else(|| "-".to_owned(), value), style),
+            Cell::plain(if rule.kind == "endpoints" {
+                "1 Ready".to_owned()
+            } else {
+                percent(rule.threshold)
+            }),
+            Cell::plain(shortened(&rule.why)),
+        ]
+    }));
+    columns(&rows, 2)
+}
+
+fn facts(guard: &GuardStatus, at: Timestamp) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    let mut fact = |name: &str, what: String| rows.push(vec![Cell::new(name, paint::DIM), Cell::plain(what)]);
+    if let Some(switched) = guard.switched_at {
+        fact("switched", ago(switched, at));
+    }
+    if let Some(until) = guard.watch_until {
+        fact("watched until", until.to_string());
+    }
+    if let Some(until) = guard.cooldown_until {
+        fact("cooldown until", until.to_string());
+    }
+    if let Some(by) = &guard.paused_by {
+        fact("paused by", by.clone());
+    }
+    if let Some(incident) = &guard.last_incident {
+        let took = incident.took_ms.map(|took| format!(" in {took:.0} ms")).unwrap_or_default();
+        fact(
+            "last incident",
+            format!(
+                "{}{took}, {} -> {}, by {}, {}",
+                incident.result.replace('_', " "),
+                incident.from,
+                incident.to,
+                incident.trigger,
+                ago(incident.at, at)
+            ),
+        );
+        fact("", incident.why.clone());
+        fact(
+            "evidence",
+            incident.evidence.clone().unwrap_or_else(|| "not yet complete".to_owned()),
+        );
+    }
+    for event in guard.events.iter().take(5) {
+        fact(&ago(event.at, at), event.what.clone());
+    }
+    rows
+}
+
+/// `3m 20s ago`.
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs().max(0).unsigned_abs();
+    // A day-old incident needs no seconds.
+    let coarse = match seconds {
+        0..=3599 => seconds,
+        3600..=86_399 => seconds - seconds % 60,
+        _ => seconds - seconds % 3600,
+    };
+    format!("{} ago", humantime::format_duration(std::time::Duration::from_secs(coarse)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Color, ColorStatus, GuardId, IncidentSummary, Release, RuleName, status::EventLine};
+
+    fn guard(name: &str, phase: Phase) -> GuardStatus {
+        let color = |name: &str| Color::new(name).expect("valid");
+        let side = |name: &str, ready, known_bad| ColorStatus {
+            color: color(name),
+            ready,
+            desired: Some(3),
+            release: Some(Release {
+                id: format!("{name}-7f3a"),
+                images: vec![format!("shop/web:{name}")],
+            }),
+            known_bad,
+        };
+        let rule = |name: &str, kind: &str, outcome: &str, streak, value| RuleStatus {
+            rule: RuleName::new(name).expect("valid"),
+            kind: kind.into(),
+            outcome: outcome.into(),
+            streak,
+            of: 3,
+            value,
+            threshold: 0.05,
+            bad: None,
+            total: None,
+            why: "12 of 100 requests failed, which is more than 5 %".into(),
+            sample_at: None,
+            history: Vec::new(),
+        };
+        GuardStatus {
+            guard: GuardId::new("", "shop", name).expect("valid"),
+            mode: Mode::Enforce,
+            object: "Service/web".into(),
+            phase,
+            why: "error_rate: 12 % over 5 %, 2 of 3".into(),
+            active: Some(color("green")),
+            standby: Some(color("blue")),
+            colors: vec![side("blue", 3, false), side("green", 0, true)],
+            rules: vec![
+                rule("error_rate", "error_rate", "breach", 2, Some(0.12)),
+                rule("latency_p95", "latency", "inconclusive", 0, None),
+                rule("endpoints", "endpoints", "pass", 0, Some(3.0)),
+            ],
+            switched_at: Some(Timestamp::from_second(1_800_000_000).expect("in range")),
+            watch_until: None,
+            cooldown_until: None,
+            paused_by: None,
+            last_incident: Some(IncidentSummary {
+                id: "shop.web_x".into(),
+                at: Timestamp::from_second(1_799_900_000).expect("in range"),
+                from: color("green"),
+                to: color("blue"),
+                result: "rolled_back".into(),
+                trigger: "error_rate".into(),
+                why: "12 % over 5 %".into(),
+                took_ms: Some(11.7),
+                evidence: Some("/var/lib/flipback/incidents/shop.web_x".into()),
+            }),
+            events: vec![EventLine {
+                at: Timestamp::from_second(1_800_000_000).expect("in range"),
+                what: "switched from blue to green".into(),
+            }],
+        }
+    }
+
+    fn shown(guards: Vec<GuardStatus>) -> String {
+        let status = Status {
+            at: Timestamp::from_second(1_800_000_100).expect("in range"),
+            guards,
+            ..Status::default()
+        };
+        anstream::adapter::strip_str(&table(&status)).to_string()
+    }
+
+    #[test]
+    fn one_guard_is_shown_whole() {
+        insta::assert_snapshot!(shown(vec![guard("web", Phase::Breaching)]));
+    }
+
+    #[test]
+    fn several_guards_take_a_line_each() {
+        insta::assert_snapshot!(shown(vec![guard("web", Phase::Breaching), guard("api", Phase::Steady)]));
+    }
+
+    #[test]
+    fn the_exit_code_is_the_worst_that_is_known() {
+        let code = |phases: &[Phase]| {
+            let mut guards: Vec<GuardStatus> = phases.iter().map(|phase| guard("web", *phase)).collect();
+            guards.iter_mut().for_each(|guard| guard.rules.clear());
+            sum(&guards)
+        };
+        assert_eq!(code(&[Phase::Steady, Phase::Watching, Phase::Paused]), HEALTHY);
+        assert_eq!(code(&[Phase::Steady, Phase::Blind]), UNKNOWN);
+        assert_eq!(code(&[Phase::Blind, Phase::RolledBack]), BAD);
+        assert_eq!(code(&[Phase::Starting]), UNKNOWN);
+        assert_eq!(code(&[]), UNKNOWN);
+        assert_eq!(sum(&[guard("web", Phase::Paused)]), BAD, "paused while breaching is not healthy");
+    }
+}
