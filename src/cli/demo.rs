@@ -14,22 +14,15 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf};
 
 use clap::{Args, ValueEnum};
-use futures::future::BoxFuture;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{print::Printer, setup::Times, stage::Stage};
-pub use self::{
-    script::Scenario,
-    setup::{Setup, SetupError},
-};
-use crate::{
-    model::Status,
-    sandbox::{Sandbox, SandboxError, SandboxOptions},
-};
+pub use self::{script::Scenario, setup::SetupError};
+use super::run::{StartError, start};
+use crate::sandbox::{Sandbox, SandboxError, SandboxOptions};
 
 /// See it work: needs nothing but this program.
 #[derive(Args, Clone, Debug)]
@@ -46,6 +39,9 @@ pub struct DemoArgs {
     /// Leave it running afterwards, with its status page, until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
+    /// Where the evidence goes; left out: a new folder among the system's temporary ones.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// For a person, or one JSON object per line.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -71,22 +67,6 @@ fn speed(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A daemon that was started for the demo.
-pub struct Daemon {
-    /// What it shows.
-    pub status: watch::Receiver<Arc<Status>>,
-    /// Where its status page listens.
-    pub address: std::net::SocketAddr,
-    /// Resolves when it has ended after its stop was asked for.
-    pub finished: BoxFuture<'static, ()>,
-}
-
-/// Starts the daemon: the road of `flipback run`.
-pub type Starter = Box<dyn FnOnce(Setup, CancellationToken) -> BoxFuture<'static, Result<Daemon, StartError>> + Send>;
-
-/// Why the daemon did not start, in its own words.
-pub type StartError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Why there was no demo.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
@@ -111,7 +91,7 @@ pub enum DemoError {
 ///
 /// # Errors
 /// [`DemoError`] when it could not be played.
-pub async fn run(args: &DemoArgs, start: Starter, out: impl io::Write) -> Result<bool, DemoError> {
+pub async fn run(args: &DemoArgs, out: impl io::Write) -> Result<bool, DemoError> {
     let times = Times::at(args.speed);
     let options = SandboxOptions {
         seed: args.seed,
@@ -122,34 +102,41 @@ pub async fn run(args: &DemoArgs, start: Starter, out: impl io::Write) -> Result
         ..SandboxOptions::default()
     };
     let sandbox = Sandbox::start(options).await.map_err(DemoError::World)?;
-    // The evidence outlives the demo: it is there to be looked at.
-    let data_dir: PathBuf = tempfile::Builder::new()
-        .prefix("flipback-demo-")
-        .tempdir()
-        .map_err(DemoError::Folder)?
-        .keep();
+    let data_dir = folder(args)?;
     let stop = CancellationToken::new();
     // Whatever ends this function ends the daemon.
     let ends = stop.clone().drop_guard();
-    let setup = setup::setup(&sandbox, &times, data_dir.clone()).map_err(DemoError::Setup)?;
-    let daemon = start(setup, stop).await.map_err(DemoError::Daemon)?;
+    let config = setup::config(&sandbox, &times, data_dir.clone()).map_err(DemoError::Setup)?;
+    let daemon = start(config, stop).await.map_err(DemoError::Daemon)?;
     let mut printer = Printer::new(out, args.output);
     let title = format!("flipback demo: {}", args.scenario.name());
     printer.opening(&title, &opening(args, &times)).map_err(DemoError::Print)?;
 
-    let mut stage = Stage::new(sandbox, daemon.status, printer, args.speed);
+    let mut stage = Stage::new(sandbox, daemon.status.clone(), printer, args.speed);
     let passed = stage.play(args.scenario).await?;
     if args.keep {
         let text = format!("It goes on: http://{}/ shows it. Ctrl-C ends it.", daemon.address);
         stage.keep(&text).await?;
     }
     drop(ends);
-    daemon.finished.await;
-    if stage.left_nothing() {
+    daemon.finished().await;
+    if stage.left_nothing() && args.data_dir.is_none() {
         // Nothing happened, so there is nothing to look at; what cannot be removed is the system's to tidy.
         let _ = std::fs::remove_dir_all(&data_dir);
     }
     Ok(passed)
+}
+
+/// Where evidence goes. It outlives the demo: it is there to be looked at.
+fn folder(args: &DemoArgs) -> Result<PathBuf, DemoError> {
+    match &args.data_dir {
+        Some(given) => Ok(given.clone()),
+        None => tempfile::Builder::new()
+            .prefix("flipback-demo-")
+            .tempdir()
+            .map(tempfile::TempDir::keep)
+            .map_err(DemoError::Folder),
+    }
 }
 
 /// What the audience must know first.

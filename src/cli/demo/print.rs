@@ -121,7 +121,7 @@ fn style(voice: Voice) -> Style {
     let color = |color: AnsiColor| Style::new().fg_color(Some(color.into()));
     match voice {
         Voice::Scene => Style::new().bold(),
-        Voice::Users => Style::new(),
+        Voice::Users | Voice::Evidence => Style::new(),
         Voice::Good => color(AnsiColor::Green),
         Voice::Bad | Voice::Trouble => color(AnsiColor::Red),
         Voice::Unknown => color(AnsiColor::Yellow),

@@ -216,7 +216,7 @@ impl Scenario {
                 flips: 0,
                 active: "green",
                 told: &[],
-                moral: "A blip is forgiven: one bad look is not three in a row.",
+                moral: "A blip is forgiven: one bad look or two are not three in a row.",
             },
             Self::PrometheusDown => Ending {
                 flips: 0,

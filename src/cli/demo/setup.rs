@@ -11,10 +11,11 @@ use std::{
 use secrecy::SecretString;
 
 use crate::{
+    config::Config,
     model::{
         Action, Color, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardId, GuardSpec, LatencyRule, Mode, NameError, Policy,
         Preset, RouteSpec, RuleKind, RuleName, RuleSpec, ServiceRoute,
-        settings::{ChatKind, ChatSettings, ClusterSettings, PrometheusSettings, Secret},
+        settings::{ChatKind, ChatSettings, ClusterSettings, PrometheusSettings, Secret, ServeSettings},
     },
     sandbox::Sandbox,
 };
@@ -26,25 +27,6 @@ pub(super) const SERVICE: &str = "web";
 pub(super) const SLOW: Duration = Duration::from_millis(500);
 /// Users' requests per second.
 pub(super) const RATE: f64 = 40.0;
-
-/// What the daemon inside the demo needs, in the model's own words.
-#[derive(Debug)]
-pub struct Setup {
-    /// The sandbox's cluster, with its metrics server.
-    pub cluster: ClusterSettings,
-    /// The one guard.
-    pub guard: Arc<GuardSpec>,
-    /// The sandbox's chats.
-    pub chats: Vec<ChatSettings>,
-    /// Where the status page listens: a free port.
-    pub listen: SocketAddr,
-    /// Where evidence goes.
-    pub data_dir: PathBuf,
-    /// Time between two looks.
-    pub poll: Duration,
-    /// Where pod addresses really are.
-    pub probe_resolve: BTreeMap<String, SocketAddr>,
-}
 
 /// The times of the demo, at `--speed`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +48,7 @@ impl Times {
             poll: scaled(2000),
             scrape: scaled(1000),
             down_for: scaled(4000),
-            blind_after: scaled(6000),
+            blind_after: scaled(8000),
         }
     }
 }
@@ -83,9 +65,9 @@ pub enum SetupError {
 }
 
 /// The daemon's settings for a sandbox.
-pub(super) fn setup(sandbox: &Sandbox, times: &Times, data_dir: PathBuf) -> Result<Setup, SetupError> {
-    Ok(Setup {
-        cluster: ClusterSettings {
+pub(super) fn config(sandbox: &Sandbox, times: &Times, data_dir: PathBuf) -> Result<Config, SetupError> {
+    Ok(Config {
+        clusters: vec![ClusterSettings {
             kubeconfig: Some(sandbox.kubeconfig()),
             read_timeout: Duration::from_secs(5),
             flip_timeout: Duration::from_secs(5),
@@ -99,8 +81,8 @@ pub(super) fn setup(sandbox: &Sandbox, times: &Times, data_dir: PathBuf) -> Resu
                 headers: BTreeMap::new(),
             }),
             ..ClusterSettings::default()
-        },
-        guard: Arc::new(guard(times)?),
+        }],
+        guards: vec![Arc::new(guard(times)?)],
         chats: [
             ("slack", ChatKind::Slack),
             ("teams", ChatKind::Teams),
@@ -114,10 +96,14 @@ pub(super) fn setup(sandbox: &Sandbox, times: &Times, data_dir: PathBuf) -> Resu
             token: None,
         })
         .into(),
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        serve: ServeSettings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            token: None,
+        },
         data_dir,
         poll: times.poll,
         probe_resolve: sandbox.probe_resolve(),
+        ..Config::default()
     })
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{IncidentSummary, Status},
-    sandbox::Sandbox,
+    sandbox::{Fault, Sandbox},
 };
 
 /// How often the world is looked at.
@@ -36,6 +36,8 @@ pub(super) struct Stage<W> {
     messages: usize,
     scene_at: Timestamp,
     hurt_at: Option<Timestamp>,
+    /// The incident that moved traffic, else the newest.
+    incident: Option<IncidentSummary>,
     missed: Vec<String>,
 }
 
@@ -60,6 +62,7 @@ impl<W: Write> Stage<W> {
             messages: 0,
             scene_at: start,
             hurt_at: None,
+            incident: None,
             missed: Vec::new(),
         }
     }
@@ -70,7 +73,7 @@ impl<W: Write> Stage<W> {
             self.perform(&step).await?;
         }
         let ending = scenario.ending();
-        let incident = self.incident();
+        let incident = &self.incident;
         let summary = Summary::of(
             &ending,
             &Witnesses {
@@ -81,7 +84,7 @@ impl<W: Write> Stage<W> {
                 active: &self.sandbox.active(),
                 hurt_at: self.hurt_at,
                 took_ms: incident.as_ref().and_then(|incident| incident.took_ms),
-                evidence: incident.as_ref().and_then(|incident| incident.evidence.as_deref()),
+                evidence: self.evidence(),
                 missed: &self.missed,
             },
         );
@@ -101,7 +104,7 @@ impl<W: Write> Stage<W> {
 
     /// Whether no incident is worth a look afterwards.
     pub(super) fn left_nothing(&self) -> bool {
-        self.incident().is_none()
+        self.incident.is_none()
     }
 
     async fn perform(&mut self, step: &Step) -> Result<(), DemoError> {
@@ -118,12 +121,19 @@ impl<W: Write> Stage<W> {
             }
             Step::Wait(time) => self.watch(time.div_f64(self.speed), |_| false).await.map(|_| ()),
             Step::Switch(color, manager) => {
+                if *color == "green" && self.hurt_at.is_some() {
+                    self.narrator.trouble_begins(now());
+                }
                 let done = self.sandbox.switch(color, manager);
                 self.noted(done.err())
             }
             Step::Hurt(color, fault) => {
+                if *fault != Fault::default() {
+                    let at = now();
+                    self.hurt_at.get_or_insert(at);
+                    self.narrator.trouble_begins(at);
+                }
                 self.sandbox.hurt(color, *fault);
-                self.hurt_at.get_or_insert_with(now);
                 Ok(())
             }
             Step::Scale(color, replicas) => {
@@ -153,7 +163,10 @@ impl<W: Write> Stage<W> {
     async fn wait_for(&mut self, awaited: Await) -> Result<(), DemoError> {
         let limit = PATIENCE.div_f64(self.speed).max(PATIENCE_MIN);
         if self.watch(limit, |stage| stage.has_come(awaited)).await? {
-            return Ok(());
+            return match awaited {
+                Await::Evidence => self.show_evidence(),
+                _ => Ok(()),
+            };
         }
         let what = match awaited {
             Await::Good(color) => format!("flipback to find {color} good"),
@@ -178,10 +191,7 @@ impl<W: Write> Stage<W> {
                 };
                 told("webhook", topic.as_str())
             }
-            Await::Evidence => self
-                .incident()
-                .and_then(|incident| incident.evidence)
-                .is_some_and(|folder| std::path::Path::new(&folder).is_dir()),
+            Await::Evidence => self.evidence().is_some_and(|folder| std::path::Path::new(folder).is_dir()),
             Await::Good(color) => {
                 let status = self.status.borrow();
                 status.guards.first().is_some_and(|guard| {
@@ -196,8 +206,29 @@ impl<W: Write> Stage<W> {
         }
     }
 
-    fn incident(&self) -> Option<IncidentSummary> {
-        self.status.borrow().guards.first().and_then(|guard| guard.last_incident.clone())
+    fn evidence(&self) -> Option<&str> {
+        self.incident.as_ref()?.evidence.as_deref()
+    }
+
+    /// Names what lies in the folder; the keeper gives it its name when it is complete.
+    fn show_evidence(&mut self) -> Result<(), DemoError> {
+        let Some(folder) = self.evidence().map(str::to_owned) else {
+            return Ok(());
+        };
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        let line = self.narrator.evidence(now(), &folder, &names);
+        self.tell(&[line])
+    }
+
+    /// Remembers the rescue rather than what came after it.
+    fn remember(&mut self, status: &Status) {
+        let newest = status.guards.first().and_then(|guard| guard.last_incident.as_ref());
+        let rescued = self.incident.as_ref().is_some_and(|known| known.result == "rolled_back");
+        if let Some(newest) = newest.filter(|newest| !rescued || newest.result == "rolled_back") {
+            self.incident = Some(newest.clone());
+        }
     }
 
     /// Tells what happens until it is enough or the time is over; tells which.
@@ -223,6 +254,7 @@ impl<W: Write> Stage<W> {
         self.served = served.len();
         if self.status.has_changed().unwrap_or(false) {
             let status = self.status.borrow_and_update().clone();
+            self.remember(&status);
             lines.extend(self.narrator.status(&status));
         }
         let messages = self.sandbox.messages();

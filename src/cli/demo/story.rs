@@ -43,6 +43,8 @@ pub(super) enum Voice {
     Flipback,
     /// What the chat got.
     Chat,
+    /// What lies on disk.
+    Evidence,
     /// What went wrong with the demo itself.
     Trouble,
 }
@@ -56,6 +58,7 @@ impl Voice {
             Self::Good | Self::Bad | Self::Unknown => "measured",
             Self::Flipback => "flipback",
             Self::Chat => "chat",
+            Self::Evidence => "evidence",
             Self::Trouble => "demo",
         }
     }
@@ -68,7 +71,8 @@ pub(super) struct Narrator {
     rules: BTreeMap<String, Known>,
     told: Vec<(Timestamp, String)>,
     color: Option<(String, Timestamp)>,
-    suffering: bool,
+    /// Since when a user's complaint is news; not before the trouble, when it is this machine's fault.
+    complaints_from: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -86,7 +90,7 @@ impl Narrator {
             rules: BTreeMap::new(),
             told: Vec::new(),
             color: None,
-            suffering: false,
+            complaints_from: None,
         }
     }
 
@@ -103,8 +107,18 @@ impl Narrator {
         for known in self.rules.values_mut() {
             known.good_told = None;
         }
-        self.suffering = false;
         self.line(at, Voice::Scene, text)
+    }
+
+    /// From now on the first complaint of a user is news.
+    pub(super) fn trouble_begins(&mut self, at: Timestamp) {
+        self.complaints_from = Some(at);
+    }
+
+    /// The bundle on disk.
+    pub(super) fn evidence(&self, at: Timestamp, folder: &str, names: &[String]) -> Line {
+        let text = format!("complete in {folder}: {}", names.join(", "));
+        self.line(at, Voice::Evidence, text)
     }
 
     /// The demo's own trouble.
@@ -142,7 +156,10 @@ impl Narrator {
         let long_ago = good_told.is_none_or(|told| at.duration_since(told).unsigned_abs() >= GOOD_AGAIN);
         let streak_lost = before.as_ref().is_some_and(|known| known.streak > rule.streak);
         let (voice, text) = match rule.outcome.as_str() {
-            "breach" if grown || (newer && changed) => (Some(Voice::Bad), format!("{}/{}  {}", rule.streak, rule.of, rule.why)),
+            "breach" if grown || (newer && changed) => {
+                let counted = rule.streak.min(rule.of);
+                (Some(Voice::Bad), format!("{counted}/{}  {}", rule.of, rule.why))
+            }
             "pass" if newer && (streak_lost || (long_ago && speaks_when_good(rule))) => (Some(Voice::Good), format!("ok   {}", rule.why)),
             "inconclusive" if changed => (
                 Some(Voice::Unknown),
@@ -178,8 +195,8 @@ impl Narrator {
                 lines.push(self.line(one.at, Voice::Users, format!("are served by {color}")));
                 self.color = Some((color.clone(), one.at));
             }
-            if is_bad(one) && !self.suffering {
-                self.suffering = true;
+            if is_bad(one) && self.complaints_from.is_some_and(|from| one.at >= from) {
+                self.complaints_from = None;
                 let what = match (&one.color, one.ok) {
                     (None, _) => "the first of them finds nobody to answer".to_owned(),
                     (Some(color), false) => format!("the first of them gets an error from {color}"),

@@ -69,7 +69,14 @@ impl Summary {
         let flip_at = flips.first().map(|flip| flip.at);
         let trouble = |one: &&Served| seen.hurt_at.is_some_and(|hurt| one.at >= hurt) && is_bad(one);
         let first_bad = seen.served.iter().filter(trouble).map(|one| one.at).min();
-        let after: Option<Vec<&Served>> = flip_at.map(|flip| seen.served.iter().filter(|one| one.at > flip).collect());
+        // Until somebody undid it, if somebody did.
+        let undone = seen
+            .audit
+            .iter()
+            .find(|entry| Some(entry.at) > flip_at && entry.user != seen.daemon_user)
+            .map(|entry| entry.at);
+        let rescued = |one: &&Served| Some(one.at) > flip_at && undone.is_none_or(|undone| one.at < undone);
+        let after: Option<Vec<&Served>> = flip_at.map(|_| seen.served.iter().filter(rescued).collect());
         Self {
             passed: false,
             failures: failures(ending, seen, &flips),

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
-    Output,
+    DemoArgs, Output,
     print::Printer,
     script::Scenario,
     story::{Line, Narrator},
@@ -116,6 +116,7 @@ fn rollback() -> Vec<Line> {
         &[switched],
     )));
     lines.push(narrator.scene(at(7.5), "Green goes bad."));
+    narrator.trouble_begins(at(7.5));
     lines.extend(narrator.served(&[served(7.6, Some("green"), false), served(7.7, Some("green"), false)]));
     for (streak, seconds, order) in [
         (1, 8.0, "first breach"),
@@ -139,6 +140,7 @@ fn rollback() -> Vec<Line> {
         chat: "teams".to_owned(),
         ..message
     }));
+    lines.push(narrator.evidence(at(14.0), "/tmp/one", &["events.json".to_owned(), "incident.json".to_owned()]));
     lines
 }
 
@@ -272,4 +274,43 @@ fn a_rescue_that_is_not_one_fails_the_scenario() {
         !judge(Scenario::Errors, "blue", &[more], &RESCUED).passed,
         "it touched more than the color"
     );
+}
+
+/// The whole demo at four times its speed; what it prints, and whether it ended as it must.
+async fn played(scenario: Scenario) -> (bool, String) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = DemoArgs {
+        data_dir: Some(folder.path().to_owned()),
+        scenario,
+        seed: 7,
+        speed: 4.0,
+        keep: false,
+        output: Output::Text,
+    };
+    let mut out = Vec::new();
+    let passed = super::run(&args, anstream::StripStream::new(&mut out)).await.expect("plays");
+    (passed, String::from_utf8(out).expect("text"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_daemon_rescues_users_in_the_sandbox() {
+    let (passed, story) = played(Scenario::Errors).await;
+    assert!(passed, "{story}");
+    for told in [
+        "1/3",
+        "2/3",
+        "3/3",
+        "Rolled back from green to blue",
+        "incident.json",
+        "first bad request to flip",
+    ] {
+        assert!(story.contains(told), "{told} is missing in\n{story}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_daemon_moves_nothing_while_it_is_blind() {
+    let (passed, story) = played(Scenario::PrometheusDown).await;
+    assert!(passed, "{story}");
 }
