@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Config, ConfigErrors, Flags, Sources},
-    model::settings::{LogFormat, ServeSettings},
+    model::settings::LogFormat,
 };
 
 pub mod check;
@@ -301,31 +301,7 @@ async fn daemon(global: &Global, args: RunArgs) -> Result<u8, Failure> {
 /// `flipback demo`: its daemon is started as `run` starts one.
 async fn play(global: &Global, args: &demo::DemoArgs) -> Result<u8, Failure> {
     quiet_log(global);
-    let start: demo::Starter = Box::new(|setup, stop| {
-        Box::pin(async move {
-            let defaults = Config::default();
-            let config = Config {
-                clusters: vec![setup.cluster],
-                guards: vec![setup.guard],
-                chats: setup.chats,
-                serve: ServeSettings {
-                    listen: setup.listen,
-                    ..defaults.serve
-                },
-                data_dir: setup.data_dir,
-                poll: setup.poll,
-                probe_resolve: setup.probe_resolve,
-                ..Config::default()
-            };
-            let running = run::start(config, stop).await?;
-            Ok(demo::Daemon {
-                status: running.status.clone(),
-                address: running.address,
-                finished: Box::pin(running.finished()),
-            })
-        })
-    });
-    match demo::run(args, start, anstream::stdout()).await {
+    match demo::run(args, anstream::stdout()).await {
         Ok(true) => Ok(HEALTHY),
         Ok(false) => Ok(BAD),
         Err(error) => Err(Failure::unknown(chain(&error))),
