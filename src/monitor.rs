@@ -138,7 +138,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
     let metrics = Metrics::new().map_err(MonitorError::Metrics)?;
     let observer =
         Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics.clone()).map_err(MonitorError::Observe)?;
-    let keeper = Arc::new(Keeper::open(config.data_dir.join("incidents"), metrics.clone()).map_err(MonitorError::Evidence)?);
+    let keeper = Arc::new(Keeper::open(config.data_dir.clone(), metrics.clone()).map_err(MonitorError::Evidence)?);
     let (outbox, outbox_task) = Outbox::open(config.data_dir.join("outbox"), config.chats.clone(), metrics.clone());
     let mut clusters = BTreeMap::new();
     for settings in &config.clusters {
@@ -151,7 +151,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         let cluster = Cluster::open(settings.clone(), namespaces, metrics.clone(), stop.child_token());
         clusters.insert(settings.name.clone(), cluster);
     }
-    let mut incidents = crate::evidence::list(&config.data_dir.join("incidents")).unwrap_or_default();
+    let mut incidents = crate::evidence::list(&config.data_dir).unwrap_or_default();
     incidents.reverse();
     let remembered: BTreeMap<GuardId, IncidentSummary> = incidents
         .into_iter()

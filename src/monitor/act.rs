@@ -10,8 +10,8 @@ use super::{ERRANDS_MAX, Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
 use crate::{
     evidence::{self, Sources},
     model::{
-        Case, Color, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Observation, Pause, Seen,
-        TimelineEntry, Topic, Trigger, View, incident::INCIDENT_SCHEMA,
+        Case, Color, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Observation, Pause,
+        Refusal, Seen, TimelineEntry, Topic, Trigger, View, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
@@ -409,6 +409,16 @@ impl Monitor {
         }
         if to == traffic.active {
             return Err(CommandError::Refused(format!("{to} is already active")));
+        }
+        let release = traffic.sides.get(&to).and_then(|side| side.release.as_ref());
+        if let Some(release) = release.filter(|release| bad && traffic.ledger.is_bad(&release.id)) {
+            // A repeated request must not bring back what the first one left; who means it says `switch`.
+            let refusal = Refusal::StandbyKnownBad {
+                release: release.id.clone(),
+            };
+            return Err(CommandError::Refused(format!(
+                "{refusal}; `flipback switch {id} {to}` moves traffic there all the same"
+            )));
         }
         let trigger = Trigger::Manual {
             by: who.0.to_owned(),

@@ -71,8 +71,16 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
     }
 }
 
+/// Whether a topic tells of traffic that has arrived on the active color, rather than of what could be left for the standby.
+fn arrived(topic: Topic) -> bool {
+    matches!(topic, Topic::Switched | Topic::FlippedBack | Topic::Recovered | Topic::DidNotHelp)
+}
+
 /// The message of something that is no incident.
 fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic, why: String) -> Announcement {
+    let active = traffic.map(|traffic| (traffic.active.clone(), traffic.active_side().release));
+    let standby = traffic.map(|traffic| (traffic.standby.clone(), traffic.standby_side().release));
+    let (from, to) = if arrived(topic) { (standby, active) } else { (active, standby) };
     Announcement {
         id: format!("{}.{}.{}", spec.id.file_name(), topic.as_str(), at.as_millisecond()),
         guard: spec.id.clone(),
@@ -81,10 +89,10 @@ fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic
         why,
         namespace: spec.namespace.clone(),
         object: spec.route.object(),
-        from: traffic.map(|traffic| traffic.active.clone()),
-        to: traffic.map(|traffic| traffic.standby.clone()),
-        from_release: traffic.and_then(|traffic| traffic.active_side().release),
-        to_release: traffic.and_then(|traffic| traffic.standby_side().release),
+        from: from.as_ref().map(|(color, _)| color.clone()),
+        to: to.as_ref().map(|(color, _)| color.clone()),
+        from_release: from.and_then(|(_, release)| release),
+        to_release: to.and_then(|(_, release)| release),
         trigger: None,
         incident: None,
         evidence: None,
