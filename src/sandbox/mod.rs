@@ -14,6 +14,7 @@ mod controllers;
 mod listen;
 mod logs;
 mod node;
+mod populate;
 mod prometheus;
 mod traffic;
 mod world;
@@ -22,6 +23,7 @@ pub use self::{
     api::AuditEntry,
     app::Fault,
     chat::Message,
+    populate::Who,
     traffic::Served,
-    world::{Sandbox, SandboxError, SandboxOptions, Who},
+    world::{Sandbox, SandboxError, SandboxOptions},
 };

@@ -18,15 +18,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     api::{
-        self, Api, AuditEntry, Failure, Key, User, controller,
-        kinds::{DEPLOYMENTS, Kind, NAMESPACES, PODS, SERVICES, SLICES, at, text},
+        self, Api, AuditEntry, Failure, Key, User,
+        kinds::{DEPLOYMENTS, Kind, PODS, SERVICES, SLICES, at, text},
     },
     app::{Fault, Faults},
     chat::{Chats, Message},
-    clock, controllers,
+    controllers,
     listen::{Ending, Listening},
     logs::Logs,
     node::{Network, Node, PORT},
+    populate::Who,
     prometheus::Prometheus,
     traffic::{self, Ledger, Served},
 };
@@ -66,41 +67,6 @@ impl Default for SandboxOptions {
     }
 }
 
-/// Whose credentials a kubeconfig carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// The daemon with its right to patch the guarded Services.
-    Flipback,
-    /// The daemon's monitor-only variant.
-    Watcher,
-    /// Somebody who may do everything.
-    Admin,
-    /// Somebody with a token nobody knows.
-    Stranger,
-}
-
-impl Who {
-    const ALL: [Self; 4] = [Self::Flipback, Self::Watcher, Self::Admin, Self::Stranger];
-
-    fn file(self) -> &'static str {
-        match self {
-            Self::Flipback => "kubeconfig.yaml",
-            Self::Watcher => "kubeconfig-watcher.yaml",
-            Self::Admin => "kubeconfig-admin.yaml",
-            Self::Stranger => "kubeconfig-stranger.yaml",
-        }
-    }
-
-    fn token(self) -> &'static str {
-        match self {
-            Self::Flipback => User::Flipback.token(),
-            Self::Watcher => User::Watcher.token(),
-            Self::Admin => User::Admin.token(),
-            Self::Stranger => "nobody-knows-this",
-        }
-    }
-}
-
 /// Why the sandbox could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -131,11 +97,11 @@ pub enum SandboxError {
     },
 }
 
-fn io(attempted: &'static str) -> impl Fn(io::Error) -> SandboxError {
+pub(super) fn io(attempted: &'static str) -> impl Fn(io::Error) -> SandboxError {
     move |source| SandboxError::Io { attempted, source }
 }
 
-fn refused(attempted: String) -> impl FnOnce(Failure) -> SandboxError {
+pub(super) fn refused(attempted: String) -> impl FnOnce(Failure) -> SandboxError {
     move |failure| SandboxError::Refused {
         attempted,
         message: failure.message,
@@ -145,8 +111,8 @@ fn refused(attempted: String) -> impl FnOnce(Failure) -> SandboxError {
 /// A running world. Everything in it ends when it is dropped.
 #[derive(Debug)]
 pub struct Sandbox {
-    options: SandboxOptions,
-    api: Api,
+    pub(super) options: SandboxOptions,
+    pub(super) api: Api,
     server: Option<Listening>,
     address: SocketAddr,
     faults: Faults,
@@ -466,75 +432,6 @@ impl Sandbox {
             namespace: self.options.namespace.clone(),
             name: name.to_owned(),
         }
-    }
-
-    fn write_kubeconfigs(&self) -> Result<(), SandboxError> {
-        for who in Who::ALL {
-            // JSON is YAML.
-            let config = json!({
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "sandbox",
-                "clusters": [{ "name": "sandbox", "cluster": { "server": self.api_url() } }],
-                "users": [{ "name": "sandbox", "user": { "token": who.token() } }],
-                "contexts": [{
-                    "name": "sandbox",
-                    "context": { "cluster": "sandbox", "user": "sandbox", "namespace": self.options.namespace },
-                }],
-            });
-            std::fs::write(self.kubeconfig_of(who), config.to_string()).map_err(io("write a kubeconfig"))?;
-        }
-        Ok(())
-    }
-
-    fn populate(&self) -> Result<(), SandboxError> {
-        let SandboxOptions { namespace, service, .. } = &self.options;
-        let preview = format!("{service}-preview");
-        self.create(&NAMESPACES, "", json!({ "metadata": { "name": namespace } }))?;
-        for (color, image) in [("blue", "1.0.0"), ("green", "1.1.0")] {
-            self.create(&DEPLOYMENTS, namespace, self.deployment(color, image))?;
-        }
-        for (name, color) in [(service, "blue"), (&preview, "green")] {
-            let body = json!({
-                "metadata": { "name": name, "labels": { "app": service } },
-                "spec": {
-                    "selector": { "app": service, "color": color },
-                    "ports": [{ "name": "http", "port": 80, "targetPort": PORT }],
-                },
-            });
-            self.create(&SERVICES, namespace, body)?;
-        }
-        Ok(())
-    }
-
-    fn deployment(&self, color: &str, version: &str) -> Value {
-        let app = &self.options.service;
-        let labels = json!({ "app": app, "color": color });
-        json!({
-            "metadata": { "name": format!("{app}-{color}"), "labels": labels },
-            "spec": {
-                "replicas": self.options.replicas,
-                "selector": { "matchLabels": labels },
-                "template": {
-                    "metadata": { "labels": labels },
-                    "spec": { "containers": [{
-                        "name": "app",
-                        "image": format!("registry.example/{}/{app}:{version}", self.options.namespace),
-                        "ports": [{ "name": "http", "containerPort": PORT, "protocol": "TCP" }],
-                        "readinessProbe": { "httpGet": { "path": "/health", "port": PORT } },
-                    }] },
-                },
-            },
-        })
-    }
-
-    fn create(&self, kind: &'static Kind, namespace: &str, body: Value) -> Result<(), SandboxError> {
-        let by = controller("deploy-pipeline", clock::now());
-        let attempted = format!("create {} {:?}", kind.kind, text(&body, &["metadata", "name"]));
-        self.api
-            .write(|store| store.create(kind, namespace, body, &by))
-            .map(|_| ())
-            .map_err(refused(attempted))
     }
 }
 

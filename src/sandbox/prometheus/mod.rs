@@ -8,6 +8,7 @@ mod exposition;
 mod samples;
 mod serve;
 mod syntax;
+mod token;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

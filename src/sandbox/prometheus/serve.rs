@@ -17,7 +17,7 @@ use super::{
     super::clock,
     evaluate::{self, Sample, evaluate},
     samples::{Labels, Samples},
-    syntax,
+    syntax, token,
 };
 
 /// Prometheus' own bound of points per series.
@@ -141,7 +141,7 @@ async fn query_range(State(samples): State<Shared>, RawQuery(query): RawQuery, f
     };
     let (start, end) = (needed("start")?, needed("end")?);
     let step = asked.get("step").unwrap_or_default();
-    let step = step.parse::<f64>().ok().and_then(millis).or_else(|| syntax::duration(step));
+    let step = step.parse::<f64>().ok().and_then(millis).or_else(|| token::duration(step));
     let step = step
         .filter(|step| *step > 0)
         .ok_or_else(|| bad_data("zero or negative query resolution step widths are not accepted. Try a positive integer"))?;
