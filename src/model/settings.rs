@@ -96,7 +96,7 @@ pub struct ClusterSettings {
 }
 
 /// One Prometheus-compatible server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PrometheusSettings {
     /// Base URL, without `/api/v1`.
     pub url: Url,
@@ -112,6 +112,14 @@ pub struct PrometheusSettings {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// Further headers, such as `X-Scope-OrgID`.
     pub headers: BTreeMap<String, Secret>,
+}
+
+impl fmt::Debug for PrometheusSettings {
+    /// Names the server only: a URL may hold a user and a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.url.host_str().unwrap_or_default();
+        f.debug_struct("PrometheusSettings").field("host", &host).finish_non_exhaustive()
+    }
 }
 
 /// One chat or receiver.
@@ -177,4 +185,24 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line, for a log collector.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_not_printed() {
+        let settings = PrometheusSettings {
+            url: Url::parse("https://reader:hunter2@prometheus:9090/").expect("valid"),
+            timeout: Duration::from_secs(4),
+            bearer: None,
+            basic: None,
+            ca_file: None,
+            client_certificate: None,
+            headers: BTreeMap::new(),
+        };
+        let printed = format!("{settings:?}");
+        assert!(printed.contains("prometheus") && !printed.contains("hunter2"), "{printed}");
+    }
 }

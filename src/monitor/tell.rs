@@ -181,7 +181,7 @@ fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, String) {
                 .filter(|from| *from != to)
                 .map(|from| format!(" from {from}"))
                 .unwrap_or_default();
-            (Some(Topic::Switched), format!("{to} is live{from}, switched{by}; watching it"))
+            (Some(Topic::Switched), format!("{to} is live, switched{from}{by}; watching it"))
         }
         Note::Expired { rule, streak } => (None, format!("The streak of {streak} of {rule} expired without a new breach")),
         Note::Blind { since, why } => (
