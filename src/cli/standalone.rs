@@ -154,7 +154,8 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
             if let Some(state) = state {
                 shown.of = state.of;
                 shown.sample_at = state.sample_at;
-                if shown.value.is_none() {
+                // Probes and endpoints are told by one look; counters are not.
+                if matches!(rule.kind, RuleKind::Probe(_) | RuleKind::Endpoints(_)) {
                     shown.value = state.value;
                     shown.why.clone_from(&state.why);
                     shown.outcome = state.outcome.word().to_owned();
@@ -198,7 +199,7 @@ fn glance(rule: &RuleSpec, report: Option<&QueryReport>) -> RuleStatus {
         (Some(share), _) if share > threshold => ("breach", "over the threshold in the last 5 minutes".to_owned()),
         (Some(_), _) => ("pass", "within the threshold in the last 5 minutes".to_owned()),
         (None, Some(absence)) => ("inconclusive", absence.to_string()),
-        (None, None) => ("nothing", "not measured".to_owned()),
+        (None, None) => ("waiting", "no requests in the last 5 minutes, so one look cannot tell".to_owned()),
     };
     RuleStatus {
         rule: rule.name.clone(),
@@ -227,6 +228,9 @@ fn phase(engine: Phase, why: String, rules: &[RuleStatus]) -> (Phase, String) {
     }
     if let Some(rule) = with("inconclusive") {
         return (Phase::Blind, format!("{}: {}", rule.rule, rule.why));
+    }
+    if let Some(rule) = with("waiting").filter(|rule| rule.kind == "error_rate" || rule.kind == "latency") {
+        return (Phase::Starting, format!("{}: {}", rule.rule, rule.why));
     }
     (Phase::Steady, "one look: nothing is over its threshold".to_owned())
 }
@@ -301,7 +305,8 @@ mod tests {
         };
         assert_eq!(said(&["pass", "inconclusive", "breach"]), Phase::Breaching);
         assert_eq!(said(&["pass", "inconclusive"]), Phase::Blind);
-        assert_eq!(said(&["pass", "nothing"]), Phase::Steady);
+        assert_eq!(said(&["pass", "waiting"]), Phase::Starting);
+        assert_eq!(said(&["pass", "pass"]), Phase::Steady);
     }
 
     #[test]
