@@ -65,6 +65,7 @@ pub struct Global {
         short,
         global = true,
         env = "FLIPBACK_CONFIG",
+        hide_env_values = true,
         value_name = "FILE",
         help_heading = "Everywhere"
     )]

@@ -16,8 +16,9 @@ use super::{
     check::is_label,
     environment::Scripts,
     error::{Origin, Problem, Problems},
+    policy,
     raw::{Node, NodeKind, Table},
-    rule,
+    rule, selector,
 };
 
 /// What all guards share.
@@ -88,10 +89,10 @@ fn defaults(mut table: Table<'_>, shared: &Shared<'_>) -> Defaults {
     // Read once for their own sake: a guard that overrides or drops them would hide what is wrong with them.
     let no_scripts = Scripts::default();
     if let Some(policy) = defaults.policy.table(table.problems) {
-        rule::policy(policy, &base_policy(shared), &no_scripts);
+        policy::policy(policy, &base_policy(shared), &no_scripts);
     }
     if let Some(evidence) = defaults.evidence.table(table.problems) {
-        rule::evidence(evidence, &EvidenceSpec::default());
+        policy::evidence(evidence, &EvidenceSpec::default());
     }
     let alone = Problems::default();
     rule::rules(&defaults.rules, defaults.preset, &no_scripts, &alone);
@@ -134,11 +135,11 @@ fn guard(table: Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Option<G
     let policy_node = defaults.policy.overlaid(&table.table_or_empty("policy").node());
     let policy = policy_node
         .table(problems)
-        .map(|policy| rule::policy(policy, &base_policy(shared), shared.scripts));
+        .map(|policy| policy::policy(policy, &base_policy(shared), shared.scripts));
     let evidence_node = defaults.evidence.overlaid(&table.table_or_empty("evidence").node());
     let evidence = evidence_node
         .table(problems)
-        .map(|evidence| rule::evidence(evidence, &EvidenceSpec::default()));
+        .map(|evidence| policy::evidence(evidence, &EvidenceSpec::default()));
     let chats = if table.get("chats").is_some() {
         chats(&table, shared)
     } else {
@@ -383,7 +384,7 @@ fn every_color_fits(table: &Table<'_>, rules: &[RuleSpec], colors: &BTreeMap<Col
         };
         selectors
             .into_iter()
-            .any(|selector| rule::placeholders(selector).any(|word| word == "deployment"))
+            .any(|selector| selector::placeholders(selector).any(|word| word == "deployment"))
     });
     let Some(rule) = needs else { return };
     for (color, spec) in colors.iter().filter(|(_, spec)| spec.deployment.is_none()) {

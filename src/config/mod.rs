@@ -2,8 +2,8 @@
 //! or every problem at once.
 //!
 //! Layers: defaults < file < environment < flags. The sources are laid over each other with figment (`layers`), which keeps where each
-//! value came from; readers (`raw`) turn values into quantities and note what is wrong; `check`, `guard` and `rule` give them their
-//! meaning. The defaults are the model's `Default`s and the constants of `rule`; `config/flipback.toml` repeats them for people, and a
+//! value came from; readers (`raw`) turn values into quantities and note what is wrong; `check` and the
+//! modules it calls give them their meaning. The defaults are the model's `Default`s and the constants of `rule`; `config/flipback.toml` repeats them for people, and a
 //! test keeps it equal.
 //!
 //! Refuses to: ask a live server anything (that is `flipback check`), take a secret from the file itself, guess a unit.
@@ -23,14 +23,18 @@ use crate::model::{
     settings::{ChatSettings, ClusterSettings, LogFormat, LogSettings, ServeSettings},
 };
 
+mod chat;
 mod check;
+mod cluster;
 mod duration;
 mod environment;
 mod error;
 mod guard;
 mod layers;
+mod policy;
 mod raw;
 mod rule;
+mod selector;
 #[cfg(test)]
 mod tests;
 
