@@ -301,7 +301,11 @@ async fn daemon(global: &Global, args: RunArgs) -> Result<u8, Failure> {
 
 /// `flipback demo`: its daemon is started as `run` starts one.
 async fn play(global: &Global, args: &demo::DemoArgs) -> Result<u8, Failure> {
-    quiet_log(global);
+    // The story tells what the log would; `--log` shows it besides.
+    quiet_log(&Global {
+        log: Some(global.log.clone().unwrap_or_else(|| "off".to_owned())),
+        ..global.clone()
+    });
     match demo::run(args, anstream::stdout()).await {
         Ok(true) => Ok(HEALTHY),
         Ok(false) => Ok(BAD),
