@@ -15,6 +15,7 @@ pub mod node;
 pub mod process;
 pub mod prometheus;
 pub mod shop;
+pub mod stage;
 pub mod traffic;
 
 pub use app::App;
@@ -24,6 +25,7 @@ pub use cluster::Cluster;
 pub use process::{Assets, real_parts};
 pub use prometheus::{Prometheus, Target};
 pub use shop::Shop;
+pub use stage::{Daemon, Ground, Said, Stage};
 pub use traffic::Traffic;
 
 use std::{future::Future, path::PathBuf, time::Duration};
