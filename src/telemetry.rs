@@ -46,7 +46,12 @@ pub enum TelemetryError {
 /// [`TelemetryError`] when the filter is not understood or a log is installed already.
 pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
     let filter = filter(&settings.filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // It would tell of a log that cannot be written on standard error, and panic when that is full: a full disk
+        // would end the daemon.
+        .log_internal_errors(false);
     match settings.format {
         LogFormat::Text => {
             let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
