@@ -70,9 +70,6 @@ pub enum MonitorError {
     /// The observers could not be built.
     #[error("failed to prepare the queries")]
     Observe(#[source] crate::observe::ObserveError),
-    /// The data directory is not usable.
-    #[error("failed to open the evidence directory")]
-    Evidence(#[source] crate::evidence::EvidenceError),
     /// The metrics could not be registered.
     #[error("failed to register the metrics")]
     Metrics(#[source] crate::metrics::MetricsError),
@@ -130,15 +127,16 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
-/// Builds every room from configuration. Nothing here needs the network: what cannot be reached is a state, not an error.
+/// Builds every room from configuration. Nothing here needs the network: what cannot be reached, or not
+/// written, is a state, not an error.
 ///
 /// # Errors
-/// [`MonitorError`] when the data directory is not usable or a client cannot be built.
+/// [`MonitorError`] when a client cannot be built.
 pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Result<Parts, MonitorError> {
     let metrics = Metrics::new().map_err(MonitorError::Metrics)?;
     let observer =
         Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics.clone()).map_err(MonitorError::Observe)?;
-    let keeper = Arc::new(Keeper::open(config.data_dir.clone(), metrics.clone()).map_err(MonitorError::Evidence)?);
+    let keeper = Arc::new(Keeper::open(config.data_dir.clone(), metrics.clone()));
     let (outbox, outbox_task) = Outbox::open(config.data_dir.join("outbox"), config.chats.clone(), metrics.clone());
     let mut clusters = BTreeMap::new();
     for settings in &config.clusters {
@@ -151,7 +149,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         let cluster = Cluster::open(settings.clone(), namespaces, metrics.clone(), stop.child_token());
         clusters.insert(settings.name.clone(), cluster);
     }
-    let mut incidents = crate::evidence::list(&config.data_dir).unwrap_or_default();
+    let mut incidents = keeper.kept();
     incidents.reverse();
     let remembered: BTreeMap<GuardId, IncidentSummary> = incidents
         .into_iter()

@@ -47,7 +47,7 @@ impl Running {
 /// Starts the daemon; it works until `stop` is cancelled and then ends within 5 s.
 ///
 /// # Errors
-/// [`StartError`] when the data directory or the address cannot be used.
+/// [`StartError`] when the address cannot be used.
 #[expect(clippy::disallowed_methods, reason = "an edge: the start is stamped once")]
 pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, StartError> {
     let parts = monitor::assemble(&config, jiff::Timestamp::now(), &stop).map_err(StartError::Assemble)?;

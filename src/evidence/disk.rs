@@ -137,6 +137,27 @@ where
     })
 }
 
+/// Runs a disk operation on a thread of its own, before there is anything else to do, and stops waiting for it after
+/// `limit`; it then goes on by itself.
+pub(super) fn at_start<T, F>(limit: Duration, attempted: &'static str, path: PathBuf, operation: F) -> Result<T, EvidenceError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, EvidenceError> + Send + 'static,
+{
+    let (done, answer) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = done.send(operation());
+    });
+    answer.recv_timeout(limit).unwrap_or_else(|_| {
+        Err(EvidenceError::Slow {
+            attempted,
+            path,
+            after: limit,
+        })
+    })
+}
+
 /// Holds the lock under which incidents are rewritten; each rewrite is whole or absent, so that a panic harms none.
 pub(super) fn hold(edit: &Mutex<()>) -> MutexGuard<'_, ()> {
     edit.lock().unwrap_or_else(PoisonError::into_inner)
@@ -315,12 +336,16 @@ pub(super) fn recover(incidents: &Path) -> Result<(), EvidenceError> {
 /// # Errors
 /// [`EvidenceError`] when the folder of incidents itself cannot be read; one that does not exist holds none.
 pub fn list(data_dir: &Path) -> Result<Vec<(PathBuf, Incident)>, EvidenceError> {
-    let incidents = data_dir.join(INCIDENTS);
+    all(&data_dir.join(INCIDENTS))
+}
+
+/// [`list`], by the folder of incidents.
+pub(super) fn all(incidents: &Path) -> Result<Vec<(PathBuf, Incident)>, EvidenceError> {
     if !incidents.exists() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for folder in entries(&incidents)? {
+    for folder in entries(incidents)? {
         let hidden = folder.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
         if hidden || !folder.is_dir() {
             continue;

@@ -18,7 +18,7 @@ use std::{
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, time::Instant};
-use tracing::info;
+use tracing::{error, info, warn};
 
 use crate::{
     metrics::Metrics,
@@ -35,6 +35,8 @@ pub use disk::{EvidenceError, list};
 
 /// How long the first write, an amendment or one captured file may take; a disk that takes longer hangs.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a start waits for the disk, each time it asks: a guard without its history is better than none.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long hashing and syncing a whole bundle may take.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Disk operations at a time; a hung one keeps its place, so that hung threads stay this few.
@@ -71,20 +73,37 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Opens `<data_dir>/incidents`, made if need be, and finishes what a crash left half captured.
-    ///
-    /// # Errors
-    /// [`EvidenceError`] when the folder can neither be made nor read; it says what to do.
-    pub fn open(data_dir: PathBuf, metrics: Metrics) -> Result<Self, EvidenceError> {
+    /// Opens `<data_dir>/incidents`, made if need be, and finishes what a crash left half captured. A disk that refuses
+    /// or hangs is told, loudly, and keeps nobody from guarding: every incident tries anew.
+    #[must_use]
+    pub fn open(data_dir: PathBuf, metrics: Metrics) -> Self {
         let incidents = data_dir.join(disk::INCIDENTS);
-        disk::make_folder(&incidents)?;
-        disk::recover(&incidents)?;
-        Ok(Self {
+        let folder = incidents.clone();
+        let opened = disk::at_start(OPEN_TIMEOUT, "open", incidents.clone(), move || {
+            disk::make_folder(&folder)?;
+            disk::recover(&folder)
+        });
+        if let Err(error) = opened {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            error!(%error, cause, "Evidence cannot be kept: guarding without, until the disk takes it");
+        }
+        Self {
             incidents,
             metrics,
             places: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
             edit: Arc::default(),
+        }
+    }
+
+    /// The incidents kept so far, newest first; none, with a warning, where the disk refuses or hangs.
+    #[must_use]
+    pub fn kept(&self) -> Vec<(PathBuf, Incident)> {
+        let incidents = self.incidents.clone();
+        let listed = disk::at_start(OPEN_TIMEOUT, "list", incidents.clone(), move || disk::all(&incidents));
+        listed.unwrap_or_else(|error| {
+            warn!(%error, "Earlier incidents are not known");
+            Vec::new()
         })
     }
 

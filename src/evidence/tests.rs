@@ -24,7 +24,7 @@ struct Kept {
 
 fn keeper() -> Kept {
     let data = tempfile::tempdir().expect("temporary folder");
-    let keeper = Keeper::open(data.path().to_owned(), Metrics::new().expect("registers")).expect("opens");
+    let keeper = Keeper::open(data.path().to_owned(), Metrics::new().expect("registers"));
     Kept { data, keeper }
 }
 
@@ -306,7 +306,7 @@ async fn a_crash_in_mid_capture_is_finished_by_the_next_start() {
     assert_eq!(disk::read(&partial).expect("incident.json is there first").id, incident().id);
 
     // A second process that starts meanwhile leaves it alone.
-    let open = || Keeper::open(data.path().to_owned(), Metrics::new().expect("registers")).expect("opens");
+    let open = || Keeper::open(data.path().to_owned(), Metrics::new().expect("registers"));
     open();
     assert!(partial.exists());
 
@@ -424,15 +424,26 @@ fn an_incident_comes_back_as_it_was_written() {
     assert_eq!(serde_json::from_str::<Incident>(&text).expect("parses"), incident());
 }
 
+#[test]
+fn a_disk_that_hangs_delays_a_start_and_no_more() {
+    let data = tempfile::tempdir().expect("temporary folder");
+    let folder = data.path().join("incidents/hung");
+    fs::create_dir_all(&folder).expect("made");
+    // Opening it waits for a writer that never comes, as reading from a dead volume does.
+    let made = std::process::Command::new("mkfifo").arg(folder.join("incident.json")).status();
+    assert!(made.expect("mkfifo runs").success());
+    let begun = Instant::now();
+    let keeper = Keeper::open(data.path().to_owned(), Metrics::new().expect("registers"));
+    assert_eq!(keeper.kept(), []);
+    assert!(begun.elapsed() < OPEN_TIMEOUT * 2, "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_data_folder_that_cannot_be_used_says_what_to_do() {
     let data = tempfile::tempdir().expect("temporary folder");
     let taken = data.path().join("data");
     fs::write(&taken, "a file").expect("written");
-    let error = Keeper::open(taken, Metrics::new().expect("registers"))
-        .err()
-        .expect("refused")
-        .to_string();
+    let error = disk::make_folder(&taken.join("incidents")).expect_err("refused").to_string();
     assert!(
         error.contains("something else has that name: move it away, or set data_dir to another folder"),
         "{error}"
