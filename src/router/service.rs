@@ -171,10 +171,12 @@ impl Router for ServiceRouter {
         let view = match self.objects() {
             Ok(Some(objects)) => view::view(&self.spec, &self.route, &objects, &mut memory.notes),
             Ok(None) => View::Unreadable(format!(
-                "{} does not exist: create it or correct `active` in the configuration",
+                "{} does not exist: create it, or correct the guard's route.service",
                 self.object
             )),
-            Err(Unreadable(why)) => View::Unreadable(why),
+            // Without a client no list will ever come in; what keeps it from being made is what a person can mend. Not
+            // remembered, for it changes without a new version of the caches.
+            Err(Unreadable(why)) => return View::Unreadable(self.cluster.reads().err().map_or(why, |error| error.to_string())),
         };
         memory.last = Some((version, view.clone()));
         view

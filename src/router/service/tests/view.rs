@@ -111,7 +111,10 @@ async fn what_is_not_understood_is_never_a_color() {
     };
     unreadable(router.view(), "the first list of services in namespace \"shop\" is not in yet");
     feed = feed.listed();
-    unreadable(router.view(), "Service \"shop/web\" does not exist: create it or correct `active`");
+    unreadable(
+        router.view(),
+        "Service \"shop/web\" does not exist: create it, or correct the guard's route.service",
+    );
     feed.put(service("web", "web-pink", "8", None));
     let known = vec!["web-blue".to_owned(), "web-green".to_owned()];
     assert_eq!(
