@@ -99,7 +99,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::model::{
-    Case, Color, Decision, GuardSpec, Note, Observation, Phase, Refusal, RuleName, RuleState, Traffic, Trigger, Verdict, View,
+    Case, Color, Decision, GuardSpec, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger, Verdict, View,
 };
 
 pub use gate::cooldown_until;
@@ -241,8 +241,16 @@ impl Engine {
     }
 
     fn unknown_color(&mut self, found: Option<&str>, known: &[String]) -> Decision {
-        let value = found.unwrap_or("nothing");
-        let why = format!("the selector names {value}, which is none of {}", known.join(", "));
+        let RouteSpec::Service(route) = &self.spec.route;
+        let (key, known_here) = (&route.selector_key, known.join(", "));
+        let why = match found {
+            Some(value) => {
+                format!(
+                    "the selector's {key:?} is {value:?}, which is none of this guard's colors ({known_here}): nothing is done until it is"
+                )
+            }
+            None => format!("the selector has no {key:?}, which should be one of {known_here}: correct the guard's route.selector_key"),
+        };
         let note = Note::UnknownColor {
             found: found.map(ToOwned::to_owned),
             known: known.to_vec(),

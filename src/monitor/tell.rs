@@ -160,7 +160,7 @@ pub(super) fn unknown_color(found: Option<&str>, known: &[String]) -> String {
     let known = known.join(", ");
     match found {
         Some(found) => format!("the selector says {found:?}, which is none of this guard's colors ({known}): nothing is done until it is"),
-        None => format!("the selector has no such key; expected one of {known}: check `selector_key`"),
+        None => format!("the selector has no such key; expected one of {known}: correct the guard's route.selector_key"),
     }
 }
 
