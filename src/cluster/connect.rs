@@ -213,7 +213,15 @@ fn absent(error: &KubeconfigError) -> bool {
 /// Words for a kubeconfig that cannot be used; parser messages may quote a token and are left out.
 fn unreadable(file: &str, error: &KubeconfigError) -> String {
     match error {
-        KubeconfigError::ReadConfig(source, path) => format!("{file} cannot be read ({path:?}): {source}"),
+        KubeconfigError::ReadConfig(source, path) => {
+            let quoted = format!("{path:?}");
+            let which = if file.contains(&quoted) {
+                String::new()
+            } else {
+                format!(" ({quoted})")
+            };
+            format!("{file} cannot be read{which}: {source}; put it there, or correct `kubeconfig` or KUBECONFIG")
+        }
         KubeconfigError::FindPath => format!("{file} was not found: set `kubeconfig` or KUBECONFIG"),
         KubeconfigError::Parse(_) => format!("{file} is not a valid kubeconfig: check it with `kubectl config view`"),
         KubeconfigError::LoadClusterOfContext(cluster) => format!("{file} names the cluster {cluster:?}, which it does not define"),
@@ -305,7 +313,11 @@ contexts: [{name: one, context: {cluster: c, user: u}}, {name: two, context: {cl
             ..ClusterSettings::default()
         };
         let said = configure(&settings).await.expect_err("not there").why;
-        assert!(said.starts_with("the kubeconfig \"/nowhere/kubeconfig\" cannot be read"), "{said}");
+        assert!(
+            said.starts_with("the kubeconfig \"/nowhere/kubeconfig\" cannot be read: "),
+            "{said}"
+        );
+        assert!(said.ends_with("put it there, or correct `kubeconfig` or KUBECONFIG"), "{said}");
     }
 
     /// A server that counts requests and answers them all with `code`, or never.

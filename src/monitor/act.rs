@@ -403,7 +403,8 @@ impl Monitor {
         if !guard.spec.colors.contains_key(&to) {
             let known: Vec<&str> = guard.spec.colors.keys().map(Color::as_str).collect();
             return Err(CommandError::UnknownColor(format!(
-                "{id} has no color {to:?}; it has {}",
+                "{id} has no color {:?}; it has {}",
+                to.as_str(),
                 known.join(", ")
             )));
         }

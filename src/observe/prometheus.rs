@@ -267,6 +267,8 @@ impl Server {
         } else if error.is_dns() {
             format!("the name in {base} cannot be resolved: check the Prometheus URL")
         } else if error.is_connect() {
+            // What wraps the innermost cause says no more than "cannot be reached".
+            let why = causes(error).last().map_or(why, ToString::to_string);
             format!("{base} cannot be reached: {why}; check that Prometheus runs, its URL and network policies")
         } else {
             format!("the request to {base} failed: {why}")
