@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{Config, Flags},
-    model::{Announcement, GuardId, GuardSpec, Mode, Topic, Traffic, View, settings::ChatSettings},
+    model::{Absence, Announcement, GuardId, GuardSpec, Mode, RouteSpec, Topic, Traffic, View, settings::ChatSettings},
     notify,
     observe::{Buckets, QueryReport},
     router::Router,
@@ -235,17 +235,16 @@ fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Ro
             Some(traffic.active.clone())
         }
         View::UnknownColor { found, known } => {
-            let found = found.map_or_else(|| "nothing".to_owned(), |value| format!("{value:?}"));
-            findings
-                .add(
-                    about,
-                    Level::Wrong,
-                    format!("{object} selects {found}, which is none of the guard's colors"),
-                )
-                .todo(format!(
-                    "expected one of {}: correct colors or route.selector_key",
-                    known.join(", ")
-                ));
+            let RouteSpec::Service(route) = &spec.route;
+            let key = &route.selector_key;
+            let what = found.map_or_else(
+                || format!("the selector of {object} has no {key:?}"),
+                |value| format!("the selector of {object} has {key:?} at {value:?}, which is none of the guard's colors"),
+            );
+            findings.add(about, Level::Wrong, what).todo(format!(
+                "expected one of {}: correct colors or route.selector_key",
+                known.join(", ")
+            ));
             None
         }
         View::Unreadable(why) => {
@@ -294,9 +293,11 @@ fn query(findings: &mut Findings, about: &str, report: &QueryReport, is_active: 
         (_, Some(absence)) => {
             // A standby color without users has no requests, and that is as it should be.
             let level = if is_active { Level::Wrong } else { Level::Warning };
-            findings
-                .add(about, level, format!("{subject}: {absence}"))
-                .todo(format!("ask Prometheus: {}", report.query));
+            let finding = findings.add(about, level, format!("{subject}: {absence}"));
+            // A Prometheus that does not answer at all says itself what to do.
+            if !matches!(absence, Absence::Error(_) | Absence::Timeout) {
+                finding.todo(format!("ask Prometheus: {}", report.query));
+            }
         }
         (Some(value), None) => {
             let mut what = format!("{subject}: {value}");
@@ -425,7 +426,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{Absence, Color, RuleName};
+    use crate::model::{Color, RuleName};
 
     fn report() -> QueryReport {
         QueryReport {

@@ -257,7 +257,7 @@ fn rules(rules: &[RuleStatus]) -> String {
             } else {
                 percent(rule.threshold)
             }),
-            Cell::plain(shortened(&rule.why)),
+            Cell::plain(rule.why.as_str()),
         ]
     }));
     columns(&rows, 2)
