@@ -74,9 +74,8 @@ async fn measure() {
         let reactions = reaction::measure(&cluster, &setup, shops, poll).await;
         report_reactions(&mut report, poll, &reactions);
     }
-    drop(prometheus);
-    drop(shops);
-    at_scale(&cluster, &account, &mut report).await;
+    let alone = Daemon::start(&setup, &[daemon::guard_of(by_hand)], None).await;
+    at_scale(&cluster, &account, alone, &mut report).await;
     report.finish(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/figures.json"));
 }
 
@@ -133,12 +132,7 @@ async fn flips(setup: &Setup, shop: &Shop, report: &mut Report) {
         25.0,
         &format!("the slowest {:.1} ms", spread.most),
     );
-    report.tell(
-        "resident memory after these flips",
-        memory.now,
-        "MiB",
-        &format!("peak {:.1} MiB", memory.peak),
-    );
+    report.tell("resident memory after these flips", memory.now, "MiB", &memory.parts());
 }
 
 fn report_reactions(report: &mut Report, poll: Duration, reactions: &[Reaction]) {
@@ -164,8 +158,8 @@ fn report_reactions(report: &mut Report, poll: Duration, reactions: &[Reaction])
     );
 }
 
-/// One guard and many, side by side on the same cluster and Prometheus.
-async fn at_scale(cluster: &Arc<Cluster>, account: &Account, report: &mut Report) {
+/// One guard, `alone` in its namespace since a while, and many.
+async fn at_scale(cluster: &Arc<Cluster>, account: &Account, alone: Daemon, report: &mut Report) {
     say(&format!("building a town of {GUARDS} shops"));
     let begun = Instant::now();
     let town = Town::build(cluster, GUARDS).await;
@@ -174,26 +168,19 @@ async fn at_scale(cluster: &Arc<Cluster>, account: &Account, report: &mut Report
         kubeconfig: account.kubeconfig.clone(),
         prometheus: town.prometheus.url(),
     };
-    let one = Daemon::start(&setup, &town.guards[..1], None).await;
     let many = Daemon::start(&setup, &town.guards, None).await;
     report.tell("start to first verdict, 500 guards", many.ready_after.as_secs_f64(), "s", "");
     tokio::time::sleep(SETTLE).await;
-    let (small, large) = (one.memory(), many.memory());
+    let (small, large) = (alone.memory(), many.memory());
     let (cpu, looks) = (many.cpu(), many.looks().await);
     tokio::time::sleep(SPAN).await;
     let (cpu, looks) = (many.cpu() - cpu, many.looks().await - looks);
     let unread = many.unread().await;
     let later = many.memory();
-    one.end().await;
+    alone.end().await;
     many.end().await;
-    report.add(
-        "resident memory, 1 guard",
-        small.now,
-        "MiB",
-        20.0,
-        &format!("peak {:.1} MiB", small.peak),
-    );
-    let note = format!("peak {:.1} MiB; {:.1} MiB {SPAN:?} later", later.peak, later.now);
+    report.add("resident memory, 1 guard", small.now, "MiB", 20.0, &small.parts());
+    let note = format!("{}; {:.1} MiB {SPAN:?} later", large.parts(), later.now);
     report.add(&format!("resident memory, {GUARDS} guards"), large.now, "MiB", 40.0, &note);
     let each = cpu.as_secs_f64() * 1000.0 / (looks * GUARDS as f64);
     let note = format!(

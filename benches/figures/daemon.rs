@@ -96,7 +96,16 @@ pub struct Memory {
     /// Now.
     pub now: f64,
     /// At most so far.
-    pub peak: f64,
+    peak: f64,
+    /// Of it, pages of the binary and its libraries, which the kernel may take back at any time.
+    mapped: f64,
+}
+
+impl Memory {
+    /// Where it goes, for people.
+    pub fn parts(&self) -> String {
+        format!("{:.1} of them pages of the binary; peak {:.1}", self.mapped, self.peak)
+    }
 }
 
 /// A running daemon.
@@ -205,6 +214,7 @@ impl Daemon {
         Memory {
             now: mib("VmRSS:"),
             peak: mib("VmHWM:"),
+            mapped: mib("RssFile:"),
         }
     }
 
