@@ -37,6 +37,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// How long one watch request lasts with few namespaces. The end of a watch is the only sign of life that a quiet one
 /// gives, so this, with kube's margin of 5 s, bounds how long a connection that died without a word goes unnoticed.
 const WATCH_FOR: Duration = Duration::from_secs(30);
+/// Objects in one page of a list. A page is decoded whole before it is trimmed, and an untrimmed pod is 10 KiB and more:
+/// with kube's 500, the first lists of a few namespaces would set the size of the process for its whole life.
+const PAGE: u32 = 50;
 /// kube-apiserver's own ceiling is at 5 min; kube refuses 295 s.
 const WATCH_FOR_MAX: Duration = Duration::from_secs(240);
 
@@ -113,7 +116,7 @@ where
     async fn follow(&mut self, client: Client) -> (Failed, bool) {
         let api: Api<K> = Api::namespaced(client, &self.cell.namespace);
         let seconds = u32::try_from(self.shared.watch_for.as_secs()).unwrap_or(u32::MAX);
-        let events = pin!(watcher(api, watcher::Config::default().timeout(seconds)));
+        let events = pin!(watcher(api, watcher::Config::default().timeout(seconds).page_size(PAGE)));
         self.take(events).await
     }
 
