@@ -20,7 +20,7 @@ pub struct Metrics {
     registry: Registry,
     /// `flipback_build_info{version}`: always 1.
     pub build_info: IntGaugeVec,
-    /// `flipback_guard_phase{guard,phase}`: 1 for the phase the guard is in, else 0.
+    /// `flipback_guard_phase{guard,phase}`: 1 for the phase the guard is in, 0 for those it was in.
     pub guard_phase: IntGaugeVec,
     /// `flipback_active_color{guard,color}`: 1 for the active color, else 0.
     pub active_color: IntGaugeVec,

@@ -313,7 +313,8 @@ impl Monitor {
             let decision = guard.engine.step(&seen);
             tracing::debug!(guard = %id, phase = decision.phase.as_str(), why = %decision.why, "Looked");
             guard.remember(&decision, &seen);
-            show::count(&self.metrics, &id, &decision, &seen.view);
+            let before = guard.decision.as_ref().map(|decision| decision.phase);
+            show::count(&self.metrics, &id, before, &decision, &seen.view);
             self.notes(&id, &decision, &seen);
             self.act(&id, &decision, &seen);
             if let Some(guard) = self.guards.get_mut(&id) {

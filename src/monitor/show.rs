@@ -172,14 +172,13 @@ impl Guarded {
 }
 
 /// Counts one look at a guard.
-pub(super) fn count(metrics: &Metrics, id: &GuardId, decision: &Decision, view: &View) {
+pub(super) fn count(metrics: &Metrics, id: &GuardId, before: Option<Phase>, decision: &Decision, view: &View) {
     let id = id.as_str();
-    for phase in Phase::ALL {
-        metrics
-            .guard_phase
-            .with_label_values(&[id, phase.as_str()])
-            .set(i64::from(phase == decision.phase));
+    // Only phases the guard has been in: a series costs half a kilobyte, and there are more phases than most guards ever see.
+    if let Some(before) = before {
+        metrics.guard_phase.with_label_values(&[id, before.as_str()]).set(0);
     }
+    metrics.guard_phase.with_label_values(&[id, decision.phase.as_str()]).set(1);
     metrics
         .blind
         .with_label_values(&[id])
@@ -217,6 +216,33 @@ pub(super) fn count(metrics: &Metrics, id: &GuardId, decision: &Decision, view: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guard_shows_the_phase_it_is_in_and_those_it_was_in() {
+        let metrics = Metrics::new().expect("registers");
+        let id = GuardId::new("", "shop", "web").expect("valid");
+        let mut before = None;
+        for phase in [Phase::Starting, Phase::Steady, Phase::Steady, Phase::Blind, Phase::Steady] {
+            let decision = Decision {
+                verdict: crate::model::Verdict::Hold,
+                rules: Vec::new(),
+                notes: Vec::new(),
+                phase,
+                why: String::new(),
+            };
+            count(&metrics, &id, before.replace(phase), &decision, &View::Unreadable(String::new()));
+        }
+        let text = metrics.expose().expect("encodes");
+        let shown: Vec<&str> = text.lines().filter(|line| line.starts_with("flipback_guard_phase{")).collect();
+        assert_eq!(
+            shown,
+            [
+                r#"flipback_guard_phase{guard="shop/web",phase="blind"} 0"#,
+                r#"flipback_guard_phase{guard="shop/web",phase="starting"} 0"#,
+                r#"flipback_guard_phase{guard="shop/web",phase="steady"} 1"#,
+            ]
+        );
+    }
 
     #[test]
     fn a_clock_that_went_backwards_is_no_negative_time() {
