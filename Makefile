@@ -30,5 +30,8 @@ alerts: parts
 demo:
 	cargo run --release --locked -- demo
 
+# The released binary is what is measured; only the testbed around it is built without optimizing, as for the tests.
 bench: parts
-	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 cargo bench --locked
+	cargo build --release --locked
+	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 FLIPBACK_BINARY=$(CURDIR)/target/release/flipback \
+		cargo bench --locked --profile dev --bench figures

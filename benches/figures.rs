@@ -190,7 +190,7 @@ async fn at_scale(cluster: &Arc<Cluster>, account: &Account, alone: Daemon, repo
     report.add("processor time per guard and look", each, "ms", 0.2, &note);
 }
 
-/// What is measured: the binary that cargo built along, or the one that `FLIPBACK_BINARY` names, such as a released one.
+/// What is measured: the binary that `FLIPBACK_BINARY` names, as `make bench` does, else the one that cargo built along.
 fn binary() -> PathBuf {
     std::env::var_os("FLIPBACK_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_flipback").into(), PathBuf::from)
 }
