@@ -71,6 +71,8 @@ pub struct Side {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that exist and are not Ready, for probes of a color that is down.
     pub unready: Vec<Endpoint>,
+    /// Its endpoints are not being watched right now: they were so a moment ago, which is no evidence of how they are.
+    pub unwatched: bool,
 }
 
 /// One pod of a color.

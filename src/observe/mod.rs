@@ -252,15 +252,22 @@ fn address(spec: &GuardSpec, color: &Color, rule: &RuleName) -> Address {
     }
 }
 
-/// The Ready endpoints of a color, from the view.
+/// Why what depends on the watch of endpoints is absent while that watch is lost.
+const UNWATCHED: &str = "the watch of the cluster is lost, so that the endpoints are not known right now";
+
+/// The Ready endpoints of a color, from the view. An old count is none: endpoints that were away for a moment when the watch was lost
+/// must not count as down for as long as it is.
 fn ready(view: &View, color: &Color, now: Timestamp) -> Reading {
     match view {
         View::Known(traffic) => traffic
             .sides
             .get(color)
-            .map_or(Reading::Absent(Absence::Empty), |side| Reading::Ready {
-                sample_at: now,
-                ready: side.ready,
+            .map_or(Reading::Absent(Absence::Empty), |side| match side.unwatched {
+                true => Reading::Absent(Absence::Error(UNWATCHED.to_owned())),
+                false => Reading::Ready {
+                    sample_at: now,
+                    ready: side.ready,
+                },
             }),
         View::UnknownColor { .. } => Reading::Absent(Absence::Error("the route selects none of the guard's colors".to_owned())),
         View::Unreadable(why) => Reading::Absent(Absence::Error(why.clone())),

@@ -20,7 +20,7 @@ use http::header::HOST;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::plan::Address;
+use super::{UNWATCHED, plan::Address};
 use crate::{
     metrics::Metrics,
     model::{Absence, Endpoint, ProbeRule, Reading, Side},
@@ -89,7 +89,13 @@ impl Prober {
         let mut asked = Vec::new();
         for (index, round) in rounds.iter().enumerate() {
             let max = usize::try_from(round.rule.endpoints_max).unwrap_or(usize::MAX);
-            for endpoint in round.side.map_or(&[][..], endpoints).iter().take(max) {
+            for endpoint in round
+                .side
+                .filter(|side| !side.unwatched)
+                .map_or(&[][..], endpoints)
+                .iter()
+                .take(max)
+            {
                 asked.push(self.endpoint(index, round.rule, endpoint, deadline));
             }
         }
@@ -233,8 +239,12 @@ fn why(error: reqwest::Error) -> String {
 
 /// What a round tells, when it was given `budget`.
 fn reading(round: &Round<'_>, results: &[Probed], now: Timestamp, budget: Duration) -> Reading {
-    if round.side.is_none() {
+    let Some(side) = round.side else {
         return Reading::Absent(Absence::Error("the route cannot be read, so there is nobody to probe".to_owned()));
+    };
+    // A pod that was replaced meanwhile does not answer at its old address, and is not down.
+    if side.unwatched {
+        return Reading::Absent(Absence::Error(UNWATCHED.to_owned()));
     }
     if results.is_empty() {
         return Reading::Absent(Absence::Empty);

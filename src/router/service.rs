@@ -169,7 +169,13 @@ impl Router for ServiceRouter {
             return view.clone();
         }
         let view = match self.objects() {
-            Ok(Some(objects)) => view::view(&self.spec, &self.route, &objects, &mut memory.notes),
+            Ok(Some(objects)) => match view::view(&self.spec, &self.route, &objects, &mut memory.notes) {
+                View::Known(mut traffic) if aging => {
+                    traffic.sides.values_mut().for_each(|side| side.unwatched = true);
+                    View::Known(traffic)
+                }
+                view => view,
+            },
             Ok(None) => View::Unreadable(format!(
                 "{} does not exist: create it, or correct the guard's route.service",
                 self.object

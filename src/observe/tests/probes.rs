@@ -114,6 +114,24 @@ async fn pods_that_are_not_ready_are_asked_only_when_none_is() {
 }
 
 #[tokio::test]
+async fn endpoints_that_are_not_watched_are_no_evidence() {
+    let bad = Stub::start(|_| StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
+    let side = Side {
+        unready: vec![endpoint("a", "127.0.0.1", Some(bad.address.port()))],
+        unwatched: true,
+        ..Side::default()
+    };
+    let (probe, endpoints) = probed(probe(), side, BTreeMap::new()).await;
+    for reading in [probe, endpoints] {
+        assert!(
+            matches!(&reading, Reading::Absent(Absence::Error(why)) if why.contains("watch")),
+            "{reading:?}"
+        );
+    }
+    assert_eq!(bad.count(), 0);
+}
+
+#[tokio::test]
 async fn no_endpoint_is_an_absence_and_no_port_is_no_failure_of_the_pod() {
     let (nobody, _) = probed(probe(), Side::default(), BTreeMap::new()).await;
     assert_eq!(nobody, Reading::Absent(Absence::Empty));

@@ -135,10 +135,10 @@ async fn a_view_outlives_a_short_loss_of_its_watch_and_not_a_long_one() {
     let (router, feed, _server) = shop(&["blue", "green"], None);
     let mut feed = feed.listed();
     feed.put(service("web", "web-green", "7", None));
-    known(router.view());
+    assert!(known(router.view()).sides.values().all(|side| !side.unwatched));
     feed.trouble_with_pods("cannot reach the API server");
     tokio::time::advance(Duration::from_secs(29)).await;
-    known(router.view());
+    assert!(known(router.view()).sides.values().all(|side| side.unwatched), "old counts say that they are old");
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(
         router.view(),
