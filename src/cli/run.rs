@@ -24,6 +24,9 @@ pub enum StartError {
     /// The address could not be bound.
     #[error("failed to open the status server")]
     Serve(#[source] ServeError),
+    /// It had started, and then ended without being told to.
+    #[error("the daemon ended by itself, which is a bug that its log describes: start it again")]
+    Died(#[source] tokio::task::JoinError),
 }
 
 /// A daemon at work.
@@ -112,21 +115,49 @@ pub async fn stop_signal() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Waits for the signal, or for the end of a daemon that panicked: a process that guards nothing any more must not stay and look
+/// alive, it must end, so that whoever supervises it starts it again.
+async fn outlived(task: &mut JoinHandle<()>, signal: impl Future<Output = ()>) -> Result<(), StartError> {
+    tokio::select! {
+        () = signal => Ok(()),
+        ended = task => ended.map_err(StartError::Died),
+    }
+}
+
 /// `flipback run`: works until a signal, ends within 5 s of it.
 ///
 /// # Errors
-/// [`StartError`]; a second reason to end does not exist.
+/// [`StartError`], also when the daemon dies.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let stop = CancellationToken::new();
-    let running = start(config, stop.clone()).await?;
+    let mut running = start(config, stop.clone()).await?;
     let systemd = tokio::spawn(tell_systemd(running.status.clone(), stop.clone()));
-    if let Err(error) = stop_signal().await {
-        tracing::error!(%error, "Failed to listen for signals: only SIGKILL will end this process");
-        std::future::pending::<()>().await;
-    }
+    let signal = async {
+        if let Err(error) = stop_signal().await {
+            tracing::error!(%error, "Failed to listen for signals: only SIGKILL will end this process");
+            std::future::pending::<()>().await;
+        }
+    };
+    outlived(&mut running.task, signal).await?;
     tracing::info!("Stopping");
     stop.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(1), systemd).await;
     running.finished().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_daemon_that_died_ends_the_process_without_a_signal() {
+        let mut dying: JoinHandle<()> = tokio::spawn(async { panic!("a bug") });
+        assert!(matches!(
+            outlived(&mut dying, std::future::pending()).await,
+            Err(StartError::Died(_))
+        ));
+        let mut living = tokio::spawn(std::future::pending::<()>());
+        assert!(outlived(&mut living, async {}).await.is_ok());
+    }
 }
