@@ -15,6 +15,11 @@ use crate::{
     serve::{self, ServeError},
 };
 
+/// The watchdog of deploy/flipback.service waits for a minute.
+const FEED_EVERY: Duration = Duration::from_secs(20);
+/// Looks that a living conductor may miss.
+const LOOKS_MISSED: u32 = 3;
+
 /// Why the daemon could not start. Nothing of the network is among it: what cannot be reached is a state, told and retried.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -81,22 +86,35 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, S
 
 /// Tells systemd that the daemon is ready, and then that it is alive, for as long as the conductor looks at its guards.
 ///
-/// Outside systemd this does nothing. The watchdog is fed by new statuses only: a conductor that hangs is restarted.
+/// Outside systemd this does nothing. The watchdog is fed while statuses come, and for [`LOOKS_MISSED`] polls after the last one, for a
+/// poll may be longer than the watchdog's patience: a conductor that hangs is restarted.
 pub async fn tell_systemd(mut status: watch::Receiver<Arc<Status>>, stop: CancellationToken) {
     let notify = |state: &[sd_notify::NotifyState<'_>]| {
         if let Err(error) = sd_notify::notify(state) {
             tracing::warn!(%error, "Failed to notify systemd");
         }
     };
-    let mut ready = false;
-    while let Some(Ok(())) = stop.run_until_cancelled(status.changed()).await {
-        let now = status.borrow_and_update().clone();
-        let line = format!("Watching {} guards", now.guards.len());
-        if !ready {
-            notify(&[sd_notify::NotifyState::Ready]);
-            ready = true;
+    let mut looked = None;
+    let mut patience = Duration::ZERO;
+    loop {
+        let changed = tokio::select! {
+            () = stop.cancelled() => break,
+            changed = tokio::time::timeout(FEED_EVERY, status.changed()) => changed,
+        };
+        match changed {
+            Ok(Err(_)) => break,
+            Ok(Ok(())) => {
+                let now = status.borrow_and_update().clone();
+                patience = Duration::try_from_secs_f64(now.poll_seconds).unwrap_or_default() * LOOKS_MISSED;
+                if looked.replace(tokio::time::Instant::now()).is_none() {
+                    notify(&[sd_notify::NotifyState::Ready]);
+                }
+                let line = format!("Watching {} guards", now.guards.len());
+                notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&line)]);
+            }
+            Err(_) if looked.is_some_and(|looked| looked.elapsed() <= patience) => notify(&[sd_notify::NotifyState::Watchdog]),
+            Err(_) => {}
         }
-        notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&line)]);
     }
     notify(&[sd_notify::NotifyState::Stopping]);
 }
