@@ -42,7 +42,7 @@ use crate::{
     router::{self, Router},
     serve::Request,
 };
-use act::{Done, Order};
+use act::{Arrival, Order, Step};
 
 /// Requests that wait for the conductor; a person gives one at a time.
 pub const COMMANDS_MAX: usize = 16;
@@ -110,7 +110,9 @@ pub struct Monitor {
     started_at: Timestamp,
     status: watch::Sender<Arc<Status>>,
     /// Flips under way.
-    flips: JoinSet<Done>,
+    flips: JoinSet<Step>,
+    /// Flips that moved traffic and whose arrival is being looked at, by incident.
+    arrivals: BTreeMap<String, Arrival>,
     /// Evidence, events: nobody waits for them.
     errands: JoinSet<()>,
 }
@@ -200,6 +202,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         started_at: now,
         status,
         flips: JoinSet::new(),
+        arrivals: BTreeMap::new(),
         errands: JoinSet::new(),
     };
     Ok(Parts {
@@ -412,6 +415,7 @@ impl Monitor {
         if tokio::time::timeout(FLIPS_FINISH, flips).await.is_err() {
             tracing::error!("A flip was still unanswered when the daemon had to stop: look at the Service");
         }
+        self.stop_looking(now());
         let errands = async { while self.errands.join_next().await.is_some() {} };
         if tokio::time::timeout(ERRANDS_FINISH, errands).await.is_err() {
             tracing::warn!(count = self.errands.len(), "Evidence is finished at the next start");

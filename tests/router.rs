@@ -587,7 +587,16 @@ async fn missing_rights_are_named() {
         .filter(|access| !access.allowed)
         .map(|access| format!("{} {} {}", access.verb, access.resource, access.name.unwrap_or_default()))
         .collect();
-    assert_eq!(missing, ["patch services web", "create events ", "get pods/log "]);
+    assert_eq!(
+        missing,
+        [
+            "patch services web",
+            "list replicasets.apps ",
+            "list events ",
+            "create events ",
+            "get pods/log "
+        ]
+    );
     let before = shop.raw("web").await;
     let flip = reader.flip(&order(reader.view(), "i1")).await;
     assert!(matches!(flip, Err(RouterError::Forbidden { .. })), "{flip:?}");

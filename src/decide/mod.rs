@@ -307,6 +307,10 @@ impl Engine {
                 });
             }
         }
+        if self.watch_until().is_some_and(|until| at >= until) {
+            // What was bad before the switch explains the minutes after it, not a fault weeks later.
+            self.before.clear();
+        }
         if self.restored.as_ref().is_some_and(|restored| at >= restored.until) {
             self.restored = None;
         }

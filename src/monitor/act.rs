@@ -1,6 +1,6 @@
 //! From a decision to a moved Service, and the story of it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
@@ -8,13 +8,18 @@ use tokio::sync::oneshot;
 
 use super::{ERRANDS_MAX, Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
 use crate::{
-    evidence::{self, Sources},
+    evidence::{self, EvidenceError, Sources},
     model::{
         Case, Color, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Observation, Pause,
         Refusal, Seen, TimelineEntry, Topic, Trigger, View, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
+
+/// How often a line is offered to an incident whose folder does not exist yet.
+const AMEND_TRIES: u32 = 10;
+/// Between two offers; a sound disk has written the first file long before.
+const AMEND_AGAIN: Duration = Duration::from_millis(200);
 
 /// Where a command's answer goes.
 type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
@@ -35,9 +40,23 @@ pub(super) struct Done {
     guard: GuardId,
     order: Order,
     flip: Result<Flip, RouterError>,
-    /// Asked only after a flip that moved traffic.
-    verified: Option<Result<Verified, RouterError>>,
     at: Timestamp,
+}
+
+/// A flip that moved traffic, and what is still owed: whether it arrived, the message, the answer.
+pub(super) struct Arrival {
+    guard: GuardId,
+    incident: Incident,
+    topic: Topic,
+    reply: Option<Reply>,
+}
+
+/// What a flip's tasks bring back.
+pub(super) enum Step {
+    /// The patch was answered, or not.
+    Flipped(Box<Done>),
+    /// A look at where traffic goes now, of this incident.
+    Verified(String, Result<Verified, RouterError>),
 }
 
 impl Guarded {
@@ -79,7 +98,7 @@ impl Guarded {
 }
 
 /// Sends the patch and, when it moved traffic, looks whether it arrived.
-async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order) -> Done {
+async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order) -> Step {
     let incident = &order.incident;
     let case = &incident.case;
     let record = FlipRecord {
@@ -102,17 +121,7 @@ async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order) -> Don
     };
     let flip = router.flip(&wish).await;
     let at = super::now();
-    let verified = match &flip {
-        Ok(Flip::Moved { .. }) => Some(router.verify(&wish.to).await),
-        _ => None,
-    };
-    Done {
-        guard,
-        order,
-        flip,
-        verified,
-        at,
-    }
+    Step::Flipped(Box::new(Done { guard, order, flip, at }))
 }
 
 impl Monitor {
@@ -156,22 +165,26 @@ impl Monitor {
     }
 
     /// What came of a flip: told, recorded, counted, answered.
-    pub(super) fn settled(&mut self, done: Result<Done, tokio::task::JoinError>, now: Timestamp) {
-        let done = match done {
-            Ok(done) => done,
+    pub(super) fn settled(&mut self, step: Result<Step, tokio::task::JoinError>, now: Timestamp) {
+        match step {
+            Ok(Step::Flipped(done)) => self.flipped(*done, now),
+            Ok(Step::Verified(incident, verified)) => self.arrived(&incident, Some(verified), now),
             Err(error) => {
                 tracing::error!(%error, "A flip's task ended without an answer");
                 for guard in self.guards.values_mut() {
                     guard.flipping = false;
                 }
-                return;
             }
-        };
+        }
+        self.publish(now);
+    }
+
+    /// The patch was answered. A moved Service is recorded at once; the message waits for the look whether it arrived.
+    fn flipped(&mut self, done: Done, now: Timestamp) {
         let Done {
             guard: id,
             order,
             flip,
-            verified,
             at,
         } = done;
         let Order {
@@ -201,11 +214,6 @@ impl Monitor {
                         what: format!("The preview Service was not swapped: {error}"),
                     });
                 }
-                let arrived = verified.is_none_or(|verified| {
-                    let (entry, arrived) = tell::verified(now, verified);
-                    incident.timeline.push(entry);
-                    arrived
-                });
                 self.metrics.flip_duration.observe(took.as_secs_f64());
                 tracing::warn!(guard = %id, to = %incident.case.to, took_ms, incident = %incident.id, "Traffic moved");
                 incident.outcome = IncidentOutcome::RolledBack {
@@ -214,12 +222,20 @@ impl Monitor {
                     resource_version,
                     preview_error,
                 };
-                Some(match (arrived, automatic || bad) {
-                    (false, _) => Topic::RollbackFailed,
-                    (true, true) => Topic::RollbackCompleted,
-                    // A person's switch calls no release bad.
-                    (true, false) => Topic::Switched,
-                })
+                // A person's switch calls no release bad.
+                let topic = if automatic || bad {
+                    Topic::RollbackCompleted
+                } else {
+                    Topic::Switched
+                };
+                self.record(&id, &incident, topic);
+                self.verify(Arrival {
+                    guard: id,
+                    incident,
+                    topic,
+                    reply,
+                });
+                return;
             }
             Ok(Flip::Withheld) => {
                 incident.outcome = IncidentOutcome::Withheld;
@@ -258,7 +274,54 @@ impl Monitor {
         {
             self.conclude(&id, incident, topic);
         }
-        self.publish(now);
+    }
+
+    /// Looks whether traffic has arrived, in a task of its own.
+    fn verify(&mut self, arrival: Arrival) {
+        let Some(guard) = self.guards.get(&arrival.guard) else { return };
+        let (router, to, incident) = (
+            Arc::clone(&guard.router),
+            arrival.incident.case.to.clone(),
+            arrival.incident.id.clone(),
+        );
+        self.arrivals.insert(incident.clone(), arrival);
+        self.flips.spawn(async move {
+            let verified = router.verify(&to).await;
+            Step::Verified(incident, verified)
+        });
+    }
+
+    /// Tells that traffic has arrived, or that it has not; `None`: the daemon stopped before it could look.
+    fn arrived(&mut self, incident: &str, verified: Option<Result<Verified, RouterError>>, now: Timestamp) {
+        let Some(Arrival {
+            guard: id,
+            mut incident,
+            topic,
+            reply,
+        }) = self.arrivals.remove(incident)
+        else {
+            return;
+        };
+        let Some(guard) = self.guards.get(&id) else { return };
+        let (entry, arrived) = verified.map_or_else(|| tell::unverified(now), |verified| tell::verified(now, verified));
+        incident.timeline.push(entry.clone());
+        let topic = if arrived { topic } else { Topic::RollbackFailed };
+        self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
+        self.amend(incident.id.clone(), entry);
+        if let Some(reply) = reply {
+            // A caller that went away is no concern of ours.
+            let _ = reply.send(Ok(CommandReply::Flip {
+                incident: Box::new(incident),
+            }));
+        }
+    }
+
+    /// Tells of flips whose arrival could not be looked at before the daemon had to stop.
+    pub(super) fn stop_looking(&mut self, now: Timestamp) {
+        let incidents: Vec<String> = self.arrivals.keys().cloned().collect();
+        for incident in incidents {
+            self.arrived(&incident, None, now);
+        }
     }
 
     /// Whether the present episode has this outcome already. The same outcome may change its numbers from poll to poll:
@@ -284,11 +347,19 @@ impl Monitor {
 
     /// Ends one act of an episode: message, Event, evidence, counters.
     fn conclude(&mut self, id: &GuardId, incident: Incident, topic: Topic) {
+        if let Some(guard) = self.guards.get(id) {
+            self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
+        }
+        self.record(id, &incident, topic);
+    }
+
+    /// Records one act of an episode: Event, evidence, counters.
+    fn record(&mut self, id: &GuardId, incident: &Incident, topic: Topic) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         let told_at = incident.timeline.last().map_or(incident.case.at, |entry| entry.at);
         let folder = self.keeper.folder(&incident.id);
-        guard.note(told_at, tell::line(topic, &incident));
-        guard.last_incident = Some(show::summary(&incident, Some(folder.display().to_string())));
+        guard.note(told_at, tell::line(topic, incident));
+        guard.last_incident = Some(show::summary(incident, Some(folder.display().to_string())));
         guard.episode = Some(Episode {
             incident: incident.clone(),
             told_at,
@@ -300,15 +371,14 @@ impl Monitor {
             "automatic"
         };
         self.metrics.rollbacks.with_label_values(&[id.as_str(), result, trigger]).inc();
-        self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
         let event = RouteEvent {
             warning: true,
             reason: tell::reason(topic).to_owned(),
-            note: tell::line(topic, &incident),
+            note: tell::line(topic, incident),
             at: told_at,
         };
         let router = Arc::clone(&guard.router);
-        let keep = self.keep(id, incident);
+        let keep = self.keep(id, incident.clone());
         self.errand(async move {
             if let Err(error) = router.tell(&event).await {
                 tracing::warn!(error = %tell::chain(&error), "Failed to record a Kubernetes Event");
@@ -342,12 +412,19 @@ impl Monitor {
         Some(keep.boxed())
     }
 
-    /// Adds a line to the newest incident's story.
+    /// Adds a line to an incident's story. The incident's own first line may still be on its way to the disk.
     pub(super) fn amend(&mut self, incident: String, entry: TimelineEntry) {
         let keeper = Arc::clone(&self.keeper);
         self.errand(async move {
-            if let Err(error) = keeper.amend(&incident, entry).await {
-                tracing::warn!(%incident, error = %tell::chain(&error), "Failed to add to the evidence");
+            for left in (0..AMEND_TRIES).rev() {
+                match keeper.amend(&incident, entry.clone()).await {
+                    Err(EvidenceError::Missing { .. }) if left > 0 => tokio::time::sleep(AMEND_AGAIN).await,
+                    Err(error) => {
+                        tracing::warn!(%incident, error = %tell::chain(&error), "Failed to add to the evidence");
+                        return;
+                    }
+                    Ok(()) => return,
+                }
             }
         });
     }

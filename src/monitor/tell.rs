@@ -8,7 +8,7 @@ use super::{Monitor, show};
 use crate::{
     evidence::Keeper,
     model::{
-        Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Note, Observation, TimelineEntry, Topic, View,
+        Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Note, Observation, Severity, TimelineEntry, Topic, View,
         traffic::Traffic,
     },
     router::{RouterError, Verified},
@@ -155,6 +155,12 @@ pub(super) fn verified(at: Timestamp, verified: Result<Verified, RouterError>) -
     (TimelineEntry { at, what }, arrived)
 }
 
+/// What is said of a flip whose arrival nobody could look at: the patch was accepted, which is what moves traffic.
+pub(super) fn unverified(at: Timestamp) -> (TimelineEntry, bool) {
+    let what = "Not verified: the daemon was stopped before it could look".to_owned();
+    (TimelineEntry { at, what }, true)
+}
+
 /// An unknown selector value, with what would be understood.
 pub(super) fn unknown_color(found: Option<&str>, known: &[String]) -> String {
     let known = known.join(", ");
@@ -243,8 +249,12 @@ impl Monitor {
             // Our own flip comes back as a switch; its message has been sent.
             let own = matches!(happened, Note::Switched { undone: false, to, .. } if guard.moved_to(to));
             let ours = guard.last_incident.as_ref().map(|incident| incident.id.clone());
-            let level = topic.map(Topic::severity);
-            tracing::info!(guard = %id, severity = ?level, "{}", show::sentence(&text));
+            let line = show::sentence(&text);
+            match topic.filter(|_| !own).map(Topic::severity) {
+                Some(Severity::Critical) => tracing::error!(guard = %id, "{line}"),
+                Some(Severity::Warning) => tracing::warn!(guard = %id, "{line}"),
+                Some(Severity::Info) | None => tracing::info!(guard = %id, "{line}"),
+            }
             let Some(topic) = topic.filter(|_| !own) else { continue };
             let mut message = note(&guard.spec, traffic, seen.at, topic, text.clone());
             if matches!(topic, Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack) {

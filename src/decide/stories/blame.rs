@@ -15,6 +15,19 @@ fn what_was_bad_before_the_switch_is_not_the_releases_fault() {
 }
 
 #[test]
+fn what_was_bad_before_the_switch_is_no_excuse_once_the_watch_has_ended() {
+    story(
+        "t=0
+         t=5..10  500/40        -> breach
+         t=15..50 500/40 pause  -> blocked
+         t=55     500/40 switch resume -> note switched
+         t=60..1860 500/0       -> pass
+         t=1865..2110 500/60
+         t=2115   500/60        -> rollback",
+    );
+}
+
+#[test]
 fn what_was_good_before_the_switch_is() {
     story(
         "t=0

@@ -252,6 +252,9 @@ impl ServiceRouter {
         ] {
             rights.extend(["get", "list", "watch"].map(|verb| Right::on(verb, group, resource)));
         }
+        // What evidence reads besides.
+        rights.push(Right::on("list", "apps", "replicasets"));
+        rights.push(Right::on("list", "", "events"));
         rights.push(Right::on("create", "", "events"));
         rights.push(Right {
             subresource: "log",

@@ -195,6 +195,8 @@ async fn every_right_that_is_needed_is_asked_for() {
             "get deployments.apps true",
             "list deployments.apps true",
             "watch deployments.apps true",
+            "list replicasets.apps true",
+            "list events true",
             "create events true",
             "get pods/log true",
         ]
@@ -233,5 +235,5 @@ async fn monitor_mode_reads_the_same_and_writes_nothing() {
             .all(|right| !right.starts_with("patch") && !right.starts_with("create")),
         "{rights:?}"
     );
-    assert_eq!(rights.len(), 14);
+    assert_eq!(rights.len(), 16);
 }

@@ -138,7 +138,10 @@ async fn a_view_outlives_a_short_loss_of_its_watch_and_not_a_long_one() {
     assert!(known(router.view()).sides.values().all(|side| !side.unwatched));
     feed.trouble_with_pods("cannot reach the API server");
     tokio::time::advance(Duration::from_secs(29)).await;
-    assert!(known(router.view()).sides.values().all(|side| side.unwatched), "old counts say that they are old");
+    assert!(
+        known(router.view()).sides.values().all(|side| side.unwatched),
+        "old counts say that they are old"
+    );
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(
         router.view(),
