@@ -78,22 +78,16 @@ impl Report {
     /// # Panics
     /// When the file cannot be written.
     pub fn finish(&self, file: &Path) {
-        let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::ASCII_MARKDOWN);
-        table.set_header(["figure", "measured", "goal", "", "note"]);
-        for figure in &self.figures {
-            let goal = figure
-                .goal
-                .map_or_else(String::new, |goal| format!("<= {} {}", round(goal), figure.unit));
-            table.add_row([
-                figure.name.clone(),
-                format!("{} {}", round(figure.value), figure.unit),
-                goal,
-                figure.verdict().to_owned(),
-                figure.note.clone(),
-            ]);
+        let head = ["figure", "measured", "goal", "", "note"].map(str::to_owned);
+        let rows: Vec<[String; 5]> = std::iter::once(head).chain(self.figures.iter().map(Figure::row)).collect();
+        let widths: [usize; 5] = std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default());
+        for (n, row) in rows.iter().enumerate() {
+            anstream::println!("{}", line(row, &widths, ' '));
+            if n == 0 {
+                let rule = widths.map(|width| "-".repeat(width));
+                anstream::println!("{}", line(&rule, &widths, '-'));
+            }
         }
-        anstream::println!("{table}");
         let figures: Vec<Value> = self.figures.iter().map(Figure::json).collect();
         let text = serde_json::to_string_pretty(&json!({"figures": figures})).expect("JSON");
         std::fs::write(file, text + "\n").expect("the target folder is writable");
@@ -101,6 +95,19 @@ impl Report {
 }
 
 impl Figure {
+    fn row(&self) -> [String; 5] {
+        let goal = self
+            .goal
+            .map_or_else(String::new, |goal| format!("<= {} {}", round(goal), self.unit));
+        [
+            self.name.clone(),
+            format!("{} {}", round(self.value), self.unit),
+            goal,
+            self.verdict().to_owned(),
+            self.note.clone(),
+        ]
+    }
+
     fn verdict(&self) -> &'static str {
         match self.goal {
             None => "",
@@ -115,6 +122,12 @@ impl Figure {
             "met": self.goal.map(|goal| self.value <= goal), "note": self.note,
         })
     }
+}
+
+/// A line of a Markdown table.
+fn line(cells: &[String; 5], widths: &[usize; 5], edge: char) -> String {
+    let cells = cells.iter().zip(widths).map(|(cell, width)| format!("{edge}{cell:width$}{edge}|"));
+    format!("|{}", cells.collect::<String>())
 }
 
 /// Three digits are enough for people.
