@@ -6,7 +6,7 @@
 //!
 //! Refuses to: read a secret from a flag, where every process of the machine could see it; act on a guess of which guard is meant.
 
-use std::{error::Error, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
@@ -313,16 +313,7 @@ async fn play(global: &Global, args: &demo::DemoArgs) -> Result<u8, Failure> {
     }
 }
 
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
-}
+pub(crate) use crate::monitor::tell::chain;
 
 /// Where the configuration lies when nobody says.
 const PLACES: [&str; 2] = ["flipback.toml", "/etc/flipback/flipback.toml"];

@@ -174,6 +174,8 @@ impl Monitor {
                 for guard in self.guards.values_mut() {
                     guard.flipping = false;
                 }
+                // It may have been a look whether traffic arrived: what moved is told all the same.
+                self.stop_looking(now);
             }
         }
         self.publish(now);

@@ -157,7 +157,7 @@ pub(super) fn verified(at: Timestamp, verified: Result<Verified, RouterError>) -
 
 /// What is said of a flip whose arrival nobody could look at: the patch was accepted, which is what moves traffic.
 pub(super) fn unverified(at: Timestamp) -> (TimelineEntry, bool) {
-    let what = "Not verified: the daemon was stopped before it could look".to_owned();
+    let what = "Not verified: the look was cut off".to_owned();
     (TimelineEntry { at, what }, true)
 }
 
