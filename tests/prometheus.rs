@@ -14,8 +14,8 @@ use axum::{Router, extract::State, http::StatusCode, http::Uri};
 use flipback::{
     metrics::Metrics,
     model::{
-        Absence, Action, Color, ColorSpec, Counter, CounterRule, EvidenceSpec, GuardId, GuardSpec, LatencyRule, Mode, Policy, Preset,
-        Reading, RouteSpec, RuleKind, RuleName, RuleSpec, ServiceRoute, TimeUnit, View,
+        Absence, Action, Color, ColorSpec, Counter, CounterRule, EvidenceSpec, GuardId, GuardSpec, Histogram, LatencyRule, Mode, Policy,
+        Preset, Reading, RouteSpec, RuleKind, RuleName, RuleSpec, ServiceRoute, TimeUnit, View,
         settings::{ClusterSettings, PrometheusSettings},
     },
     observe::Observer,
@@ -184,11 +184,13 @@ fn guard(name: &str) -> GuardSpec {
         kind,
         action: Action::Rollback,
         critical: false,
+        windows: None,
     };
     let side = |color: &str| {
         let side = ColorSpec {
             value: color.to_owned(),
             deployment: Some(format!("{name}-{color}")),
+            service: None,
         };
         (Color::new(color).expect("a name"), side)
     };
@@ -218,6 +220,7 @@ fn guard(name: &str) -> GuardSpec {
                     threshold: Duration::from_secs(1),
                     unit: TimeUnit::Seconds,
                     buckets: Preset::PrometheusHttp.buckets().to_owned(),
+                    histogram: Histogram::Classic,
                 }),
             ),
         ],

@@ -9,8 +9,8 @@ use flipback::{
     decide::Engine,
     model::{
         Absence, Action, Case, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId,
-        GuardSpec, LatencyRule, Ledger, Mode, Observation, Outcome, Path, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind,
-        RuleName, RuleSpec, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
+        GuardSpec, Histogram, LatencyRule, Ledger, Mode, Observation, Outcome, Path, Policy, ProbeRule, Reading, Release, RouteSpec,
+        RuleKind, RuleName, RuleSpec, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -36,6 +36,7 @@ fn rule(name: &str, kind: RuleKind) -> RuleSpec {
         kind,
         action: Action::Rollback,
         critical: false,
+        windows: None,
     }
 }
 
@@ -54,6 +55,7 @@ fn latency() -> RuleSpec {
         threshold: Duration::from_secs(1),
         unit: TimeUnit::Seconds,
         buckets: String::new(),
+        histogram: Histogram::Classic,
     };
     rule("latency", RuleKind::Latency(latency))
 }
@@ -82,6 +84,7 @@ fn engine(rules: Vec<RuleSpec>, policy: Policy) -> Engine {
         let spec = ColorSpec {
             value: name.to_owned(),
             deployment: None,
+            service: None,
         };
         (color(name), spec)
     };

@@ -186,6 +186,7 @@ impl Shop {
             let spec = ColorSpec {
                 value: format!("web-{name}"),
                 deployment: Some(format!("web-{name}")),
+                service: None,
             };
             (color(name), spec)
         };

@@ -189,8 +189,12 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
 fn glance(rule: &RuleSpec, report: Option<&QueryReport>) -> RuleStatus {
     let threshold = match &rule.kind {
         RuleKind::ErrorRate(counter) => counter.threshold,
+        RuleKind::Availability(counter) => 1.0 - counter.threshold,
         RuleKind::Latency(latency) => latency.share(),
         RuleKind::Probe(probe) => probe.threshold,
+        RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => {
+            scalar.max.or(scalar.min).unwrap_or(f64::INFINITY)
+        }
         RuleKind::Endpoints(_) => 1.0,
     };
     let share = report.and_then(|report| report.bad_share);

@@ -334,7 +334,14 @@ fn colors(table: Table<'_>) -> BTreeMap<Color, ColorSpec> {
                     .hint(format!("{deployment:?} already runs {other}")),
             );
         }
-        colors.insert(color, ColorSpec { value, deployment });
+        colors.insert(
+            color,
+            ColorSpec {
+                value,
+                deployment,
+                service: None,
+            },
+        );
     }
     if entries.len() < 2 {
         table.problems.add(Problem {
@@ -378,8 +385,9 @@ fn rules(table: &Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Vec<Rul
 fn every_color_fits(table: &Table<'_>, rules: &[RuleSpec], colors: &BTreeMap<Color, ColorSpec>) {
     let needs = rules.iter().find(|rule| {
         let selectors: Vec<&str> = match &rule.kind {
-            RuleKind::ErrorRate(counter) => vec![&counter.total, &counter.bad],
+            RuleKind::ErrorRate(counter) | RuleKind::Availability(counter) => vec![&counter.total, &counter.bad],
             RuleKind::Latency(latency) => vec![&latency.buckets],
+            RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => vec![&scalar.expr],
             RuleKind::Probe(_) | RuleKind::Endpoints(_) => vec![],
         };
         selectors

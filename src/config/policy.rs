@@ -36,6 +36,9 @@ pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Poli
     let any = Duration::ZERO..=DAY;
     let some = SECOND..=DAY;
     let policy = Policy {
+        mode: base.mode,
+        window: base.window,
+        window_latency: base.window_latency,
         poll: base.poll,
         consecutive: table.count("consecutive", 1..=100).unwrap_or(base.consecutive),
         min_bad: table.count("min_bad", 1..=1_000_000).unwrap_or(base.min_bad),

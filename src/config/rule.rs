@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::model::{Action, CounterRule, EndpointsRule, LatencyRule, Preset, ProbeRule, RuleKind, RuleName, RuleSpec, TimeUnit};
+use crate::model::{Action, CounterRule, EndpointsRule, Histogram, LatencyRule, Preset, ProbeRule, RuleKind, RuleName, RuleSpec, TimeUnit};
 
 use super::{
     environment::Scripts,
@@ -170,6 +170,7 @@ fn rule(name: &str, mut table: Table<'_>, preset: Preset, scripts: &Scripts) -> 
         kind: kind?,
         action,
         critical: false,
+        windows: None,
     })
     .filter(|_| enabled)
 }
@@ -240,6 +241,7 @@ fn latency(name: &str, table: &mut Table<'_>, preset: Preset, scripts: &Scripts)
         threshold: threshold?,
         unit,
         buckets: buckets?,
+        histogram: Histogram::Classic,
     })
 }
 

@@ -68,9 +68,10 @@ pub(super) fn measured(rule: &RuleSpec, share: Share) -> String {
     let part = share.value().map_or_else(|| "nothing".to_owned(), percent);
     let (bad, total) = (count(share.bad), count(share.total));
     match &rule.kind {
-        RuleKind::ErrorRate(_) => format!("error rate {part} ({bad} of {total})"),
+        RuleKind::ErrorRate(_) | RuleKind::Availability(_) => format!("error rate {part} ({bad} of {total})"),
         RuleKind::Latency(latency) => format!("{part} of requests slower than {} ({bad} of {total})", span(latency.threshold)),
         RuleKind::Probe(probe) => format!("{part} of probes of {} failed ({bad} of {total})", probe.path),
+        RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => format!("{} {bad}", rule.name),
         RuleKind::Endpoints(_) => format!("{total} Ready endpoints"),
     }
 }

@@ -407,6 +407,7 @@ impl Judge {
             total: finding.shown.map(|share| share.total),
             value: self.value,
             threshold: self.limits.threshold,
+            below: false,
             bound: pooled.map(|pooled| pooled.bound),
             sample_at: self.sample_at,
             why: finding.why,

@@ -39,7 +39,11 @@ impl Limits {
     pub(super) fn of(rule: &RuleSpec, policy: &Policy) -> Self {
         let threshold = match &rule.kind {
             RuleKind::ErrorRate(counters) => counters.threshold,
+            RuleKind::Availability(counters) => 1.0 - counters.threshold,
             RuleKind::Latency(latency) => latency.share(),
+            RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => {
+                scalar.max.or(scalar.min).unwrap_or(f64::INFINITY)
+            }
             RuleKind::Probe(probe) => probe.threshold,
             RuleKind::Endpoints(_) => 1.0,
         };

@@ -59,7 +59,7 @@ impl Meter {
         match (kind, reading) {
             (_, None) => Look::Unusable("nothing was measured".into()),
             (_, Some(Reading::Absent(why))) => Look::Unusable(why.to_string()),
-            (RuleKind::ErrorRate(_) | RuleKind::Latency(_), Some(Reading::Counters { sample_at, targets })) => {
+            (RuleKind::ErrorRate(_) | RuleKind::Availability(_) | RuleKind::Latency(_), Some(Reading::Counters { sample_at, targets })) => {
                 let taken = self.counters.take(*sample_at, targets);
                 self.counted(*sample_at, taken, limits)
             }

@@ -20,7 +20,7 @@
 //! use jiff::{SignedDuration, Timestamp};
 //!
 //! let (blue, green, rule) = (Color::new("blue")?, Color::new("green")?, RuleName::new("error_rate")?);
-//! let side = |value: &str| ColorSpec { value: value.into(), deployment: None };
+//! let side = |value: &str| ColorSpec { value: value.into(), deployment: None, service: None };
 //! let spec = GuardSpec {
 //!     id: GuardId::new("", "shop", "web")?,
 //!     cluster: String::new(),

@@ -44,6 +44,7 @@ pub(super) fn spec() -> GuardSpec {
     let side = |value: &str| ColorSpec {
         value: value.into(),
         deployment: Some(format!("web-{value}")),
+        service: None,
     };
     GuardSpec {
         id: GuardId::new("", "shop", "web").expect("valid"),
@@ -64,6 +65,7 @@ pub(super) fn spec() -> GuardSpec {
             }),
             action: Action::Rollback,
             critical: false,
+            windows: None,
         }],
         policy: Policy::default(),
         mode: Mode::Enforce,
@@ -115,6 +117,7 @@ pub(super) fn incident() -> Incident {
                 total: Some(250.0),
                 value: Some(0.124),
                 threshold: 0.05,
+                below: false,
                 bound: Some(0.0832),
                 sample_at: Some(at("2026-11-21T04:12:33Z")),
                 why: why.into(),

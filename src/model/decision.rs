@@ -109,6 +109,8 @@ pub enum Path {
     Endpoints,
     /// N failed rounds of probes in a row.
     Probe,
+    /// Classic mode: N bad polls in a row, whichever rule made each of them bad.
+    Classic,
 }
 
 /// One rule's outcome of one poll.
@@ -146,7 +148,7 @@ impl Outcome {
 pub struct RuleState {
     /// Which rule.
     pub rule: RuleName,
-    /// `error_rate`, `latency`, `probe`, `endpoints`.
+    /// The kind as configuration spells it: `error_rate`, `latency`, `promql`, ...
     pub kind: String,
     /// This poll's outcome.
     #[serde(flatten)]
@@ -163,6 +165,9 @@ pub struct RuleState {
     pub value: Option<f64>,
     /// What it is compared to, in the unit of `value`.
     pub threshold: f64,
+    /// Whether being under the threshold is the breach, as with an availability or a `min`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub below: bool,
     /// Lower confidence bound of the pooled breaches, as a fraction.
     pub bound: Option<f64>,
     /// Time of the newest sample used.

@@ -25,8 +25,8 @@ pub use ledger::{FlipRecord, Ledger, Pause};
 pub use name::{Color, GuardId, NameError, RuleName, file_segment};
 pub use reading::{Absence, Counter, Observation, Reading, Series};
 pub use spec::{
-    Action, AfterWatch, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, LatencyRule, Mode, Policy, Preset, ProbeRule,
-    RouteSpec, RuleKind, RuleSpec, ServiceRoute, TimeUnit,
+    Action, AfterWatch, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, Histogram, Judging, LatencyRule, Mode, Policy,
+    Preset, ProbeRule, RouteSpec, RuleKind, RuleSpec, ScalarRule, ServiceRoute, TimeUnit, Windows,
 };
 pub use status::{ColorStatus, GuardStatus, IncidentSummary, Phase, RuleStatus, Status};
 pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};

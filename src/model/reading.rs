@@ -29,6 +29,22 @@ pub enum Reading {
         /// By target.
         targets: BTreeMap<String, Counter>,
     },
+    /// One number from an expression.
+    Scalar {
+        /// When it was evaluated.
+        sample_at: Timestamp,
+        /// The number, over the short window where the rule has two.
+        value: f64,
+        /// The same over the long window.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        long: Option<f64>,
+        /// The number of the color that was active before the switch, just before it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        before: Option<f64>,
+        /// Requests within the window, where that is asked about.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        requests: Option<f64>,
+    },
     /// Probes of this poll.
     Probes {
         /// When they were made.
@@ -88,6 +104,8 @@ pub enum Absence {
     Impossible,
     /// The latency threshold is no bucket bound of the histogram; carries both neighbours.
     NoBucket(String),
+    /// More than one series where one number is needed; a sentence that says how to aggregate.
+    Ambiguous(String),
 }
 
 impl Absence {
@@ -96,7 +114,7 @@ impl Absence {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
-            Self::Error(_) | Self::Impossible | Self::NoBucket(_) => "error",
+            Self::Error(_) | Self::Impossible | Self::NoBucket(_) | Self::Ambiguous(_) => "error",
             Self::Nan => "nan",
             Self::Infinite => "infinite",
             Self::Negative => "negative",
@@ -120,6 +138,7 @@ impl fmt::Display for Absence {
             Self::Partial(why) => write!(f, "the answer is incomplete: {why}"),
             Self::Impossible => f.write_str("more bad requests than requests"),
             Self::NoBucket(why) => write!(f, "the threshold is no bucket bound: {why}"),
+            Self::Ambiguous(why) => write!(f, "the answer is more than one series: {why}"),
         }
     }
 }

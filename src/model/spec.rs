@@ -80,10 +80,12 @@ pub struct ColorSpec {
     pub value: String,
     /// The Deployment that runs it: its release and its replicas. `None`: releases cannot be told apart.
     pub deployment: Option<String>,
+    /// The Service that reaches only this color, where there is one: what proxies and meshes label their metrics with.
+    pub service: Option<String>,
 }
 
 /// One rule of a guard.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RuleSpec {
     /// Its name, unique within the guard.
     pub name: RuleName,
@@ -91,9 +93,39 @@ pub struct RuleSpec {
     #[serde(flatten)]
     pub kind: RuleKind,
     /// What a breach does.
+    #[serde(default)]
     pub action: Action,
     /// A single breach acts. For zero-tolerance counters only.
+    #[serde(default)]
     pub critical: bool,
+    /// Both of these spans must be over the threshold too before a streak is believed; `None`: the streak is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Windows>,
+}
+
+impl RuleSpec {
+    /// A rule that rolls back on a streak, with neither windows nor zero tolerance.
+    #[must_use]
+    pub fn new(name: RuleName, kind: RuleKind) -> Self {
+        Self {
+            name,
+            kind,
+            action: Action::Rollback,
+            critical: false,
+            windows: None,
+        }
+    }
+}
+
+/// A short and a long span that must agree: the short one says that it is bad now, the long one that it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Windows {
+    /// The short span.
+    #[serde(with = "humantime_serde")]
+    pub short: Duration,
+    /// The long one.
+    #[serde(with = "humantime_serde")]
+    pub long: Duration,
 }
 
 /// What a confirmed breach does.
@@ -108,13 +140,21 @@ pub enum Action {
 }
 
 /// What a rule measures.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum RuleKind {
     /// Share of bad requests, from two counter selectors.
     ErrorRate(CounterRule),
+    /// Its complement, the share of good requests, for people who think in 99.9 %.
+    Availability(CounterRule),
     /// Share of requests slower than a bucket bound.
     Latency(LatencyRule),
+    /// One number from an expression.
+    Promql(ScalarRule),
+    /// The same, for requests per second; usually a lower limit that alerts.
+    Throughput(ScalarRule),
+    /// The same, for the used share of a resource; usually an upper limit that alerts.
+    Saturation(ScalarRule),
     /// HTTP GET on the color's endpoints.
     Probe(ProbeRule),
     /// Ready endpoints of the active color.
@@ -127,10 +167,38 @@ impl RuleKind {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::ErrorRate(_) => "error_rate",
+            Self::Availability(_) => "availability",
             Self::Latency(_) => "latency",
+            Self::Promql(_) => "promql",
+            Self::Throughput(_) => "throughput",
+            Self::Saturation(_) => "saturation",
             Self::Probe(_) => "probe",
             Self::Endpoints(_) => "endpoints",
         }
+    }
+
+    /// The two counters, of a kind that compares such.
+    #[must_use]
+    pub fn counters(&self) -> Option<&CounterRule> {
+        match self {
+            Self::ErrorRate(rule) | Self::Availability(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// The number, of a kind that compares one.
+    #[must_use]
+    pub fn scalar(&self) -> Option<&ScalarRule> {
+        match self {
+            Self::Promql(rule) | Self::Throughput(rule) | Self::Saturation(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// Whether it is measured by a Prometheus.
+    #[must_use]
+    pub fn needs_prometheus(&self) -> bool {
+        !matches!(self, Self::Probe(_) | Self::Endpoints(_))
     }
 }
 
@@ -148,28 +216,74 @@ pub enum Preset {
 }
 
 /// Bad and total requests as two counter selectors, placeholders filled per color by the planner.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CounterRule {
-    /// Bad share over which a poll breaches, as a fraction: 0.05 is 5 %.
+    /// As a fraction. `error_rate`: the bad share over which a poll breaches; `availability`: the good share under which it does.
     pub threshold: f64,
     /// Selector of all requests, e.g. `http_requests_total{namespace="{namespace}",pod=~"{deployment}-.+"}`.
+    #[serde(default)]
     pub total: String,
     /// Selector of the bad ones, e.g. the same with `status=~"5.."`.
+    #[serde(default)]
     pub bad: String,
 }
 
+/// One number from an expression, compared with one or more limits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScalarRule {
+    /// The expression, placeholders as in [`CounterRule::total`]; it must give exactly one series per color. `{window}` stands for
+    /// the spans of [`RuleSpec::windows`], each asked for on its own.
+    pub expr: String,
+    /// A poll breaches above it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// A poll breaches below it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// A poll breaches above so many times the standby color's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ratio_to_standby: Option<f64>,
+    /// A poll breaches above so many times the number of the color that was active before the switch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ratio_to_before: Option<f64>,
+    /// The longest span that the expression looks back over; `None`: it looks at this instant only.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub window: Option<Duration>,
+    /// What the number counts, for people: `req/s`, `ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
 /// A latency objective judged on the share of slower requests.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencyRule {
     /// The quantile of the objective: 0.95 breaches when more than 5 % are slower.
     pub quantile: f64,
     /// The time over which a request counts as slow; must be a bucket bound.
     #[serde(with = "humantime_serde")]
     pub threshold: Duration,
-    /// The unit in which the histogram's `le` is written.
+    /// The unit in which the histogram's bounds are written.
+    #[serde(default)]
     pub unit: TimeUnit,
-    /// Selector of the histogram's `_bucket` series without `le`, placeholders as in [`CounterRule::total`].
+    /// Selector of the histogram's `_bucket` series without `le`, of a native one the histogram itself; placeholders as in
+    /// [`CounterRule::total`].
+    #[serde(default)]
     pub buckets: String,
+    /// How the buckets are stored.
+    #[serde(default)]
+    pub histogram: Histogram,
+}
+
+/// How a histogram's buckets are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Histogram {
+    /// One `_bucket` series per bound: the share is exact when the threshold is a bound.
+    #[default]
+    Classic,
+    /// One native series with exponential buckets: the share is interpolated within one bucket.
+    Native,
 }
 
 impl LatencyRule {
@@ -201,7 +315,7 @@ pub enum TimeUnit {
 }
 
 /// HTTP GET on each endpoint of the color.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeRule {
     /// Share of failed probes over which a poll breaches, as a fraction.
     pub threshold: f64,
@@ -223,7 +337,7 @@ pub struct ProbeRule {
 }
 
 /// Ready endpoints of the active color.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointsRule {
     /// How long there must be no Ready endpoint.
     #[serde(with = "humantime_serde")]
@@ -234,6 +348,8 @@ pub struct EndpointsRule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
+    /// How polls are judged.
+    pub mode: Judging,
     /// Time between two looks.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
@@ -289,11 +405,18 @@ pub struct Policy {
     pub standby_share: f64,
     /// Fraction of a threshold from which a reading is told as a degradation; 1 = never.
     pub degradation: f64,
+    /// Classic mode: the span of the error rate.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// Classic mode: the span of the latency quantiles.
+    #[serde(with = "humantime_serde")]
+    pub window_latency: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            mode: Judging::Intervals,
             poll: Duration::from_secs(5),
             consecutive: 3,
             min_bad: 3,
@@ -316,8 +439,21 @@ impl Default for Policy {
             flips_per_day: 3,
             standby_share: 0.5,
             degradation: 0.8,
+            window: Duration::from_secs(60),
+            window_latency: Duration::from_secs(2 * 60),
         }
     }
+}
+
+/// How polls are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judging {
+    /// Disjoint intervals of raw counters, each request used once.
+    #[default]
+    Intervals,
+    /// The scripts' rule: overlapping windows as scalars, any bad one makes a bad poll, N bad polls in a row roll back.
+    Classic,
 }
 
 /// What stays armed when the watch after a switch has ended.

@@ -129,13 +129,14 @@ async fn report(
 }
 
 fn needs_prometheus(rule: &RuleSpec) -> bool {
-    matches!(rule.kind, RuleKind::ErrorRate(_) | RuleKind::Latency(_))
+    rule.kind.needs_prometheus()
 }
 
 impl QueryReport {
     fn new(color: &Color, rule: &RuleSpec) -> Self {
         let query = match &rule.kind {
-            RuleKind::ErrorRate(rule) => format!("{} / {}", rule.bad, rule.total),
+            RuleKind::ErrorRate(rule) | RuleKind::Availability(rule) => format!("{} / {}", rule.bad, rule.total),
+            RuleKind::Promql(rule) | RuleKind::Throughput(rule) | RuleKind::Saturation(rule) => rule.expr.clone(),
             RuleKind::Latency(rule) => rule.buckets.clone(),
             RuleKind::Probe(rule) => {
                 let port = rule
@@ -291,8 +292,9 @@ impl Inspection<'_> {
         }
         let allowed = match &rule.kind {
             RuleKind::ErrorRate(rule) => rule.threshold,
+            RuleKind::Availability(rule) => 1.0 - rule.threshold,
             RuleKind::Latency(rule) => rule.share(),
-            RuleKind::Probe(_) | RuleKind::Endpoints(_) => return,
+            RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) | RuleKind::Probe(_) | RuleKind::Endpoints(_) => return,
         };
         if let Some(share) = report.bad_share.filter(|share| allowed < HEADROOM * share) {
             report.warnings.push(format!(

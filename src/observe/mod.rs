@@ -210,10 +210,7 @@ impl Observer {
             .guards
             .get(guard)
             .ok_or_else(|| ObserveError::UnknownGuard { guard: guard.clone() })?;
-        let needs_one = spec
-            .rules
-            .iter()
-            .any(|rule| matches!(rule.kind, RuleKind::ErrorRate(_) | RuleKind::Latency(_)));
+        let needs_one = spec.rules.iter().any(|rule| rule.kind.needs_prometheus());
         if !needs_one {
             return Ok(Vec::new());
         }

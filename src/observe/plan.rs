@@ -106,9 +106,11 @@ impl Read {
             deployment: side.deployment.as_deref(),
         };
         let planned = match kind {
-            RuleKind::ErrorRate(rule) => Self::counters(&rule.total, &rule.bad, &facts),
+            RuleKind::ErrorRate(rule) | RuleKind::Availability(rule) => Self::counters(&rule.total, &rule.bad, &facts),
             RuleKind::Latency(rule) => Self::latency(&rule.buckets, Bound::new(rule.threshold, rule.unit), rule.quantile, &facts),
-            RuleKind::Probe(_) | RuleKind::Endpoints(_) => return None,
+            RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) | RuleKind::Probe(_) | RuleKind::Endpoints(_) => {
+                return None;
+            }
         };
         let at = Address {
             guard: spec.id.clone(),
@@ -303,7 +305,9 @@ pub(super) mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::model::{Action, CounterRule, EvidenceSpec, LatencyRule, Mode, Policy, Preset, RouteSpec, RuleSpec, ServiceRoute, TimeUnit};
+    use crate::model::{
+        Action, CounterRule, EvidenceSpec, Histogram, LatencyRule, Mode, Policy, Preset, RouteSpec, RuleSpec, ServiceRoute, TimeUnit,
+    };
 
     /// A guard with the presets' rules: errors, p95 and p99, blue and green.
     pub(in crate::observe) fn guard(name: &str) -> GuardSpec {
@@ -312,6 +316,7 @@ pub(super) mod tests {
             kind,
             action: Action::Rollback,
             critical: false,
+            windows: None,
         };
         let latency = |quantile, millis| {
             RuleKind::Latency(LatencyRule {
@@ -319,12 +324,14 @@ pub(super) mod tests {
                 threshold: Duration::from_millis(millis),
                 unit: TimeUnit::Seconds,
                 buckets: Preset::PrometheusHttp.buckets().to_owned(),
+                histogram: Histogram::Classic,
             })
         };
         let color = |color: &str| {
             let side = ColorSpec {
                 value: color.to_owned(),
                 deployment: Some(format!("{name}-{color}")),
+                service: None,
             };
             (Color::new(color).expect("a name"), side)
         };

@@ -13,8 +13,8 @@ use secrecy::SecretString;
 use crate::{
     config::Config,
     model::{
-        Action, Color, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardId, GuardSpec, LatencyRule, Mode, NameError, Policy,
-        Preset, RouteSpec, RuleKind, RuleName, RuleSpec, ServiceRoute,
+        Action, Color, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardId, GuardSpec, Histogram, LatencyRule, Mode, NameError,
+        Policy, Preset, RouteSpec, RuleKind, RuleName, RuleSpec, ServiceRoute,
         settings::{ChatKind, ChatSettings, ClusterSettings, PrometheusSettings, Secret, ServeSettings},
     },
     sandbox::Sandbox,
@@ -114,6 +114,7 @@ fn guard(times: &Times) -> Result<GuardSpec, NameError> {
             ColorSpec {
                 value: name.to_owned(),
                 deployment: Some(format!("{SERVICE}-{name}")),
+                service: None,
             },
         ))
     };
@@ -154,6 +155,7 @@ fn rules(times: &Times) -> Result<Vec<RuleSpec>, NameError> {
             kind,
             action: Action::Rollback,
             critical: false,
+            windows: None,
         })
     };
     Ok(vec![
@@ -172,6 +174,7 @@ fn rules(times: &Times) -> Result<Vec<RuleSpec>, NameError> {
                 threshold: SLOW,
                 unit: preset.unit(),
                 buckets: preset.buckets().to_owned(),
+                histogram: Histogram::Classic,
             }),
         )?,
         rule("endpoints", RuleKind::Endpoints(EndpointsRule { down_for: times.down_for }))?,

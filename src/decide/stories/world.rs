@@ -8,8 +8,8 @@ use crate::{
     decide::Engine,
     model::{
         Absence, Action, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec,
-        LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind, RuleName, RuleSpec,
-        Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
+        Histogram, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind, RuleName,
+        RuleSpec, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
     },
 };
 
@@ -25,6 +25,7 @@ pub(super) fn rule(name: &str, kind: RuleKind) -> RuleSpec {
         kind,
         action: Action::Rollback,
         critical: false,
+        windows: None,
     }
 }
 
@@ -43,6 +44,7 @@ pub(super) fn latency(quantile: f64) -> RuleSpec {
         threshold: Duration::from_secs(1),
         unit: TimeUnit::Seconds,
         buckets: String::new(),
+        histogram: Histogram::Classic,
     };
     rule("latency", RuleKind::Latency(latency))
 }
@@ -276,7 +278,7 @@ impl World {
     fn reading(&self, color: &Color, rule: &RuleSpec, at: Timestamp, scene: &Scene) -> Reading {
         let sample_at = self.sample.map_or(at, |t| Timestamp::from_second(START + t).expect("in range"));
         match &rule.kind {
-            RuleKind::ErrorRate(_) | RuleKind::Latency(_) => {
+            RuleKind::ErrorRate(_) | RuleKind::Availability(_) | RuleKind::Latency(_) => {
                 if let Some(absence) = &scene.absent {
                     return Reading::Absent(absence.clone());
                 }
@@ -295,6 +297,7 @@ impl World {
                     targets: BTreeMap::from([(format!("{color}-1"), counter)]),
                 }
             }
+            RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => Reading::Absent(Absence::Empty),
             RuleKind::Probe(_) => match scene.probe.filter(|_| *color == self.active) {
                 Some((failed, asked)) => Reading::Probes {
                     sample_at: at,
@@ -348,6 +351,7 @@ fn spec(rules: &[RuleSpec], policy: &Policy) -> Arc<GuardSpec> {
         let spec = ColorSpec {
             value: name.to_owned(),
             deployment: Some(name.to_owned()),
+            service: None,
         };
         (color(name), spec)
     };

@@ -34,6 +34,7 @@ async fn probed(rule: ProbeRule, side: Side, resolve: BTreeMap<String, SocketAdd
         kind,
         action: Action::Rollback,
         critical: false,
+        windows: None,
     };
     let down_for = Duration::from_secs(10);
     spec.rules = vec![

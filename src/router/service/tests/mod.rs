@@ -29,6 +29,7 @@ pub(super) fn spec(colors: &[&str], preview: Option<&str>) -> Arc<GuardSpec> {
         let spec = ColorSpec {
             value: format!("web-{name}"),
             deployment: Some(format!("web-{name}")),
+            service: None,
         };
         (color(name), spec)
     };
