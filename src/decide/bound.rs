@@ -1,15 +1,18 @@
 //! How sure a share is: the one-sided Wilson lower bound. A normal approximation of the plain kind is overconfident
 //! exactly where releases are judged, at few requests and small shares; Wilson's is not.
 
+use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
 /// Slack for sums of fractions: a share equal to its threshold is within it, whatever binary fractions make of both.
 const EQUAL: f64 = 1e-9;
 
 /// So many bad of so many.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Share {
+    #[serde(with = "super::exact")]
     pub(super) bad: f64,
+    #[serde(with = "super::exact")]
     pub(super) total: f64,
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// A gap that no poll can explain: the wall clock was stepped, or the process slept.
 const STEP: Duration = Duration::from_secs(15 * 60);
@@ -13,7 +14,7 @@ const CREDIT: Duration = Duration::from_secs(60);
 const SLEW: Duration = Duration::from_secs(60);
 
 /// The engine's own time, fed by the observations.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Clock {
     last: Option<Timestamp>,
     /// All that may have passed since the engine began.

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::model::Counter;
 
@@ -21,7 +22,7 @@ use super::{
 const FORGET: Duration = Duration::from_secs(60 * 60);
 
 /// The counters of one rule on one color.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Counters {
     last: Option<Timestamp>,
     spacing: Option<Duration>,
@@ -29,11 +30,13 @@ pub(super) struct Counters {
 }
 
 /// What a target last said.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Known {
     at: Timestamp,
     started: Option<Timestamp>,
+    #[serde(with = "super::exact")]
     total: f64,
+    #[serde(with = "super::exact")]
     bad: f64,
 }
 

@@ -2,11 +2,12 @@
 //! however often one looks.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{bound::Share, clock::elapsed, limits::Limits, window::Piece};
 
 /// Evidence that is still collecting.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Interval {
     from: Option<Timestamp>,
     /// Evidence of the warm-up: only the severe path may look at it.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Note, Outcome, Path, RuleKind, RuleSpec, RuleState};
 
@@ -15,15 +16,19 @@ use super::{
     interval::{Closed, Interval},
     limits::Limits,
     meter::Look,
+    nobody,
     slow::Slow,
     streak::Streak,
     window::{Piece, Window},
 };
 
 /// A rule at work.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Judge {
+    // What the guard is configured with is no state: see `restored`.
+    #[serde(skip, default = "nobody::rule")]
     pub(super) rule: RuleSpec,
+    #[serde(skip, default = "nobody::limits")]
     pub(super) limits: Limits,
     interval: Interval,
     streak: Streak,
@@ -36,6 +41,7 @@ pub(super) struct Judge {
     /// Verdicts since the engine began; the first one ends the start.
     pub(super) verdicts: u64,
     /// The newest judged value, and its sentence.
+    #[serde(with = "super::exact::option")]
     value: Option<f64>,
     pub(super) said: Option<String>,
     sample_at: Option<Timestamp>,
@@ -46,7 +52,7 @@ pub(super) struct Judge {
 }
 
 /// A breach that asks for a flip.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Confirmed {
     pub(super) path: Path,
     /// When its evidence begins.
@@ -104,6 +110,11 @@ impl Judge {
             alerted: false,
             firing: false,
         }
+    }
+
+    /// The same evidence under its rule, after it was read back as data.
+    pub(super) fn under(self, rule: RuleSpec, limits: Limits) -> Self {
+        Self { rule, limits, ..self }
     }
 
     /// Forgets everything but that there once were verdicts: another release is judged from now on.

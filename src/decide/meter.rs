@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Reading, RuleKind};
 
@@ -46,7 +47,7 @@ impl Look {
 }
 
 /// The evidence of one rule on one color.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Meter {
     counters: Counters,
     last: Option<Timestamp>,

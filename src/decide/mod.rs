@@ -76,12 +76,14 @@ mod bound;
 mod clock;
 mod conclude;
 mod counters;
+mod exact;
 mod explain;
 mod gate;
 mod interval;
 mod judge;
 mod limits;
 mod meter;
+mod nobody;
 mod sight;
 mod slow;
 mod streak;
@@ -97,6 +99,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::model::{
     Case, Color, Decision, GuardSpec, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger, Verdict, View,
@@ -115,8 +118,12 @@ use self::{
 };
 
 /// The judgement over one guard.
-#[derive(Debug)]
+///
+/// Its state is data: serialized and given to [`Engine::resume`], it goes on exactly where it stood. What it is
+/// configured with is no state and is left out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
+    #[serde(skip, default = "nobody::spec")]
     spec: Arc<GuardSpec>,
     clock: Clock,
     outlook: Outlook,
@@ -128,7 +135,8 @@ pub struct Engine {
     /// What each rule measured on the color that was active before.
     before: Before,
     restored: Option<Restored>,
-    /// Where each rule stood at the last look.
+    /// Where each rule stood at the last look; every look tells it anew.
+    #[serde(skip)]
     rules: Vec<RuleState>,
     /// End of the cooldown at the last look, and as held through a clock step.
     cooldown: Option<Timestamp>,
@@ -137,7 +145,7 @@ pub struct Engine {
 }
 
 /// Whether the route can be read.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Outlook {
     Clear,
     Unreadable,
@@ -145,9 +153,10 @@ enum Outlook {
 }
 
 /// What was told last, so that only a change is told again.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Told {
     /// Who paused the guard; the outer `None` before the first look.
+    #[serde(with = "exact::twice", default, skip_serializing_if = "Option::is_none")]
     paused: Option<Option<String>>,
     disarmed: bool,
     watch_ended: Option<bool>,
@@ -176,6 +185,22 @@ impl Engine {
             told: Told::default(),
             spec,
         }
+    }
+
+    /// Goes on from what an engine over the same rules was, as it was serialized; `None` where the rules are others.
+    #[must_use]
+    pub fn resume(spec: Arc<GuardSpec>, state: Self) -> Option<Self> {
+        if state.judges.len() != spec.rules.len() || state.sights.len() != spec.rules.len() {
+            return None;
+        }
+        let rules = spec.rules.iter();
+        let judges = state.judges.into_iter().zip(rules);
+        let judges = judges.map(|(judge, rule)| judge.under(rule.clone(), Limits::of(rule, &spec.policy)));
+        Some(Self {
+            judges: judges.collect(),
+            spec,
+            ..state
+        })
     }
 
     /// Judges one observation. Never panics, never fails, whatever the observation says.

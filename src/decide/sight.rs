@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Note, Policy, RuleName};
 
@@ -14,7 +15,7 @@ use super::{clock::Clock, limits::Limits, meter::Look};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What one rule sees.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Sight {
     /// The age of the engine at the last usable sample.
     fresh: Duration,
@@ -23,12 +24,12 @@ pub(super) struct Sight {
 }
 
 /// What a guard sees: blind while any of its rules is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Eyes {
     blind: Option<Blind>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Blind {
     since: Duration,
     told: Duration,

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{
     bound::Share,
@@ -15,7 +16,7 @@ use super::{
 };
 
 /// Where the slow path stands.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Slow {
     over: Option<Duration>,
     looked: Duration,

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{bound::Share, interval::Closed, limits::Limits};
 
@@ -10,7 +11,7 @@ use super::{bound::Share, interval::Closed, limits::Limits};
 const POOLED_MAX: usize = 120;
 
 /// Breaches in a row.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Streak {
     /// How many.
     pub(super) count: u32,

@@ -4,6 +4,7 @@
 //! ours from theirs, after a restart as well.
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Color, FlipRecord, Policy, Traffic};
 
@@ -16,7 +17,7 @@ use super::{
 const COARSE: SignedDuration = SignedDuration::from_secs(1);
 
 /// What is live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Live {
     color: Color,
     release: Option<String>,
@@ -106,7 +107,7 @@ fn rollback(flip: &FlipRecord) -> bool {
 }
 
 /// The color that a rollback restored, while its watch lasts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Restored {
     /// What had triggered the rollback.
     pub(super) trigger: String,
@@ -115,7 +116,7 @@ pub(super) struct Restored {
 }
 
 /// What is known of the restored color.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Found {
     /// Nothing yet.
     Open,

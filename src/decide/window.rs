@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{bound::Share, clock::before};
 
@@ -11,7 +12,7 @@ use super::{bound::Share, clock::before};
 const PIECES_MAX: usize = 1024;
 
 /// Requests counted between two samples; each request is in one piece only.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Piece {
     pub(super) from: Timestamp,
     pub(super) to: Timestamp,
@@ -19,7 +20,7 @@ pub(super) struct Piece {
 }
 
 /// Pieces of the last minutes, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Window {
     pieces: VecDeque<Piece>,
 }
