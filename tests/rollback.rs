@@ -122,6 +122,7 @@ async fn a_failing_release_is_rolled_back_once_and_everybody_hears_of_it() {
     stage.wait_topic("recovered", VERDICT_LIMIT).await;
     daemon.wait_phase(&["rolled_back"]).await;
     let folder = stage.evidence().await;
+    let shown = daemon.guard().await.expect("the guard's status");
     daemon.terminate().await;
     stage.traffic.stop().await;
 
@@ -193,8 +194,29 @@ async fn a_failing_release_is_rolled_back_once_and_everybody_hears_of_it() {
                 .all(|event| event.involved_object.uid.as_deref() == before["metadata"]["uid"].as_str())
     );
 
-    // Secrets stay secret.
+    // One sentence with numbers, and the same everywhere a person may look.
     let log = daemon.process.output();
+    let why = incident["case"]["why"].as_str().expect("a sentence");
+    assert!(why.contains("error rate ") && why.contains(" sure above 5 %"), "{why}");
+    assert_eq!(ledger["flips"][0]["why"], why, "the ledger");
+    assert_eq!(shown["last_incident"]["why"], why, "the page and the API");
+    assert!(log.contains(why), "the log lacks {why:?}");
+    assert!(
+        about
+            .iter()
+            .any(|event| event.message.as_deref().is_some_and(|text| text.contains(why))),
+        "no Event carries {why:?}"
+    );
+    for chat in ["/slack", "/teams", "/webhook"] {
+        let told = stage
+            .chat
+            .deliveries()
+            .iter()
+            .any(|delivery| delivery.path == chat && delivery.body.to_string().contains(why));
+        assert!(told, "{chat} never said {why:?}");
+    }
+
+    // Secrets stay secret.
     for secret in [TOKEN, "/slack", "/teams", "/webhook"] {
         assert!(!log.contains(secret), "the log shows {secret:?}");
     }
