@@ -132,18 +132,22 @@ impl Engine {
         if !self.watching(at) && self.spec.policy.after_watch == AfterWatch::Alert {
             return Some(Suppression::AfterWatch);
         }
-        if blame::bad_before(judge, &self.before) {
+        let meter = |color: &Color| self.meters.get(color).and_then(|rules| rules.get(&judge.rule.name));
+        let active = meter(&traffic.active)?;
+        let said = active.shown.and_then(|number| number.before).filter(|_| self.watching(at));
+        if blame::bad_before(judge, &self.before, said) {
             return Some(Suppression::BadBefore);
         }
-        let window = |color: &Color| {
-            self.meters
-                .get(color)
-                .and_then(|rules| rules.get(&judge.rule.name))
-                .map(|meter| &meter.window)
-        };
-        let (active, standby) = (window(&traffic.active)?, window(&traffic.standby)?);
-        let apart = traffic.active != traffic.standby;
-        (apart && blame::standby_bad(judge, found, active, standby)).then_some(Suppression::StandbyBad)
+        let bad = |color: &Color| blame::just_as_bad(judge, found, active, meter(color)?);
+        match bad(&traffic.standby).filter(|_| traffic.active != traffic.standby) {
+            Some(bad) => bad.then_some(Suppression::StandbyBad),
+            None => {
+                // Nothing was measured on the standby; the other colors may tell whether it is the whole fleet.
+                let others = self.meters.keys().filter(|color| **color != traffic.active && **color != traffic.standby);
+                let told: Vec<bool> = others.filter_map(bad).collect();
+                (!told.is_empty() && told.iter().all(|bad| *bad)).then_some(Suppression::FleetBad)
+            }
+        }
     }
 
     /// The restored color in report-only mode: told when it is good, told when it is bad too, never flipped.

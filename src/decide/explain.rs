@@ -2,19 +2,35 @@
 
 use std::time::Duration;
 
+mod figure;
+
 use crate::model::{RuleKind, RuleSpec};
 
 use super::{bound::Share, limits::Limits};
 
-/// `12.4 %`, `5 %`, `0.25 %`: as many digits as matter.
+pub(super) use figure::{beyond, few, nearly, number, within};
+
+/// What is added to a breach of a critical rule.
+pub(super) const ENOUGH: &str = ", and one breach of a critical rule is enough";
+
+/// `12.4 %`, `5 %`, `0.25 %`, `99.95 %`: as many digits as matter, which close to 100 % is what is missing from it.
 pub(super) fn percent(fraction: f64) -> String {
     let percent = fraction * 100.0;
+    let missing = 100.0 - percent;
     let decimals = match percent.abs() {
+        _ if missing > 1e-7 && missing < 0.95 => places(missing, 1),
         p if p >= 10.0 => 1,
         p if p >= 0.1 => 2,
         _ => 4,
     };
     format!("{} %", trimmed(percent, decimals))
+}
+
+/// Decimals that show so many digits of a number.
+fn places(number: f64, digits: i32) -> usize {
+    // Saturating by definition of `as`; a number beyond all digits shows none.
+    let magnitude = number.abs().log10().floor() as i32;
+    usize::try_from(digits.saturating_sub(1).saturating_sub(magnitude)).unwrap_or(0)
 }
 
 /// A count without a needless `.0`.
@@ -25,7 +41,8 @@ pub(super) fn count(number: f64) -> String {
 /// `500 ms`, `1.5 s`, `2 min`, `1 h`.
 pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs_f64();
-    if seconds >= 7200.0 {
+    let hours = time.as_secs() >= 3600 && time.as_secs() % 3600 == 0;
+    if hours || seconds >= 7200.0 {
         format!("{} h", trimmed(seconds / 3600.0, 1))
     } else if seconds >= 120.0 {
         format!("{} min", trimmed(seconds / 60.0, 1))
@@ -68,17 +85,33 @@ pub(super) fn measured(rule: &RuleSpec, share: Share) -> String {
     let part = share.value().map_or_else(|| "nothing".to_owned(), percent);
     let (bad, total) = (count(share.bad), count(share.total));
     match &rule.kind {
-        RuleKind::ErrorRate(_) | RuleKind::Availability(_) => format!("error rate {part} ({bad} of {total})"),
+        RuleKind::ErrorRate(_) => format!("error rate {part} ({bad} of {total})"),
+        RuleKind::Availability(_) => {
+            let part = share.value().map_or_else(|| "nothing".to_owned(), |bad| percent(1.0 - bad));
+            format!("availability {part} ({} of {total})", count(share.total - share.bad))
+        }
         RuleKind::Latency(latency) => format!("{part} of requests slower than {} ({bad} of {total})", span(latency.threshold)),
         RuleKind::Probe(probe) => format!("{part} of probes of {} failed ({bad} of {total})", probe.path),
-        RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => format!("{} {bad}", rule.name),
+        // One number is told by `figure`; it has no share.
+        RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => rule.name.to_string(),
         RuleKind::Endpoints(_) => format!("{total} Ready endpoints"),
     }
 }
 
+/// Whether people are shown the good share of a rule, and are told that it is under its threshold.
+pub(super) fn complement(rule: &RuleSpec) -> bool {
+    matches!(rule.kind, RuleKind::Availability(_))
+}
+
+/// The threshold of a share as people are shown it.
+pub(super) fn threshold(rule: &RuleSpec, limits: &Limits) -> String {
+    percent(if complement(rule) { 1.0 - limits.threshold } else { limits.threshold })
+}
+
 fn over(rule: &RuleSpec, limits: &Limits) -> String {
-    let threshold = percent(limits.threshold);
+    let threshold = threshold(rule, limits);
     match &rule.kind {
+        RuleKind::Availability(_) => format!(" under {threshold}"),
         RuleKind::Latency(latency) => format!(", over the {threshold} that {} allows", quantile(latency.quantile)),
         _ => format!(" over {threshold}"),
     }
@@ -93,28 +126,30 @@ fn quantile(quantile: f64) -> String {
 pub(super) fn pass(rule: &RuleSpec, limits: &Limits, share: Share) -> String {
     let within = match &rule.kind {
         RuleKind::Latency(latency) => format!("the {} that {} allows", percent(limits.threshold), quantile(latency.quantile)),
-        _ => percent(limits.threshold),
+        _ => threshold(rule, limits),
     };
-    format!("{}, within {within}", measured(rule, share))
+    let within = if complement(rule) {
+        format!("not under {within}")
+    } else {
+        format!("within {within}")
+    };
+    format!("{}, {within}", measured(rule, share))
 }
 
 /// A closed interval over the threshold.
 pub(super) fn breach(rule: &RuleSpec, limits: &Limits, share: Share, streak: u32, sure: bool) -> String {
     let mut text = format!("{}{}", measured(rule, share), over(rule, limits));
     if limits.critical {
-        return text + ", and one breach of a critical rule is enough";
+        return text + ENOUGH;
     }
-    text += &format!(", {} breach", ordinal(streak));
-    if streak > 1 {
-        text += " in a row";
-    }
+    text += &in_a_row(streak, "breach");
     if matches!(rule.kind, RuleKind::Probe(_)) {
         return text;
     }
     if sure && streak >= limits.consecutive {
-        text += &format!(", {}", surely(limits));
+        text += &format!(", {}", surely(rule, limits));
     } else if streak >= limits.consecutive {
-        text += &format!(", not yet {}", surely(limits));
+        text += &format!(", not yet {}", surely(rule, limits));
     }
     text
 }
@@ -123,7 +158,8 @@ pub(super) fn breach(rule: &RuleSpec, limits: &Limits, share: Share, streak: u32
 pub(super) fn severe(rule: &RuleSpec, limits: &Limits, share: Share, in_a_row: u32) -> String {
     let share = measured(rule, share);
     let order = ordinal(in_a_row);
-    format!("{share}, {order} interval in a row at {} or more", percent(limits.severe_share))
+    let bad = if complement(rule) { " bad" } else { "" };
+    format!("{share}, {order} interval in a row at {}{bad} or more", percent(limits.severe_share))
 }
 
 /// The slow path.
@@ -133,13 +169,37 @@ pub(super) fn slow(rule: &RuleSpec, limits: &Limits, share: Share) -> String {
         measured(rule, share),
         over(rule, limits),
         span(limits.slow_window),
-        surely(limits),
+        surely(rule, limits),
         span(limits.slow_hold)
     )
 }
 
-fn surely(limits: &Limits) -> String {
-    format!("{} sure above {}", percent(limits.sureness.confidence), percent(limits.threshold))
+fn surely(rule: &RuleSpec, limits: &Limits) -> String {
+    let side = if complement(rule) { "below" } else { "above" };
+    format!("{} sure {side} {}", percent(limits.sureness.confidence), threshold(rule, limits))
+}
+
+/// `, third breach in a row`.
+pub(super) fn in_a_row(times: u32, what: &str) -> String {
+    let row = if times > 1 { " in a row" } else { "" };
+    format!(", {} {what}{row}", ordinal(times))
+}
+
+/// That a rule's own two windows are over the threshold as well; nothing for a rule that has none.
+pub(super) fn agreed(limits: &Limits) -> String {
+    limits.windows.map_or_else(String::new, |windows| {
+        format!(", and so over the last {} and the last {}", span(windows.short), span(windows.long))
+    })
+}
+
+/// Which of a rule's windows holds a streak back.
+pub(super) fn dissent(rule: &RuleSpec, span_of: Duration, share: Share) -> String {
+    let span = span(span_of);
+    match share.value() {
+        Some(bad) if complement(rule) => format!(", but {} over the last {span}", percent(1.0 - bad)),
+        Some(bad) => format!(", but {} over the last {span}", percent(bad)),
+        None => format!(", but nothing is known of the last {span}"),
+    }
 }
 
 /// An interval that is still open.
@@ -179,6 +239,10 @@ mod tests {
             "12.4 % 5 % 5 % 0.25 % 100 % 0.012 %"
         );
         assert_eq!(
+            [0.99, 0.992, 0.9995, 0.999_999, 0.999_98, 1.0 - (1.0 - 0.999)].map(percent).join(" "),
+            "99 % 99.2 % 99.95 % 99.9999 % 99.998 % 99.9 %"
+        );
+        assert_eq!(
             [0.0, 62.0, 2.5, 9_007_199_254_740_992.0].map(count).join(" "),
             "0 62 2.5 9007199254740992"
         );
@@ -186,8 +250,8 @@ mod tests {
 
     #[test]
     fn spans_read_as_people_write_them() {
-        let spans = [0, 250, 1000, 1500, 120_000, 7_200_000].map(|ms| span(Duration::from_millis(ms)));
-        assert_eq!(spans.join(", "), "0 s, 250 ms, 1 s, 1.5 s, 2 min, 2 h");
+        let spans = [0, 250, 1000, 1500, 120_000, 3_600_000, 5_400_000, 7_200_000].map(|ms| span(Duration::from_millis(ms)));
+        assert_eq!(spans.join(", "), "0 s, 250 ms, 1 s, 1.5 s, 2 min, 1 h, 90 min, 2 h");
     }
 
     #[test]

@@ -82,12 +82,16 @@ pub(super) fn same(flip: &FlipRecord, color: &Color, release: Option<&Release>, 
     }
 }
 
-/// Whether a color could take over: Ready endpoints, at least one and at least the policy's share of the active's.
+/// Whether a color could take over: Ready endpoints, at least one and at least the policy's share of the active's. What
+/// was counted before the watch of endpoints was lost is no count: they may all be gone since.
 pub(super) fn cannot_serve(traffic: &Traffic, to: &Color, policy: &Policy) -> Option<Refusal> {
     let active = f64::from(traffic.active_side().ready);
     // Saturating by definition of `as`; a share that is no number asks for the one endpoint that is always asked for.
     let needed = ((policy.standby_share * active - 1e-9).ceil() as u32).max(1);
     let serves = *to != traffic.active;
+    if traffic.sides.get(to).is_some_and(|side| serves && side.unwatched) {
+        return Some(Refusal::StandbyUnseen);
+    }
     let ready = traffic.sides.get(to).filter(|_| serves).map_or(0, |side| side.ready);
     (ready < needed).then_some(Refusal::StandbyNotReady { ready, needed })
 }

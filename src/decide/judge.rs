@@ -1,6 +1,13 @@
 //! One rule on the active color: a look becomes an outcome, outcomes become a streak, a streak becomes a confirmation.
 //!
-//! A judge knows nothing of flips. Whether a confirmed breach moves traffic is asked elsewhere (`blame`, `gate`).
+//! A judge knows nothing of flips. Whether a confirmed breach moves traffic is asked elsewhere (`blame`, `gate`). How a
+//! look becomes an outcome differs by what was looked at and is told in a file each: `counted` (requests), `numbered`
+//! (one number), `answered` (probes and endpoints); `tell` is what is said beside the outcome.
+
+mod answered;
+mod counted;
+mod numbered;
+mod tell;
 
 use std::time::Duration;
 
@@ -11,15 +18,16 @@ use crate::model::{Note, Outcome, Path, RuleKind, RuleSpec, RuleState};
 
 use super::{
     bound::Share,
-    clock::{Clock, after},
+    clock::{Clock, after, before},
     explain,
-    interval::{Closed, Interval},
+    interval::Interval,
     limits::Limits,
     meter::Look,
     nobody,
+    number::{Bar, Limit, Others},
     slow::Slow,
     streak::Streak,
-    window::{Piece, Window},
+    window::Window,
 };
 
 /// A rule at work.
@@ -36,6 +44,18 @@ pub(super) struct Judge {
     /// Since when (in sure time) there has been no Ready endpoint.
     down: Option<Duration>,
     latched: Option<Confirmed>,
+    /// The limits that the newest breach of a number was beyond: an excuse must cover them all.
+    #[serde(default)]
+    pub(super) crossed: Vec<Limit>,
+    /// The limit that the newest number is told with.
+    #[serde(default)]
+    told_with: Option<Limit>,
+    /// A number this look gave, until it was asked whether it is near a limit.
+    #[serde(skip)]
+    fresh: Option<f64>,
+    /// Classic mode: the guard's bad polls in a row.
+    #[serde(default)]
+    polls: u32,
     /// Passes in a row.
     pub(super) passes: u32,
     /// Verdicts since the engine began; the first one ends the start.
@@ -75,6 +95,7 @@ pub(super) struct Bench<'a> {
     pub(super) clock: &'a Clock,
     pub(super) switched: Timestamp,
     pub(super) window: &'a Window,
+    pub(super) others: Others,
 }
 
 /// What a poll gave: the outcome, the share to show, and a sentence.
@@ -101,6 +122,10 @@ impl Judge {
             slow: Slow::default(),
             down: None,
             latched: None,
+            crossed: Vec::new(),
+            told_with: None,
+            fresh: None,
+            polls: 0,
             passes: 0,
             verdicts: 0,
             value: None,
@@ -130,15 +155,15 @@ impl Judge {
         self.slow = Slow::default();
     }
 
-    /// Breaches in a row.
+    /// Breaches in a row; in classic mode the guard's bad polls in a row.
     pub(super) fn streak(&self) -> u32 {
-        self.streak.count
+        if self.limits.polled { self.polls } else { self.streak.count }
     }
 
     /// Lets time pass: streaks expire.
     pub(super) fn age(&mut self, clock: &Clock, notes: &mut Vec<Note>) {
         self.slow.expire(clock, &self.limits);
-        if let Some(streak) = self.streak.expire(clock.age, &self.limits) {
+        if let Some(streak) = self.streak.expire(clock.age, self.limits.expire) {
             self.latched = None;
             self.down = None;
             notes.push(Note::Expired {
@@ -153,16 +178,17 @@ impl Judge {
         self.sample_at = look.at().or(self.sample_at);
         let finding = match look {
             Look::Unusable(why) => {
-                let said = explain::inconclusive(&self.limits, why, self.streak.count);
+                let said = explain::inconclusive(&self.limits, why, self.streak());
                 Finding::new(Outcome::Inconclusive(why.clone()), self.open(), said)
             }
             Look::Old => Finding::new(Outcome::Nothing, self.open(), "no newer sample since the last look".into()),
             Look::Baseline(_) => Finding::new(Outcome::Waiting, self.open(), "first sample: a baseline to count from".into()),
             Look::Pieces { at, pieces } => {
-                let finding = self.counted(pieces, bench);
+                let finding = self.counted(*at, pieces, bench);
                 self.slowly(*at, bench);
                 finding
             }
+            Look::Number { at, number } => self.numbered(*at, number, bench),
             Look::Probes { at, share, detail } => {
                 let finding = self.probed(*at, *share, detail.as_deref(), bench);
                 self.slowly(*at, bench);
@@ -175,7 +201,7 @@ impl Judge {
 
     /// The state a frozen judge shows.
     pub(super) fn frozen(&self, why: &str) -> RuleState {
-        let said = explain::inconclusive(&self.limits, why, self.streak.count);
+        let said = explain::inconclusive(&self.limits, why, self.streak());
         self.state(Finding::new(Outcome::Inconclusive(why.to_owned()), self.open(), said))
     }
 
@@ -187,123 +213,9 @@ impl Judge {
             self.slow.confirmed.map(|(since, share)| Confirmed {
                 path: Path::Slow,
                 since,
-                why: explain::slow(&self.rule, &self.limits, share),
+                why: explain::slow(&self.rule, &self.limits, share) + &explain::agreed(&self.limits),
             })
         })
-    }
-
-    /// Tells, once each time, that an alert rule is confirmed and that a reading comes near its threshold.
-    pub(super) fn tell(&mut self, window: &Window, floor: Timestamp, notes: &mut Vec<Note>) {
-        if self.rule.action == crate::model::Action::Alert {
-            let confirmed = self.confirmed(Armed::All);
-            if let (Some(found), false) = (&confirmed, self.alerted) {
-                notes.push(Note::Alert {
-                    rule: self.rule.name.clone(),
-                    why: found.why.clone(),
-                });
-            }
-            self.alerted = confirmed.is_some();
-        }
-        self.degradation(window.since(floor), notes);
-    }
-
-    fn degradation(&mut self, recent: Share, notes: &mut Vec<Note>) {
-        let near = self.limits.degradation * self.limits.threshold;
-        if self.limits.degradation >= 1.0 || matches!(self.rule.kind, RuleKind::Endpoints(_)) {
-            return;
-        }
-        let enough = recent.bad >= self.limits.slow_bad && recent.total >= self.limits.min_requests;
-        let leaves = !recent.reaches(near * 0.9);
-        if self.degraded && leaves {
-            self.degraded = false;
-        } else if !self.degraded && enough && recent.reaches(near) {
-            self.degraded = true;
-            // A streak tells of itself.
-            if self.streak.count == 0 {
-                let span = explain::span(self.limits.slow_window);
-                let measured = explain::measured(&self.rule, recent);
-                let threshold = explain::percent(self.limits.threshold);
-                notes.push(Note::Degraded {
-                    rule: self.rule.name.clone(),
-                    why: format!("{measured} in the last {span}, near its threshold of {threshold}"),
-                });
-            }
-        }
-    }
-
-    // === counters ===
-
-    fn counted(&mut self, pieces: &[Piece], bench: &Bench<'_>) -> Finding {
-        let armed_at = after(bench.switched, self.limits.warm_up);
-        let late: Vec<Piece> = pieces.iter().filter(|piece| piece.from >= armed_at).copied().collect();
-        let early: Vec<Piece> = pieces.iter().filter(|piece| piece.from >= bench.switched).copied().collect();
-        let (evidence, warming) = if late.is_empty() { (early, true) } else { (late, false) };
-        if evidence.is_empty() {
-            return Finding::new(Outcome::Waiting, self.open(), "counted before the switch was seen: dropped".into());
-        }
-        match self.interval.add(&evidence, warming, &self.limits) {
-            None => {
-                let open = self.interval.share;
-                let said = if warming {
-                    self.warming()
-                } else {
-                    explain::waiting(&self.limits, open)
-                };
-                Finding::new(Outcome::Waiting, Some(open), said)
-            }
-            Some(closed) => self.closed(closed, bench.clock),
-        }
-    }
-
-    fn closed(&mut self, closed: Closed, clock: &Clock) -> Finding {
-        if closed.share.total <= 0.0 {
-            let why = format!("no requests for {}", explain::span(self.limits.stretch));
-            let said = explain::inconclusive(&self.limits, &why, self.streak.count);
-            return Finding::new(Outcome::Inconclusive(why), Some(closed.share), said);
-        }
-        let severe = self.streak.weigh(&closed, &self.limits, clock.age);
-        if closed.early {
-            return self.closed_early(closed, severe);
-        }
-        if !closed.share.over(self.limits.threshold) {
-            let said = explain::pass(&self.rule, &self.limits, closed.share);
-            return self.passed(closed.share, said);
-        }
-        self.streak.breach(closed.from, closed.share, clock.age);
-        let pooled = self.streak.pooled(&self.limits);
-        let sure = pooled.is_some_and(|pooled| pooled.sure);
-        let said = explain::breach(&self.rule, &self.limits, closed.share, self.streak.count, sure);
-        if self.limits.critical {
-            self.confirm(Path::Critical, closed.from, &said);
-        }
-        self.confirm_severe(closed.share);
-        if let Some(pooled) = pooled.filter(|pooled| pooled.sure && self.streak.count >= self.limits.consecutive) {
-            self.confirm(Path::Fast, pooled.from, &said);
-        }
-        self.breached(closed.share, said)
-    }
-
-    /// In the warm-up a breach is no breach, except a severe one.
-    fn closed_early(&mut self, closed: Closed, severe: bool) -> Finding {
-        if severe {
-            let said = explain::severe(&self.rule, &self.limits, closed.share, self.streak.severe);
-            self.confirm_severe(closed.share);
-            return self.breached(closed.share, said);
-        }
-        if self.streak.count == 0 {
-            self.latched = None;
-        }
-        Finding::new(Outcome::Waiting, Some(closed.share), self.warming())
-    }
-
-    fn confirm_severe(&mut self, share: Share) {
-        if self.streak.severe < 2 {
-            return;
-        }
-        if let Some(from) = self.streak.severe_from() {
-            let said = explain::severe(&self.rule, &self.limits, share, self.streak.severe);
-            self.confirm(Path::Severe, from, &said);
-        }
     }
 
     fn warming(&self) -> String {
@@ -311,53 +223,6 @@ impl Judge {
             "warming up: evidence counts from {} after the switch",
             explain::span(self.limits.warm_up)
         )
-    }
-
-    // === probes and endpoints ===
-
-    fn probed(&mut self, at: Timestamp, share: Share, detail: Option<&str>, bench: &Bench<'_>) -> Finding {
-        if at < after(bench.switched, self.limits.warm_up) {
-            return Finding::new(Outcome::Waiting, Some(share), self.warming());
-        }
-        if !share.over(self.limits.threshold) {
-            let said = explain::pass(&self.rule, &self.limits, share);
-            return self.passed(share, said);
-        }
-        self.streak.breach(at, share, bench.clock.age);
-        let mut said = explain::breach(&self.rule, &self.limits, share, self.streak.count, true);
-        if let Some(detail) = detail {
-            said += &format!(": {detail}");
-        }
-        if self.limits.critical {
-            self.confirm(Path::Critical, at, &said);
-        } else if self.streak.count >= self.limits.consecutive {
-            self.confirm(Path::Probe, at, &said);
-        }
-        self.breached(share, said)
-    }
-
-    fn ready(&mut self, at: Timestamp, ready: u32, bench: &Bench<'_>) -> Finding {
-        let share = Share {
-            bad: 0.0,
-            total: f64::from(ready),
-        };
-        let needed = match &self.rule.kind {
-            RuleKind::Endpoints(endpoints) => endpoints.down_for,
-            _ => Duration::ZERO,
-        };
-        if ready > 0 {
-            self.down = None;
-            let said = explain::measured(&self.rule, share);
-            return self.passed(share, said);
-        }
-        let since = *self.down.get_or_insert(bench.clock.sure);
-        let held = bench.clock.sure.saturating_sub(since);
-        self.streak.breach(at, share, bench.clock.age);
-        let said = explain::down(held, needed);
-        if held >= needed && self.streak.count >= 2 {
-            self.confirm(Path::Endpoints, at, &said);
-        }
-        self.breached(share, said)
     }
 
     // === verdicts ===
@@ -398,7 +263,19 @@ impl Judge {
 
     fn slowly(&mut self, at: Timestamp, bench: &Bench<'_>) {
         let floor = after(bench.switched, self.limits.warm_up);
-        self.slow.look(bench.window, floor, at, bench.clock, &self.limits);
+        let agree = self.dissent(at, bench).is_none();
+        self.slow.look(bench.window, floor, at, agree, bench.clock, &self.limits);
+    }
+
+    /// The first of the rule's own two windows that is not over the threshold, if one is not. Nothing before the switch
+    /// and its warm-up counts; a window with nothing in it is not over anything.
+    fn dissent(&self, at: Timestamp, bench: &Bench<'_>) -> Option<(Duration, Share)> {
+        let windows = self.limits.windows?;
+        let floor = after(bench.switched, self.limits.warm_up);
+        [windows.short, windows.long]
+            .into_iter()
+            .map(|span| (span, bench.window.since(before(at, span).max(floor))))
+            .find(|(_, share)| !share.over(self.limits.threshold))
     }
 
     fn open(&self) -> Option<Share> {
@@ -407,21 +284,30 @@ impl Judge {
 
     fn state(&self, finding: Finding) -> RuleState {
         let endpoints = matches!(self.rule.kind, RuleKind::Endpoints(_));
-        let pooled = self.streak.pooled(&self.limits).filter(|_| !endpoints);
+        let numbers = self.limits.numbers();
+        let pooled = self.streak.pooled(&self.limits).filter(|_| !endpoints && !numbers);
+        let shown = finding.shown.filter(|_| !numbers);
+        // People who think in 99.9 % are shown the good share; everything is judged on the bad one.
+        let good = |share: f64| if explain::complement(&self.rule) { 1.0 - share } else { share };
         RuleState {
             rule: self.rule.name.clone(),
             kind: self.rule.kind.as_str().to_owned(),
             outcome: finding.outcome,
-            streak: self.streak.count,
+            streak: self.streak(),
             of: self.limits.of_streak(),
-            bad: finding.shown.filter(|_| !endpoints).map(|share| share.bad),
-            total: finding.shown.map(|share| share.total),
-            value: self.value,
-            threshold: self.limits.threshold,
-            below: false,
-            bound: pooled.map(|pooled| pooled.bound),
+            bad: shown.filter(|_| !endpoints).map(|share| share.bad),
+            total: shown.map(|share| share.total),
+            value: self.value.map(good),
+            threshold: good(self.told_with.map_or(self.limits.threshold, |limit| limit.at)),
+            below: explain::complement(&self.rule) || self.told_below(),
+            bound: pooled.map(|pooled| good(pooled.bound)),
             sample_at: self.sample_at,
             why: finding.why,
         }
+    }
+
+    fn told_below(&self) -> bool {
+        let first = self.limits.bars.first();
+        self.told_with.map_or(matches!(first, Some(Bar::Min(_))), Limit::below)
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::model::{Policy, RuleKind, RuleSpec};
+use crate::model::{Action, Judging, Policy, RuleKind, RuleSpec, ScalarRule, Windows};
 
-use super::bound::Sureness;
+use super::{bound::Sureness, number::{Bar, Limit}, window::Past};
 
 /// No streak of one: two breaches are the least that moves traffic, except for a critical rule.
 const CONSECUTIVE_MIN: u32 = 2;
@@ -32,22 +32,26 @@ pub(super) struct Limits {
     pub(super) expire: Duration,
     pub(super) blind_after: Duration,
     pub(super) degradation: f64,
+    /// What a number is compared with; empty for a rule that counts.
+    pub(super) bars: Vec<Bar>,
+    /// Classic mode: its breaches make a poll of the guard bad, and make no streak of their own.
+    pub(super) polled: bool,
+    pub(super) windows: Option<Windows>,
+    /// How much evidence is kept.
+    pub(super) past: Past,
 }
 
 impl Limits {
     /// Works them out.
     pub(super) fn of(rule: &RuleSpec, policy: &Policy) -> Self {
-        let threshold = match &rule.kind {
-            RuleKind::ErrorRate(counters) => counters.threshold,
-            RuleKind::Availability(counters) => 1.0 - counters.threshold,
-            RuleKind::Latency(latency) => latency.share(),
-            RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => {
-                scalar.max.or(scalar.min).unwrap_or(f64::INFINITY)
-            }
-            RuleKind::Probe(probe) => probe.threshold,
-            RuleKind::Endpoints(_) => 1.0,
-        };
+        let share = share(&rule.kind);
         let latency = matches!(rule.kind, RuleKind::Latency(_));
+        let bars = bars(&rule.kind, policy.mode);
+        // Before anything was compared with a ratio, the ratio itself is all there is to show.
+        let first = bars.first().map(|bar| match bar {
+            Bar::Max(at) | Bar::Min(at) | Bar::ToStandby(at) | Bar::ToBefore(at) => *at,
+        });
+        let threshold = first.unwrap_or(share);
         let consecutive = match &rule.kind {
             RuleKind::Endpoints(endpoints) => polls_of(endpoints.down_for, policy.poll),
             _ => policy.consecutive.max(CONSECUTIVE_MIN),
@@ -59,7 +63,7 @@ impl Limits {
             let min_bad = f64::from(policy.min_bad.max(1));
             (
                 min_bad,
-                policy.min_requests.map_or_else(|| enough_for(min_bad, threshold), f64::from),
+                policy.min_requests.map_or_else(|| enough_for(min_bad, share), f64::from),
             )
         };
         Self {
@@ -77,17 +81,81 @@ impl Limits {
             slow_window: policy.slow_window,
             slow_hold: policy.slow_hold,
             slow_bad: f64::from(policy.slow_bad),
-            warm_up: if latency { policy.warm_up_latency } else { policy.warm_up },
+            warm_up: match (rule.critical, latency) {
+                // "Any violation": a release that does harm while it warms up does harm.
+                (true, _) => Duration::ZERO,
+                (false, true) => policy.warm_up_latency,
+                (false, false) => policy.warm_up,
+            },
             expire: policy.expire,
             blind_after: policy.blind_after,
             degradation: policy.degradation,
+            polled: policy.mode == Judging::Classic && !bars.is_empty() && rule.action == Action::Rollback && !rule.critical,
+            bars,
+            // What is critical does not wait for a second opinion.
+            windows: rule.windows.filter(|_| !rule.critical),
+            past: past(rule.windows, policy),
         }
+    }
+
+    /// The limits that do not depend on another number.
+    pub(super) fn absolute(&self) -> impl Iterator<Item = Limit> {
+        self.bars.iter().filter_map(|bar| match *bar {
+            Bar::Max(at) | Bar::Min(at) => Some(Limit { bar: *bar, at, against: None }),
+            Bar::ToStandby(_) | Bar::ToBefore(_) => None,
+        })
+    }
+
+    /// Whether one number is compared, instead of requests being counted.
+    pub(super) fn numbers(&self) -> bool {
+        !self.bars.is_empty()
     }
 
     /// Breaches it takes, as shown to people.
     pub(super) fn of_streak(&self) -> u32 {
         if self.critical { 1 } else { self.consecutive }
     }
+}
+
+/// The share over which a rule that counts breaches; for one that compares numbers: a share that asks for one request.
+fn share(kind: &RuleKind) -> f64 {
+    match kind {
+        RuleKind::ErrorRate(counters) => counters.threshold,
+        RuleKind::Availability(counters) => 1.0 - counters.threshold,
+        RuleKind::Latency(latency) => latency.share(),
+        RuleKind::Probe(probe) => probe.threshold,
+        RuleKind::Endpoints(_) => 1.0,
+        RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => f64::INFINITY,
+    }
+}
+
+/// What a rule compares its number with. In classic mode the shares are numbers too, and a latency is the quantile itself.
+fn bars(kind: &RuleKind, mode: Judging) -> Vec<Bar> {
+    match kind {
+        RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => bars_of(scalar),
+        _ if mode == Judging::Intervals => Vec::new(),
+        RuleKind::ErrorRate(_) | RuleKind::Availability(_) => vec![Bar::Max(share(kind))],
+        RuleKind::Latency(latency) => vec![Bar::Max(latency.threshold.as_secs_f64())],
+        RuleKind::Probe(_) | RuleKind::Endpoints(_) => Vec::new(),
+    }
+}
+
+fn bars_of(scalar: &ScalarRule) -> Vec<Bar> {
+    let given = [
+        scalar.max.map(Bar::Max),
+        scalar.min.map(Bar::Min),
+        scalar.max_ratio_to_standby.map(Bar::ToStandby),
+        scalar.max_ratio_to_before.map(Bar::ToBefore),
+    ];
+    let bars: Vec<Bar> = given.into_iter().flatten().collect();
+    // The configuration refuses a rule without a limit; one that comes another way never breaches.
+    if bars.is_empty() { vec![Bar::Max(f64::MAX)] } else { bars }
+}
+
+fn past(windows: Option<Windows>, policy: &Policy) -> Past {
+    let (short, long) = windows.map_or((Duration::ZERO, Duration::ZERO), |windows| (windows.short, windows.long));
+    let fine = policy.slow_window.max(short);
+    Past { fine, whole: fine.max(long) }
 }
 
 /// Requests among which `min_bad` would just be at the threshold.

@@ -12,6 +12,7 @@ use super::{
     bound::Share,
     counters::{Counters, Taken},
     limits::Limits,
+    number::{Number, Numbers},
     window::{Piece, Window},
 };
 
@@ -26,6 +27,8 @@ pub(super) enum Look {
     Baseline(Timestamp),
     /// Requests.
     Pieces { at: Timestamp, pieces: Vec<Piece> },
+    /// One number.
+    Number { at: Timestamp, number: Number },
     /// Probes, with a sentence on the first failure.
     Probes {
         at: Timestamp,
@@ -41,7 +44,11 @@ impl Look {
     pub(super) fn at(&self) -> Option<Timestamp> {
         match self {
             Self::Unusable(_) | Self::Old => None,
-            Self::Baseline(at) | Self::Pieces { at, .. } | Self::Probes { at, .. } | Self::Ready { at, .. } => Some(*at),
+            Self::Baseline(at)
+            | Self::Pieces { at, .. }
+            | Self::Number { at, .. }
+            | Self::Probes { at, .. }
+            | Self::Ready { at, .. } => Some(*at),
         }
     }
 }
@@ -52,17 +59,44 @@ pub(super) struct Meter {
     counters: Counters,
     last: Option<Timestamp>,
     pub(super) window: Window,
+    #[serde(default)]
+    pub(super) numbers: Numbers,
+    /// The number that this look shows, newer or not: what the active color's is compared with.
+    #[serde(skip)]
+    pub(super) shown: Option<Number>,
 }
 
 impl Meter {
     /// Takes a reading; a missing one is unusable.
     pub(super) fn look(&mut self, kind: &RuleKind, reading: Option<&Reading>, limits: &Limits) -> Look {
+        self.shown = None;
         match (kind, reading) {
             (_, None) => Look::Unusable("nothing was measured".into()),
             (_, Some(Reading::Absent(why))) => Look::Unusable(why.to_string()),
-            (RuleKind::ErrorRate(_) | RuleKind::Availability(_) | RuleKind::Latency(_), Some(Reading::Counters { sample_at, targets })) => {
+            (RuleKind::ErrorRate(_) | RuleKind::Availability(_) | RuleKind::Latency(_), Some(Reading::Counters { sample_at, targets }))
+                if !limits.numbers() =>
+            {
                 let taken = self.counters.take(*sample_at, targets);
                 self.counted(*sample_at, taken, limits)
+            }
+            (
+                _,
+                Some(Reading::Scalar {
+                    sample_at,
+                    value,
+                    long,
+                    before,
+                    requests,
+                }),
+            ) if limits.numbers() => {
+                let known = |number: &Option<f64>| number.filter(|number| number.is_finite());
+                let number = Number {
+                    value: *value,
+                    long: known(long),
+                    before: known(before),
+                    requests: *requests,
+                };
+                self.numbered(*sample_at, number, kind, limits)
             }
             (
                 RuleKind::Probe(_),
@@ -97,6 +131,7 @@ impl Meter {
         self.counters.rebase();
         self.last = None;
         self.window.clear();
+        self.numbers.clear();
     }
 
     fn counted(&mut self, at: Timestamp, taken: Taken, limits: &Limits) -> Look {
@@ -106,11 +141,23 @@ impl Meter {
             Taken::Unusable(why) => Look::Unusable(why.into()),
             Taken::Pieces(pieces) => {
                 for piece in &pieces {
-                    self.window.push(*piece, limits.slow_window);
+                    self.window.push(*piece, limits.past);
                 }
                 Look::Pieces { at, pieces }
             }
         }
+    }
+
+    fn numbered(&mut self, at: Timestamp, number: Number, kind: &RuleKind, limits: &Limits) -> Look {
+        if let Some(why) = nonsense(&number, kind) {
+            return Look::Unusable(why.into());
+        }
+        self.shown = Some(number);
+        if !self.newer(at) {
+            return Look::Old;
+        }
+        self.numbers.push(at, number.value, limits.slow_window);
+        Look::Number { at, number }
     }
 
     fn probed(&mut self, at: Timestamp, asked: u32, failed: u32, detail: Option<String>, limits: &Limits) -> Look {
@@ -127,7 +174,7 @@ impl Meter {
             bad: f64::from(failed),
             total: f64::from(asked),
         };
-        self.window.push(Piece { from: at, to: at, share }, limits.slow_window);
+        self.window.push(Piece { from: at, to: at, share }, limits.past);
         Look::Probes { at, share, detail }
     }
 
@@ -137,5 +184,24 @@ impl Meter {
             self.last = Some(at);
         }
         newer
+    }
+}
+
+/// Why a number cannot be right. Below zero is wrong of a share or a time, and right of a temperature.
+fn nonsense(number: &Number, kind: &RuleKind) -> Option<&'static str> {
+    let numbers = [Some(number.value), number.requests];
+    let any = |test: fn(f64) -> bool| numbers.iter().flatten().any(|number| test(*number));
+    let share = matches!(kind, RuleKind::ErrorRate(_) | RuleKind::Availability(_));
+    let signed = kind.scalar().is_some();
+    if any(f64::is_nan) {
+        Some("the answer is not a number (0/0)")
+    } else if any(f64::is_infinite) {
+        Some("the answer is infinite")
+    } else if number.requests.is_some_and(|requests| requests < 0.0) || (!signed && number.value < 0.0) {
+        Some("the answer is negative")
+    } else if share && number.value > 1.0 + 1e-9 {
+        Some("more bad requests than requests")
+    } else {
+        None
     }
 }

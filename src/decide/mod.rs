@@ -5,8 +5,9 @@
 //! secrets from its reader: every state explains itself in one sentence with numbers.
 //!
 //! Reading order, along one observation: [`clock`] (how much time surely passed), [`switch`] (what is live, since
-//! when), [`meter`] with [`counters`] and [`window`] (readings to evidence, every request once), [`judge`] with
-//! [`interval`], [`streak`] and [`slow`] (evidence to outcomes, outcomes to a confirmed breach), [`sight`] (no data is
+//! when), [`meter`] with [`counters`] and [`window`] (readings to evidence, every request once) or [`number`] (a rule that
+//! compares one number), [`judge`] with [`interval`], [`streak`] and [`slow`] (evidence to outcomes, outcomes to a
+//! confirmed breach), [`classic`] (the scripts' rule over all of them, where it is asked for), [`sight`] (no data is
 //! loud), [`blame`] (is it the release's fault?), [`gate`] (may traffic be moved?), [`conclude`] (the decision).
 //! [`bound`], [`limits`] and [`explain`] are the arithmetic, the numbers and the words they share.
 //!
@@ -32,6 +33,7 @@
 //!         kind: RuleKind::ErrorRate(CounterRule { threshold: 0.05, total: String::new(), bad: String::new() }),
 //!         action: Action::Rollback,
 //!         critical: false,
+//!         windows: None,
 //!     }],
 //!     policy: Policy::default(),
 //!     mode: Mode::Enforce,
@@ -73,6 +75,7 @@
 
 mod blame;
 mod bound;
+mod classic;
 mod clock;
 mod conclude;
 mod counters;
@@ -84,6 +87,7 @@ mod judge;
 mod limits;
 mod meter;
 mod nobody;
+mod number;
 mod sight;
 mod slow;
 mod streak;
@@ -105,14 +109,17 @@ use crate::model::{
     Case, Color, Decision, GuardSpec, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger, Verdict, View,
 };
 
+pub use blame::Baseline;
 pub use gate::cooldown_until;
 
 use self::{
     blame::Before,
+    classic::Classic,
     clock::{Clock, Tick, after, before, shifted},
     judge::{Bench, Judge},
     limits::Limits,
     meter::Meter,
+    number::Others,
     sight::{Eyes, Sight},
     switch::{Change, Live, Restored},
 };
@@ -134,6 +141,9 @@ pub struct Engine {
     eyes: Eyes,
     /// What each rule measured on the color that was active before.
     before: Before,
+    /// Bad polls in a row, in classic mode.
+    #[serde(default)]
+    classic: Classic,
     restored: Option<Restored>,
     /// Where each rule stood at the last look; every look tells it anew.
     #[serde(skip)]
@@ -177,7 +187,8 @@ impl Engine {
             judges,
             sights,
             eyes: Eyes::default(),
-            before: Before::new(),
+            before: Before::default(),
+            classic: Classic::default(),
             restored: None,
             rules: Vec::new(),
             cooldown: None,
@@ -201,6 +212,12 @@ impl Engine {
             spec,
             ..state
         })
+    }
+
+    /// Takes from outside what a rule measured on the color before the switch: for a record that begins at the switch.
+    /// Where the engine has measured it itself, that goes first.
+    pub fn assume(&mut self, rule: RuleName, baseline: Baseline) {
+        self.before.tell(rule, baseline);
     }
 
     /// Judges one observation. Never panics, never fails, whatever the observation says.
@@ -317,11 +334,10 @@ impl Engine {
                 self.restored = switch::restored(traffic, policy, at).filter(|_| moved);
                 let since = self.live.as_ref().map_or(at, |live| live.since);
                 // What a rollback left was bad, which is why: it is no excuse for what the rollback restored.
-                self.before = match self.restored {
-                    Some(_) => Before::new(),
-                    None => self.measured_before(&from, since),
-                };
+                let measured = self.measured_before(&from, since);
+                self.before.switched(measured, self.restored.is_none());
                 self.judges.iter_mut().for_each(Judge::reset);
+                self.classic.reset();
                 self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));
                 self.told.watch_ended = Some(false);
                 notes.push(Note::Switched {
@@ -333,8 +349,7 @@ impl Engine {
             }
         }
         if self.watch_until().is_some_and(|until| at >= until) {
-            // What was bad before the switch explains the minutes after it, not a fault weeks later.
-            self.before.clear();
+            self.before.excuse_no_more();
         }
         if self.restored.as_ref().is_some_and(|restored| at >= restored.until) {
             self.restored = None;
@@ -344,10 +359,11 @@ impl Engine {
     }
 
     /// What every rule measured on the color that was left, in the minutes before it was.
-    fn measured_before(&self, from: &Color, since: Timestamp) -> Before {
+    fn measured_before(&self, from: &Color, since: Timestamp) -> BTreeMap<RuleName, Baseline> {
         let start = before(since, self.spec.policy.slow_window);
         let meters = self.meters.get(from).into_iter().flatten();
-        meters.map(|(rule, meter)| (rule.clone(), meter.window.since(start))).collect()
+        let measured = |(rule, meter): (&RuleName, &Meter)| Some((rule.clone(), blame::measured(meter, start, since)?));
+        meters.filter_map(measured).collect()
     }
 
     /// Meters every color, judges the active one.
@@ -356,24 +372,36 @@ impl Engine {
         let mut colors: BTreeSet<&Color> = self.spec.colors.keys().chain(traffic.sides.keys()).collect();
         colors.insert(&traffic.active);
         self.rules.clear();
+        self.classic.age(&mut self.judges, &self.clock, notes);
         for (judge, sight) in self.judges.iter_mut().zip(&mut self.sights) {
             judge.age(&self.clock, notes);
-            let name = judge.rule.name.clone();
+            let name = &judge.rule.name;
+            let mut active = None;
             for color in &colors {
-                let reading = seen.readings.get(*color).and_then(|rules| rules.get(&name));
+                let reading = seen.readings.get(*color).and_then(|rules| rules.get(name));
                 let meter = self.meters.entry((*color).clone()).or_default().entry(name.clone()).or_default();
                 let look = meter.look(&judge.rule.kind, reading, &judge.limits);
                 if **color == traffic.active {
-                    sight.note(&name, &look, meter.spacing(), seen.at, &self.clock, &judge.limits);
-                    let bench = Bench {
-                        clock: &self.clock,
-                        switched,
-                        window: &meter.window,
-                    };
-                    self.rules.push(judge.judge(&look, &bench));
+                    active = Some(look);
                 }
             }
+            let of = |color: &Color| self.meters.get(color).and_then(|rules| rules.get(name));
+            let (Some(look), Some(meter)) = (active, of(&traffic.active)) else { continue };
+            sight.note(name, &look, meter.spacing(), seen.at, &self.clock, &judge.limits);
+            let standby = of(&traffic.standby).filter(|_| traffic.active != traffic.standby);
+            let said = meter.shown.and_then(|number| number.before);
+            let bench = Bench {
+                clock: &self.clock,
+                switched,
+                window: &meter.window,
+                others: Others {
+                    standby: standby.and_then(|meter| meter.shown),
+                    before: said.or_else(|| self.before.number(name)),
+                },
+            };
+            self.rules.push(judge.judge(&look, &bench));
         }
+        self.classic.poll(&mut self.judges, &mut self.rules, seen.at, &self.clock);
     }
 
     /// Tells what changed since the last look.

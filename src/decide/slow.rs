@@ -25,8 +25,9 @@ pub(super) struct Slow {
 }
 
 impl Slow {
-    /// Looks at the window after new evidence; nothing before `floor` counts.
-    pub(super) fn look(&mut self, window: &Window, floor: Timestamp, now: Timestamp, clock: &Clock, limits: &Limits) {
+    /// Looks at the window after new evidence; nothing before `floor` counts, and nothing is confirmed unless the rule's
+    /// own two windows `agree`.
+    pub(super) fn look(&mut self, window: &Window, floor: Timestamp, now: Timestamp, agree: bool, clock: &Clock, limits: &Limits) {
         self.looked = clock.age;
         let from = before(now, limits.slow_window).max(floor);
         let share = window.since(from);
@@ -39,7 +40,7 @@ impl Slow {
         let since = *self.over.get_or_insert(clock.sure);
         let held = clock.sure.saturating_sub(since) >= limits.slow_hold;
         let present = window.since(before(now, limits.slow_hold).max(floor)).over(limits.threshold);
-        self.confirmed = (held && present).then_some((from, share));
+        self.confirmed = (held && present && agree).then_some((from, share));
     }
 
     /// Forgets a hold that no evidence has renewed for too long.

@@ -63,15 +63,20 @@ impl Streak {
         self.severe_from
     }
 
+    /// When the oldest breach that is remembered began.
+    pub(super) fn from(&self) -> Option<Timestamp> {
+        self.breaches.front().map(|(from, _)| *from)
+    }
+
     /// A pass, or a switch.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }
 
     /// Ends the streak if there was no new breach for too long, and tells how long it was.
-    pub(super) fn expire(&mut self, age: Duration, limits: &Limits) -> Option<u32> {
+    pub(super) fn expire(&mut self, age: Duration, after: Duration) -> Option<u32> {
         let length = self.count.max(self.severe);
-        if length == 0 || age.saturating_sub(self.last) < limits.expire {
+        if length == 0 || age.saturating_sub(self.last) < after {
             return None;
         }
         self.end();

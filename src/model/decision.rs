@@ -168,7 +168,7 @@ pub struct RuleState {
     /// Whether being under the threshold is the breach, as with an availability or a `min`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub below: bool,
-    /// Lower confidence bound of the pooled breaches, as a fraction.
+    /// Lower confidence bound of the pooled breaches, as a fraction; the upper one where `below`.
     pub bound: Option<f64>,
     /// Time of the newest sample used.
     pub sample_at: Option<Timestamp>,
@@ -184,6 +184,8 @@ pub enum Suppression {
     BadBefore,
     /// The standby color is just as bad now.
     StandbyBad,
+    /// Nothing is known of the standby color, and every other color is just as bad now.
+    FleetBad,
     /// The watch has ended and only alerts remain.
     AfterWatch,
     /// This is the color flipback restored: judged in report-only mode.
@@ -195,6 +197,7 @@ impl fmt::Display for Suppression {
         f.write_str(match self {
             Self::BadBefore => "the previous color was already over the threshold before the switch, so this release is not to blame",
             Self::StandbyBad => "the standby color is just as bad now, so switching back would not help",
+            Self::FleetBad => "every other color is just as bad now, so it is not this release alone and switching back would not help",
             Self::AfterWatch => "the watch after the switch has ended and this guard only alerts from then on",
             Self::ReportOnly => "this color was restored by a rollback and is judged in report-only mode",
         })
@@ -212,6 +215,8 @@ pub enum Refusal {
         /// What a flip needs.
         needed: u32,
     },
+    /// The standby color's endpoints are not being watched right now: nobody knows whether it can serve.
+    StandbyUnseen,
     /// A person paused the guard.
     Paused {
         /// Who.
@@ -245,6 +250,7 @@ impl fmt::Display for Refusal {
             Self::StandbyNotReady { ready, needed } => {
                 write!(f, "the standby color cannot serve: {ready} Ready endpoints, {needed} needed")
             }
+            Self::StandbyUnseen => f.write_str("the standby cannot be seen: its endpoints are not being watched right now"),
             Self::Paused { by } => write!(f, "the guard is paused by {by}"),
             Self::Cooldown { until } => write!(f, "in cooldown after an earlier flip until {until}"),
             Self::Disarmed { flips } => write!(f, "disarmed after {flips} automatic flips in 24 h"),
