@@ -1,6 +1,6 @@
 //! Whose fault it is.
 
-use super::story;
+use super::{story, world::World};
 
 #[test]
 fn what_was_bad_before_the_switch_is_not_the_releases_fault() {
@@ -75,5 +75,26 @@ fn a_total_outage_is_left_for_a_color_that_is_a_little_over_its_threshold() {
         "t=0
          t=5   500/500 standby:500/60 -> breach
          t=10  500/500 standby:500/60 -> rollback, path severe",
+    );
+}
+
+#[test]
+fn where_nothing_is_known_of_the_standby_the_rest_of_the_fleet_tells() {
+    // Blue stands by without traffic; red serves another share of the users, behind the same database.
+    World::default().and_red().play(
+        "t=0
+         t=5..10  500/60 red:200/30 -> breach
+         t=15     500/60 red:200/30 -> suppressed, why: every other color is just as bad now",
+    );
+    World::default().and_red().play(
+        "t=0
+         t=5..10  500/60 red:200/2 -> breach
+         t=15     500/60 red:200/2 -> rollback",
+    );
+    // What is known of the standby itself goes before what is known of others.
+    World::default().and_red().play(
+        "t=0
+         t=5..10  500/60 red:200/30 standby:200/2 -> breach
+         t=15     500/60 red:200/30 standby:200/2 -> rollback",
     );
 }

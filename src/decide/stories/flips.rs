@@ -246,3 +246,14 @@ fn a_person_may_flip_where_the_rules_may_not_but_only_to_a_color_that_serves() {
         "the standby color cannot serve: 1 Ready endpoints, 2 needed"
     );
 }
+
+#[test]
+fn a_standby_that_nobody_can_see_gets_no_traffic() {
+    let mut world = World::default();
+    world.play(
+        "t=0     ready=3/3
+         t=5..10 500/62 -> breach
+         t=15    500/62 unwatched -> blocked, phase blocked, why: the standby cannot be seen
+         t=20    500/62 -> rollback",
+    );
+}

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    decide::Engine,
+    decide::{Baseline, Engine},
     model::{
         Absence, Action, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec,
-        Histogram, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind, RuleName,
-        RuleSpec, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
+        Histogram, Judging, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind, RuleName,
+        RuleSpec, ScalarRule, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View, Windows,
     },
 };
 
@@ -36,6 +36,66 @@ pub(super) fn error_rate(threshold: f64) -> RuleSpec {
         bad: String::new(),
     };
     rule("error_rate", RuleKind::ErrorRate(counters))
+}
+
+pub(super) fn availability(threshold: f64) -> RuleSpec {
+    let counters = CounterRule {
+        threshold,
+        total: String::new(),
+        bad: String::new(),
+    };
+    rule("availability", RuleKind::Availability(counters))
+}
+
+/// One number; the kind goes by the name.
+pub(super) fn scalar(name: &str, unit: &str, scalar: ScalarRule) -> RuleSpec {
+    let scalar = ScalarRule {
+        unit: Some(unit.to_owned()).filter(|unit| !unit.is_empty()),
+        ..scalar
+    };
+    rule(
+        name,
+        match name {
+            "throughput" => RuleKind::Throughput(scalar),
+            "cpu" => RuleKind::Saturation(scalar),
+            _ => RuleKind::Promql(scalar),
+        },
+    )
+}
+
+pub(super) fn max(name: &str, unit: &str, max: f64) -> RuleSpec {
+    let limit = ScalarRule {
+        max: Some(max),
+        ..ScalarRule::default()
+    };
+    scalar(name, unit, limit)
+}
+
+pub(super) fn min(name: &str, unit: &str, min: f64) -> RuleSpec {
+    let limit = ScalarRule {
+        min: Some(min),
+        ..ScalarRule::default()
+    };
+    scalar(name, unit, limit)
+}
+
+/// Minutes that must be over the threshold as well.
+pub(super) fn windows(mut rule: RuleSpec, short: u64, long: u64) -> RuleSpec {
+    rule.windows = Some(Windows {
+        short: Duration::from_secs(60 * short),
+        long: Duration::from_secs(60 * long),
+    });
+    rule
+}
+
+pub(super) fn critical(mut rule: RuleSpec) -> RuleSpec {
+    rule.critical = true;
+    rule
+}
+
+pub(super) fn alert(mut rule: RuleSpec) -> RuleSpec {
+    rule.action = Action::Alert;
+    rule
 }
 
 pub(super) fn latency(quantile: f64) -> RuleSpec {
@@ -75,6 +135,8 @@ pub(super) struct World {
     /// Whether releases can be told apart.
     pub(super) releases: bool,
     pub(super) switched_at: Option<i64>,
+    /// What is told of the time before the switch.
+    pub(super) baselines: Vec<(&'static str, Baseline)>,
     engine: Option<Engine>,
     counted: BTreeMap<(Color, RuleName), (f64, f64)>,
     active: Color,
@@ -96,6 +158,7 @@ impl Default for World {
             policy: Policy::default(),
             releases: true,
             switched_at: None,
+            baselines: vec![],
             engine: None,
             counted: BTreeMap::new(),
             active: green.clone(),
@@ -116,13 +179,50 @@ impl Default for World {
 struct Scene {
     absent: Option<Absence>,
     stale: bool,
+    /// Numbers by color and rule: as the rule's name, or with `.long`, `.before`, `.requests` behind it.
+    numbers: BTreeMap<(Color, String), f64>,
+    unwatched: bool,
     probe: Option<(u32, u32)>,
     view: Option<View>,
+}
+
+impl Scene {
+    /// The number that this look shows of a rule on a color.
+    fn read(&self, color: &Color, rule: &RuleSpec, sample_at: Timestamp) -> Reading {
+        if let Some(absence) = &self.absent {
+            return Reading::Absent(absence.clone());
+        }
+        let of = |what: &str| self.numbers.get(&(color.clone(), format!("{}{what}", rule.name))).copied();
+        match of("") {
+            None => Reading::Absent(Absence::Timeout),
+            Some(value) => Reading::Scalar {
+                sample_at,
+                value,
+                long: of(".long"),
+                before: of(".before"),
+                requests: of(".requests"),
+            },
+        }
+    }
 }
 
 impl World {
     pub(super) fn with(rules: Vec<RuleSpec>) -> Self {
         Self { rules, ..Self::default() }
+    }
+
+    /// The same, judged as the scripts did: windows as numbers.
+    pub(super) fn classic(rules: Vec<RuleSpec>) -> Self {
+        let mut world = Self::with(rules);
+        world.policy.mode = Judging::Classic;
+        world
+    }
+
+    /// Adds a third color that is neither active nor the standby.
+    pub(super) fn and_red(mut self) -> Self {
+        self.ready.insert(color("red"), 3);
+        self.runs.insert(color("red"), "v0".into());
+        self
     }
 
     /// Plays every line.
@@ -159,15 +259,23 @@ impl World {
         if !scene.stale {
             self.sample = Some(t + self.clock);
         }
-        let view = scene.view.take().unwrap_or_else(|| View::Known(Box::new(self.traffic())));
-        let readings = [self.active.clone(), self.standby.clone()]
-            .into_iter()
+        let view = scene.view.take().unwrap_or_else(|| View::Known(Box::new(self.traffic(scene.unwatched))));
+        let readings = self
+            .ready
+            .keys()
+            .cloned()
             .map(|color| {
                 let of = |rule: &RuleSpec| (rule.name.clone(), self.reading(&color, rule, at, &scene));
                 (color.clone(), self.rules.iter().map(of).collect())
             })
             .collect();
-        let engine = self.engine.get_or_insert_with(|| Engine::new(spec(&self.rules, &self.policy)));
+        let engine = self.engine.get_or_insert_with(|| {
+            let mut engine = Engine::new(spec(&self.rules, &self.policy));
+            for (rule, baseline) in &self.baselines {
+                engine.assume(RuleName::new(*rule).expect("valid"), *baseline);
+            }
+            engine
+        });
         engine.step(&Observation { at, view, readings })
     }
 
@@ -178,6 +286,7 @@ impl World {
             "nan" => scene.absent = Some(Absence::Nan),
             "empty" => scene.absent = Some(Absence::Empty),
             "stale" => scene.stale = true,
+            "unwatched" => scene.unwatched = true,
             "switch" => self.swap(),
             "flip" => self.flip(t, true),
             "rollback-by-hand" => self.flip(t, false),
@@ -196,7 +305,9 @@ impl World {
                 let pair = || value.split_once('/').expect("two numbers");
                 match key {
                     "" => self.count(self.active.clone(), error_rate(), pair()),
-                    "latency" => self.count(self.active.clone(), RuleName::new("latency").expect("valid"), pair()),
+                    _ if self.is_number(key) => self.number(key, value, scene),
+                    "latency" | "p99" | "availability" => self.count(self.active.clone(), RuleName::new(key).expect("valid"), pair()),
+                    "red" => self.count(color("red"), error_rate(), pair()),
                     "standby" => self.count(self.standby.clone(), error_rate(), pair()),
                     "probe" => scene.probe = Some((pair().0.parse().expect("failed"), pair().1.parse().expect("asked"))),
                     "ready" => {
@@ -209,6 +320,21 @@ impl World {
                     _ => panic!("no such word: {word}"),
                 }
             }
+        }
+    }
+
+    fn is_number(&self, key: &str) -> bool {
+        let name = key.split('.').next().unwrap_or(key);
+        let classic = self.policy.mode == Judging::Classic;
+        let number = |rule: &RuleSpec| rule.kind.scalar().is_some() || (classic && rule.kind.needs_prometheus());
+        self.rules.iter().any(|rule| rule.name.as_str() == name && number(rule))
+    }
+
+    /// `active`, `active/standby` or `active/standby/red`.
+    fn number(&self, key: &str, value: &str, scene: &mut Scene) {
+        for (color, value) in [&self.active, &self.standby, &color("red")].into_iter().zip(value.split('/')) {
+            let value: f64 = value.parse().expect("a number");
+            scene.numbers.insert((color.clone(), key.to_owned()), value);
         }
     }
 
@@ -250,9 +376,10 @@ impl World {
         Timestamp::from_second(START + t + self.clock).expect("in range")
     }
 
-    fn traffic(&self) -> Traffic {
+    fn traffic(&self, unwatched: bool) -> Traffic {
         let side = |color: &Color| Side {
             ready: self.ready[color],
+            unwatched,
             release: self.releases.then(|| Release {
                 id: self.runs[color].clone(),
                 images: vec![],
@@ -278,6 +405,7 @@ impl World {
     fn reading(&self, color: &Color, rule: &RuleSpec, at: Timestamp, scene: &Scene) -> Reading {
         let sample_at = self.sample.map_or(at, |t| Timestamp::from_second(START + t).expect("in range"));
         match &rule.kind {
+            _ if self.is_number(rule.name.as_str()) => scene.read(color, rule, sample_at),
             RuleKind::ErrorRate(_) | RuleKind::Availability(_) | RuleKind::Latency(_) => {
                 if let Some(absence) = &scene.absent {
                     return Reading::Absent(absence.clone());
@@ -297,7 +425,7 @@ impl World {
                     targets: BTreeMap::from([(format!("{color}-1"), counter)]),
                 }
             }
-            RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => Reading::Absent(Absence::Empty),
+            RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => unreachable!("a number"),
             RuleKind::Probe(_) => match scene.probe.filter(|_| *color == self.active) {
                 Some((failed, asked)) => Reading::Probes {
                     sample_at: at,
@@ -332,7 +460,7 @@ impl World {
                 .unwrap_or_default()
                 .saturating_add(SignedDuration::ZERO)
                 .unwrap_or_default(),
-            view: View::Known(Box::new(self.traffic())),
+            view: View::Known(Box::new(self.traffic(false))),
             readings: BTreeMap::new(),
         };
         let trigger = Trigger::Manual {
@@ -389,6 +517,7 @@ fn check(decision: &Decision, expected: &str, line: &str) {
             "phase" => assert_eq!(decision.phase.as_str(), rest, "{line}\n  {}", decision.why),
             "note" => assert!(told.iter().any(|note| note == rest), "{line}\n  told: {told:?}"),
             "quiet" => assert!(told.is_empty(), "{line}\n  told: {told:?}"),
+            "shows" => shows(decision, rest, line),
             "why:" => assert!(decision.why.contains(rest), "{line}\n  {}", decision.why),
             _ => outcome(decision, claim, line),
         }
@@ -407,6 +536,15 @@ fn outcome(decision: &Decision, claim: &str, line: &str) {
     if !streak.is_empty() {
         assert_eq!(format!("{}/{}", state.streak, state.of), streak, "{line}\n  {}", state.why);
     }
+}
+
+/// `shows 0.992 under 0.999`: the first rule's value and what it is compared to.
+fn shows(decision: &Decision, claim: &str, line: &str) {
+    let state = decision.rules.first().expect("a rule");
+    let side = if state.below { "under" } else { "over" };
+    let round = |number: f64| (number * 1e6).round() / 1e6;
+    let value = state.value.map_or(f64::NAN, round);
+    assert_eq!(format!("{value} {side} {}", round(state.threshold)), claim, "{line}\n  {}", state.why);
 }
 
 fn word(verdict: &Verdict) -> &'static str {
