@@ -56,7 +56,9 @@ impl Classic {
                     _ => {}
                 }
             }
-        } else if any(rules, judges, |outcome| matches!(outcome, Outcome::Inconclusive(_) | Outcome::Nothing)) {
+        } else if any(rules, judges, |outcome| {
+            matches!(outcome, Outcome::Inconclusive(_) | Outcome::Nothing)
+        }) {
             // Held: what cannot be seen neither breaches nor passes, and a stale answer is none.
         } else if any(rules, judges, |outcome| *outcome == Outcome::Pass) {
             // A rule that still warms up has no part in the poll.

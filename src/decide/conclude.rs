@@ -143,7 +143,10 @@ impl Engine {
             Some(bad) => bad.then_some(Suppression::StandbyBad),
             None => {
                 // Nothing was measured on the standby; the other colors may tell whether it is the whole fleet.
-                let others = self.meters.keys().filter(|color| **color != traffic.active && **color != traffic.standby);
+                let others = self
+                    .meters
+                    .keys()
+                    .filter(|color| **color != traffic.active && **color != traffic.standby);
                 let told: Vec<bool> = others.filter_map(bad).collect();
                 (!told.is_empty() && told.iter().all(|bad| *bad)).then_some(Suppression::FleetBad)
             }

@@ -105,7 +105,11 @@ pub(super) fn complement(rule: &RuleSpec) -> bool {
 
 /// The threshold of a share as people are shown it.
 pub(super) fn threshold(rule: &RuleSpec, limits: &Limits) -> String {
-    percent(if complement(rule) { 1.0 - limits.threshold } else { limits.threshold })
+    percent(if complement(rule) {
+        1.0 - limits.threshold
+    } else {
+        limits.threshold
+    })
 }
 
 fn over(rule: &RuleSpec, limits: &Limits) -> String {
@@ -159,7 +163,10 @@ pub(super) fn severe(rule: &RuleSpec, limits: &Limits, share: Share, in_a_row: u
     let share = measured(rule, share);
     let order = ordinal(in_a_row);
     let bad = if complement(rule) { " bad" } else { "" };
-    format!("{share}, {order} interval in a row at {}{bad} or more", percent(limits.severe_share))
+    format!(
+        "{share}, {order} interval in a row at {}{bad} or more",
+        percent(limits.severe_share)
+    )
 }
 
 /// The slow path.
@@ -239,7 +246,9 @@ mod tests {
             "12.4 % 5 % 5 % 0.25 % 100 % 0.012 %"
         );
         assert_eq!(
-            [0.99, 0.992, 0.9995, 0.999_999, 0.999_98, 1.0 - (1.0 - 0.999)].map(percent).join(" "),
+            [0.99, 0.992, 0.9995, 0.999_999, 0.999_98, 1.0 - (1.0 - 0.999)]
+                .map(percent)
+                .join(" "),
             "99 % 99.2 % 99.95 % 99.9999 % 99.998 % 99.9 %"
         );
         assert_eq!(

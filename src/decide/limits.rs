@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use crate::model::{Action, Judging, Policy, RuleKind, RuleSpec, ScalarRule, Windows};
 
-use super::{bound::Sureness, number::{Bar, Limit}, window::Past};
+use super::{
+    bound::Sureness,
+    number::{Bar, Limit},
+    window::Past,
+};
 
 /// No streak of one: two breaches are the least that moves traffic, except for a critical rule.
 const CONSECUTIVE_MIN: u32 = 2;
@@ -61,10 +65,7 @@ impl Limits {
             (1.0, 1.0)
         } else {
             let min_bad = f64::from(policy.min_bad.max(1));
-            (
-                min_bad,
-                policy.min_requests.map_or_else(|| enough_for(min_bad, share), f64::from),
-            )
+            (min_bad, policy.min_requests.map_or_else(|| enough_for(min_bad, share), f64::from))
         };
         Self {
             threshold,
@@ -101,7 +102,11 @@ impl Limits {
     /// The limits that do not depend on another number.
     pub(super) fn absolute(&self) -> impl Iterator<Item = Limit> {
         self.bars.iter().filter_map(|bar| match *bar {
-            Bar::Max(at) | Bar::Min(at) => Some(Limit { bar: *bar, at, against: None }),
+            Bar::Max(at) | Bar::Min(at) => Some(Limit {
+                bar: *bar,
+                at,
+                against: None,
+            }),
             Bar::ToStandby(_) | Bar::ToBefore(_) => None,
         })
     }
@@ -155,7 +160,10 @@ fn bars_of(scalar: &ScalarRule) -> Vec<Bar> {
 fn past(windows: Option<Windows>, policy: &Policy) -> Past {
     let (short, long) = windows.map_or((Duration::ZERO, Duration::ZERO), |windows| (windows.short, windows.long));
     let fine = policy.slow_window.max(short);
-    Past { fine, whole: fine.max(long) }
+    Past {
+        fine,
+        whole: fine.max(long),
+    }
 }
 
 /// Requests among which `min_bad` would just be at the threshold.

@@ -44,11 +44,9 @@ impl Look {
     pub(super) fn at(&self) -> Option<Timestamp> {
         match self {
             Self::Unusable(_) | Self::Old => None,
-            Self::Baseline(at)
-            | Self::Pieces { at, .. }
-            | Self::Number { at, .. }
-            | Self::Probes { at, .. }
-            | Self::Ready { at, .. } => Some(*at),
+            Self::Baseline(at) | Self::Pieces { at, .. } | Self::Number { at, .. } | Self::Probes { at, .. } | Self::Ready { at, .. } => {
+                Some(*at)
+            }
         }
     }
 }

@@ -386,7 +386,9 @@ impl Engine {
                 }
             }
             let of = |color: &Color| self.meters.get(color).and_then(|rules| rules.get(name));
-            let (Some(look), Some(meter)) = (active, of(&traffic.active)) else { continue };
+            let (Some(look), Some(meter)) = (active, of(&traffic.active)) else {
+                continue;
+            };
             sight.note(name, &look, meter.spacing(), seen.at, &self.clock, &judge.limits);
             let standby = of(&traffic.standby).filter(|_| traffic.active != traffic.standby);
             let said = meter.shown.and_then(|number| number.before);

@@ -102,7 +102,11 @@ pub(in super::super) fn beyond(rule: &RuleSpec, number: &Number, limit: &Limit, 
 }
 
 fn side(rule: &RuleSpec, limit: &Limit) -> &'static str {
-    if limit.below() || super::complement(rule) { "under" } else { "over" }
+    if limit.below() || super::complement(rule) {
+        "under"
+    } else {
+        "over"
+    }
 }
 
 /// The number over the long window, where the rule has two.

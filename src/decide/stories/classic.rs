@@ -69,10 +69,7 @@ fn a_window_with_too_few_requests_is_no_verdict() {
     let mut world = World::classic(vec![error_rate(0.05)]);
     world.policy.min_requests = Some(200);
     world.play("t=0 error_rate=0.5 error_rate.requests=199 -> inconclusive 0/3");
-    assert_eq!(
-        world.decision().rules[0].why,
-        "no verdict: 199 requests in the window, 200 needed"
-    );
+    assert_eq!(world.decision().rules[0].why, "no verdict: 199 requests in the window, 200 needed");
     world.play("t=5 error_rate=0.5 error_rate.requests=200 -> breach 1/3");
 }
 

@@ -29,10 +29,7 @@ fn three_numbers_over_their_limit_in_a_row_roll_back() {
          t=5..10 tokens=140 -> breach, shows 140 over 100
          t=15    tokens=140 -> breach 3/3, rollback, path fast",
     );
-    assert_eq!(
-        world.decision().why,
-        "tokens 140 tokens/s over 100 tokens/s, third breach in a row"
-    );
+    assert_eq!(world.decision().why, "tokens 140 tokens/s over 100 tokens/s, third breach in a row");
     let state = &world.decision().rules[0];
     assert_eq!((state.bad, state.total, state.bound), (None, None, None));
 }
@@ -45,10 +42,7 @@ fn three_numbers_under_their_limit_in_a_row_roll_back() {
          t=5..10 throughput=12  -> breach, shows 12 under 100
          t=15    throughput=12  -> breach 3/3, rollback, path fast",
     );
-    assert_eq!(
-        world.decision().why,
-        "throughput 12 req/s under 100 req/s, third breach in a row"
-    );
+    assert_eq!(world.decision().why, "throughput 12 req/s under 100 req/s, third breach in a row");
 }
 
 #[test]

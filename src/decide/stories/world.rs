@@ -8,8 +8,8 @@ use crate::{
     decide::{Baseline, Engine},
     model::{
         Absence, Action, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec,
-        Histogram, Judging, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind, RuleName,
-        RuleSpec, ScalarRule, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View, Windows,
+        Histogram, Judging, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind,
+        RuleName, RuleSpec, ScalarRule, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View, Windows,
     },
 };
 
@@ -259,7 +259,10 @@ impl World {
         if !scene.stale {
             self.sample = Some(t + self.clock);
         }
-        let view = scene.view.take().unwrap_or_else(|| View::Known(Box::new(self.traffic(scene.unwatched))));
+        let view = scene
+            .view
+            .take()
+            .unwrap_or_else(|| View::Known(Box::new(self.traffic(scene.unwatched))));
         let readings = self
             .ready
             .keys()
@@ -544,7 +547,12 @@ fn shows(decision: &Decision, claim: &str, line: &str) {
     let side = if state.below { "under" } else { "over" };
     let round = |number: f64| (number * 1e6).round() / 1e6;
     let value = state.value.map_or(f64::NAN, round);
-    assert_eq!(format!("{value} {side} {}", round(state.threshold)), claim, "{line}\n  {}", state.why);
+    assert_eq!(
+        format!("{value} {side} {}", round(state.threshold)),
+        claim,
+        "{line}\n  {}",
+        state.why
+    );
 }
 
 fn word(verdict: &Verdict) -> &'static str {
