@@ -225,7 +225,7 @@ proptest! {
         let mut late = 0;
         for (observation, step) in seen.iter_mut().zip(steps) {
             late += step;
-            observation.at = observation.at + SignedDuration::from_secs(late);
+            observation.at += SignedDuration::from_secs(late);
         }
         for decision in setup.judged(&seen) {
             prop_assert_eq!(&decision.verdict, &Verdict::Hold);

@@ -41,7 +41,7 @@ pub(super) fn count(number: f64) -> String {
 /// `500 ms`, `1.5 s`, `2 min`, `1 h`.
 pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs_f64();
-    let hours = time.as_secs() >= 3600 && time.as_secs() % 3600 == 0;
+    let hours = time.as_secs() >= 3600 && time.as_secs().is_multiple_of(3600);
     if hours || seconds >= 7200.0 {
         format!("{} h", trimmed(seconds / 3600.0, 1))
     } else if seconds >= 120.0 {

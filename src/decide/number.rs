@@ -255,8 +255,8 @@ mod tests {
 
     #[test]
     fn easing_draws_back_to_the_healthy_side() {
-        assert_eq!([max(100.0), max(-100.0)].map(|limit| limit.eased(0.1).at), [90.0, -110.0]);
-        assert_eq!([min(100.0), min(-100.0)].map(|limit| limit.eased(0.1).at), [110.0, -90.0]);
+        let eased = [max(100.0), max(-100.0), min(100.0), min(-100.0)].map(|limit| limit.eased(0.1).at);
+        assert_eq!(eased.map(|at| at.round() as i64), [90, -110, 110, -90]);
     }
 
     #[test]

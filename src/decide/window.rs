@@ -160,7 +160,7 @@ mod tests {
         let (hour, minutes) = (window.since(at(10_000 - 3600)).bad, window.since(at(10_000 - 300)).bad);
         assert!((minutes - 300.0).abs() < 0.5, "{minutes}");
         // Never more than there was, and at most one grain (30 s) less.
-        assert!(hour <= 3600.5 && hour >= 3569.5, "{hour}");
+        assert!((3569.5..=3600.5).contains(&hour), "{hour}");
     }
 
     #[test]

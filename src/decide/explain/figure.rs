@@ -120,20 +120,16 @@ fn over_long(rule: &RuleSpec, number: &Number, limits: &Limits) -> String {
 
 /// A number within its nearest limit.
 pub(in super::super) fn within(rule: &RuleSpec, number: &Number, limit: &Limit, limits: &Limits) -> String {
-    let text = match multiple(rule, number.value, limit) {
-        Some((said, allowed)) => format!("{said}, within {allowed}"),
-        None => {
-            let (value, at) = apart(rule, number.value, limit.at);
-            let within = if side(rule, limit) == "under" { "not under" } else { "within" };
-            // Beyond its limit in one window only: the number alone would read as a breach.
-            if limit.crossed(number.value) && limits.windows.is_some() {
-                format!("{} {value} {} {at}", subject(rule), side(rule, limit)) + &over_long(rule, number, limits) + ", not in both"
-            } else {
-                format!("{} {value}, {within} {at}", subject(rule))
-            }
-        }
-    };
-    text
+    // Beyond its limit in one window only: the number alone would read as a breach.
+    if limit.crossed(number.value) && limits.windows.is_some() {
+        return beyond(rule, number, limit, limits) + ", not in both";
+    }
+    if let Some((said, allowed)) = multiple(rule, number.value, limit) {
+        return format!("{said}, within {allowed}");
+    }
+    let (value, at) = apart(rule, number.value, limit.at);
+    let within = if side(rule, limit) == "under" { "not under" } else { "within" };
+    format!("{} {value}, {within} {at}", subject(rule))
 }
 
 /// A number near a limit.

@@ -266,16 +266,15 @@ impl World {
         let readings = self
             .ready
             .keys()
-            .cloned()
             .map(|color| {
-                let of = |rule: &RuleSpec| (rule.name.clone(), self.reading(&color, rule, at, &scene));
+                let of = |rule: &RuleSpec| (rule.name.clone(), self.reading(color, rule, at, &scene));
                 (color.clone(), self.rules.iter().map(of).collect())
             })
             .collect();
         let engine = self.engine.get_or_insert_with(|| {
             let mut engine = Engine::new(spec(&self.rules, &self.policy));
             for (rule, baseline) in &self.baselines {
-                engine.assume(RuleName::new(*rule).expect("valid"), *baseline);
+                engine.assume(RuleName::new(rule).expect("valid"), *baseline);
             }
             engine
         });
