@@ -92,10 +92,10 @@ impl Limits {
             blind_after: policy.blind_after,
             degradation: policy.degradation,
             polled: policy.mode == Judging::Classic && !bars.is_empty() && rule.action == Action::Rollback && !rule.critical,
-            bars,
-            // What is critical does not wait for a second opinion.
-            windows: rule.windows.filter(|_| !rule.critical),
+            // What is critical does not wait for a second opinion; a share that classic mode reads has one window already.
+            windows: rule.windows.filter(|_| !rule.critical && (bars.is_empty() || rule.kind.scalar().is_some())),
             past: past(rule.windows, policy),
+            bars,
         }
     }
 

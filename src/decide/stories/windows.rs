@@ -108,3 +108,11 @@ fn a_ratio_compares_window_with_window() {
          t=20    p95=420/300 p95.long=420/300 -> breach 3/3, rollback",
     );
 }
+
+#[test]
+fn a_rate_of_classic_mode_has_one_window_already() {
+    World::classic(vec![windows(error_rate(0.05), 5, 60)]).play(
+        "t=0..5 error_rate=0.07 -> breach
+         t=10   error_rate=0.07 -> breach 3/3, rollback, path classic",
+    );
+}
