@@ -59,6 +59,18 @@ fn a_poll_that_shows_too_little_holds() {
 }
 
 #[test]
+fn bad_polls_go_on_for_another_rules_sake() {
+    let mut world = both();
+    world.play(
+        "t=0..5 error_rate=0.07 latency=0.9 ready=4/1 -> breach
+         t=10   error_rate=0.07 latency=0.9 -> blocked, why: error rate 7 %
+         t=15   error_rate=0.01             -> pass 3/3, blocked, why: error rate 7 %
+         t=20   error_rate=0.01 latency=1.2 -> pass 4/3, latency: breach 4/3, blocked, why: p95 1.2 s over 1 s
+         t=25   error_rate=0.01 latency=0.9 -> pass 0/3, hold",
+    );
+}
+
+#[test]
 fn a_window_with_too_few_requests_is_no_verdict() {
     let mut world = World::classic(vec![error_rate(0.05)]);
     world.play(

@@ -60,6 +60,16 @@ fn a_pass_ends_the_streak_and_what_is_no_number_holds_it() {
 }
 
 #[test]
+fn a_pass_takes_back_what_was_confirmed() {
+    World::with(vec![max("tokens", "", 100.0)]).play(
+        "t=0..5 tokens=140 ready=4/1 -> breach
+         t=10   tokens=140 -> blocked
+         t=15   timeout    -> inconclusive 3/3, blocked
+         t=20   tokens=90  -> pass 0/3, hold",
+    );
+}
+
+#[test]
 fn a_streak_of_numbers_expires_and_is_told() {
     World::with(vec![max("tokens", "", 100.0)]).play(
         "t=0..5    tokens=140 -> breach
@@ -279,6 +289,11 @@ fn a_standby_without_traffic_is_no_excuse_for_lost_throughput() {
     World::with(vec![min("throughput", "req/s", 100.0)]).play(
         "t=0..5 throughput=12/0 -> breach
          t=10   throughput=12/0 -> rollback",
+    );
+    // Nor is one with a trickle of it.
+    World::with(vec![min("throughput", "req/s", 100.0)]).play(
+        "t=0..5 throughput=12/3 -> breach
+         t=10   throughput=12/3 -> rollback",
     );
     World::with(vec![min("analyses", "per s", 1.0)]).play("t=0..5 analyses=0/0 -> breach\nt=10 analyses=0/0 -> rollback");
     World::with(vec![min("quality", "%", 70.0)]).play(

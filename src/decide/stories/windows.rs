@@ -1,7 +1,7 @@
 //! Two windows: the short one says that it is bad now, the long one that it matters. A streak is believed only when both
 //! are over the threshold too.
 
-use super::world::{World, critical, error_rate, max, scalar, windows};
+use super::world::{World, critical, error_rate, max, probe, scalar, windows};
 use crate::model::ScalarRule;
 
 #[test]
@@ -59,6 +59,21 @@ fn a_critical_rule_waits_for_no_window() {
         "t=0
          t=5..600 50000/0 -> pass
          t=605    500/1   -> rollback, path critical",
+    );
+    // Not even for one that nobody can tell.
+    World::with(vec![critical(windows(max("violations", "", 0.0), 5, 60))]).play("t=0 violations=1 -> breach 1/1, rollback, path critical");
+}
+
+#[test]
+fn probes_wait_for_the_windows_too() {
+    World::with(vec![windows(probe(0.5), 5, 60)]).play(
+        "t=0..600  probe=0/3 -> pass
+         t=605..610 probe=3/3 -> breach
+         t=615     probe=3/3 -> breach 3/3, hold, why: over the last 5 min",
+    );
+    World::with(vec![windows(probe(0.5), 5, 60)]).play(
+        "t=0..5 probe=3/3 -> breach
+         t=10   probe=3/3 -> rollback, path probe, why: and so over the last 5 min and the last 1 h",
     );
 }
 
