@@ -93,7 +93,9 @@ impl Limits {
             degradation: policy.degradation,
             polled: policy.mode == Judging::Classic && !bars.is_empty() && rule.action == Action::Rollback && !rule.critical,
             // What is critical does not wait for a second opinion; a share that classic mode reads has one window already.
-            windows: rule.windows.filter(|_| !rule.critical && (bars.is_empty() || rule.kind.scalar().is_some())),
+            windows: rule
+                .windows
+                .filter(|_| !rule.critical && (bars.is_empty() || rule.kind.scalar().is_some())),
             past: past(rule.windows, policy),
             bars,
         }
