@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{AfterWatch, EvidenceSpec, Policy};
+use crate::model::{AfterWatch, EvidenceSpec, Judging, Policy};
 
 use super::{
     Problem, duration,
@@ -13,6 +13,8 @@ use super::{
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The longest span that classic mode looks back over: what is older says nothing of the release that serves now.
+const WINDOW_MAX: Duration = HOUR;
 
 /// The policy of `table` over `base`.
 pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Policy {
@@ -36,9 +38,7 @@ pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Poli
     let any = Duration::ZERO..=DAY;
     let some = SECOND..=DAY;
     let policy = Policy {
-        mode: base.mode,
-        window: base.window,
-        window_latency: base.window_latency,
+        mode: table.choice("mode", JUDGING).unwrap_or(base.mode),
         poll: base.poll,
         consecutive: table.count("consecutive", 1..=100).unwrap_or(base.consecutive),
         min_bad: table.count("min_bad", 1..=1_000_000).unwrap_or(base.min_bad),
@@ -61,12 +61,15 @@ pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Poli
         flips_per_day: table.count("flips_per_day", 1..=100).unwrap_or(base.flips_per_day),
         standby_share: table.share("standby_share", Share::Closed).unwrap_or(base.standby_share),
         degradation: table.share("degradation", Share::ToOne).unwrap_or(base.degradation),
+        window: table.duration("window", SECOND..=WINDOW_MAX).unwrap_or(base.window),
+        window_latency: table.duration("window_latency", SECOND..=WINDOW_MAX).unwrap_or(base.window_latency),
     };
     consistent(&table, &policy);
     table.close();
     policy
 }
 
+const JUDGING: &[(&str, Judging)] = &[("intervals", Judging::Intervals), ("classic", Judging::Classic)];
 const AFTER_WATCH: &[(&str, AfterWatch)] = &[("slow", AfterWatch::Slow), ("full", AfterWatch::Full), ("alert", AfterWatch::Alert)];
 
 /// Values that are sound alone and impossible together.
