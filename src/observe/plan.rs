@@ -104,6 +104,7 @@ impl Read {
             color: color.as_str(),
             value: &side.value,
             deployment: side.deployment.as_deref(),
+            service: side.service.as_deref(),
         };
         let planned = match kind {
             RuleKind::ErrorRate(rule) | RuleKind::Availability(rule) => Self::counters(&rule.total, &rule.bad, &facts),

@@ -19,6 +19,8 @@ pub(super) struct Facts<'a> {
     pub value: &'a str,
     /// `{deployment}`.
     pub deployment: Option<&'a str>,
+    /// `{service}`: the Service that reaches this color alone.
+    pub service: Option<&'a str>,
 }
 
 impl<'a> Facts<'a> {
@@ -34,8 +36,14 @@ impl<'a> Facts<'a> {
                     self.color
                 )
             }),
+            "service" => self.service.ok_or_else(|| {
+                format!(
+                    "the selector uses {{service}}, but color {} names no Service of its own: set its `service`, or write a selector without it",
+                    self.color
+                )
+            }),
             other => Err(format!(
-                "the selector has an unknown placeholder {{{other}}}: known are {{namespace}}, {{color}}, {{value}} and {{deployment}}"
+                "the selector has an unknown placeholder {{{other}}}: known are {{namespace}}, {{color}}, {{value}}, {{deployment}} and {{service}}"
             )),
         }
     }
@@ -313,6 +321,7 @@ mod tests {
         color: "blue",
         value: "web.blue",
         deployment: Some("web.v1-blue"),
+        service: Some("web-blue"),
     };
 
     #[test]
@@ -322,6 +331,16 @@ mod tests {
             &FACTS,
         );
         insta::assert_snapshot!(filled.expect("fills"), @r#"x{namespace="shop",v="web.blue",pod=~"web\\.v1-blue-[a-z]{2}",w!~ 'web\\.blue',r=~`web\.blue`}"#);
+    }
+
+    #[test]
+    fn a_colors_service_is_filled_in_as_a_literal() {
+        let facts = Facts {
+            service: Some("web.blue"),
+            ..FACTS
+        };
+        let filled = fill(r#"x{service="{service}",name=~"{namespace}-{service}-.+"}"#, &facts);
+        assert_eq!(filled.expect("fills"), r#"x{service="web.blue",name=~"shop-web\\.blue-.+"}"#);
     }
 
     #[test]
@@ -339,9 +358,14 @@ mod tests {
 
     #[test]
     fn placeholders_that_cannot_be_filled_say_what_to_do() {
-        let none = Facts { deployment: None, ..FACTS };
+        let none = Facts {
+            deployment: None,
+            service: None,
+            ..FACTS
+        };
         let errors: Vec<String> = [
             fill(r#"x{pod="{deployment}"}"#, &none),
+            fill(r#"x{service="{service}"}"#, &none),
             fill(r#"x{pod="{deploymnt}"}"#, &FACTS),
             fill("{value}_total", &FACTS),
             fill(r#"x{pod="a}"#, &FACTS),
