@@ -211,6 +211,18 @@ pub enum Preset {
     PrometheusHttp,
     /// `http_requests_total{status}` and `http_request_duration_ms`.
     HttpMs,
+    /// OpenTelemetry's `http_server_request_duration_seconds{http_response_status_code}`.
+    Otel,
+    /// `istio_requests_total{destination_workload}` and `istio_request_duration_milliseconds`.
+    Istio,
+    /// `response_total{deployment,classification}` and `response_latency_ms`.
+    Linkerd,
+    /// `nginx_ingress_controller_requests{exported_service,status}` and `nginx_ingress_controller_request_duration_seconds`.
+    NginxIngress,
+    /// `envoy_cluster_upstream_rq_xx{envoy_cluster_name}` and `envoy_cluster_upstream_rq_time`.
+    Envoy,
+    /// `traefik_service_requests_total{service,code}` and `traefik_service_request_duration_seconds`.
+    Traefik,
     /// Selectors are all given by hand.
     Custom,
 }
