@@ -6,12 +6,12 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 use secrecy::SecretString;
 
 use crate::model::{
-    RuleKind,
+    GuardSpec, Judging, Preset, RuleKind, RuleSpec, TimeUnit,
     settings::{LogFormat, LogSettings, Secret, ServeSettings},
 };
 
 use super::{
-    Config, Sources, chat, cluster,
+    Config, Sources, chat, cluster, duration,
     environment::{self, Scripts},
     error::Problems,
     guard, layers,
@@ -160,6 +160,63 @@ pub(super) fn is_label(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && name.chars().all(sound) && !name.starts_with('-') && !name.ends_with('-')
 }
 
+/// Classic mode's windows overlap by nature: one event is counted at several polls.
+fn classic(guard: &GuardSpec) -> Option<String> {
+    let policy = &guard.policy;
+    if policy.mode != Judging::Classic {
+        return None;
+    }
+    let polls = policy.consecutive.max(2);
+    let covered = policy.poll * (polls - 1);
+    let scalars = guard.rules.iter().filter_map(|rule| rule.kind.scalar()?.window);
+    let longest = scalars.chain([policy.window, policy.window_latency]).max().unwrap_or_default();
+    (covered < longest).then(|| {
+        format!(
+            "guard {}: classic mode looks back over {} and its {polls} bad polls span {}, so that one short blip can roll back; poll less often, raise \
+             consecutive, shorten the windows, or use mode = \"intervals\", which counts each request once",
+            guard.id,
+            duration::print(longest),
+            duration::print(covered),
+        )
+    })
+}
+
+/// A latency threshold that the preset's histogram does not have, unless its bounds were changed.
+fn between_bounds(guard: &GuardSpec, rule: &RuleSpec) -> Option<String> {
+    let RuleKind::Latency(latency) = &rule.kind else {
+        return None;
+    };
+    let facts = Preset::ALL.map(Preset::facts).into_iter().find(|facts| {
+        let selectors = facts.variants.iter().map(|variant| variant.buckets).chain([facts.buckets]);
+        facts.unit == latency.unit && selectors.into_iter().any(|buckets| buckets == latency.buckets)
+    })?;
+    let bound = latency.bound();
+    let near = |known: &f64| (known - bound).abs() <= bound.abs() * 1e-9;
+    if facts.bounds.is_empty() || facts.bounds.iter().any(near) {
+        return None;
+    }
+    let below = facts.bounds.iter().rev().find(|known| **known < bound);
+    let above = facts.bounds.iter().find(|known| **known > bound);
+    let symbol = match latency.unit {
+        TimeUnit::Seconds => "s",
+        TimeUnit::Milliseconds => "ms",
+    };
+    let named: Vec<String> = [below, above]
+        .into_iter()
+        .flatten()
+        .map(|known| format!("{known}{symbol}"))
+        .collect();
+    Some(format!(
+        "guard {}: the threshold of rule {}, {}, is no usual bucket bound of the preset {}: the nearest are {}; set it to one of them, unless the bounds \
+         were changed",
+        guard.id,
+        rule.name,
+        duration::print(latency.threshold),
+        facts.name,
+        named.join(" and "),
+    ))
+}
+
 /// What is no error and yet unlikely to be meant.
 fn warnings(config: &Config, scripts: &Scripts) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -168,10 +225,7 @@ fn warnings(config: &Config, scripts: &Scripts) -> Vec<String> {
             .clusters
             .iter()
             .any(|cluster| cluster.name == guard.cluster && cluster.prometheus.is_some());
-        let metric = guard
-            .rules
-            .iter()
-            .find(|rule| matches!(rule.kind, RuleKind::ErrorRate(_) | RuleKind::Latency(_)));
+        let metric = guard.rules.iter().find(|rule| rule.kind.needs_prometheus());
         if let (false, Some(rule)) = (sighted, metric) {
             warnings.push(format!(
                 "guard {}: the rule {} needs a Prometheus and none is configured, so it stays blind; set prometheus.url, or inherit_rules = false \
@@ -181,10 +235,12 @@ fn warnings(config: &Config, scripts: &Scripts) -> Vec<String> {
         }
         if guard.policy.consecutive < 2 {
             warnings.push(format!(
-                "guard {}: consecutive = 1 counts as 2: a single breach never rolls back",
+                "guard {}: consecutive = 1 counts as 2: a single breach rolls back only by a rule with critical = true",
                 guard.id
             ));
         }
+        warnings.extend(classic(guard));
+        warnings.extend(guard.rules.iter().filter_map(|rule| between_bounds(guard, rule)));
         for rule in &guard.rules {
             if let RuleKind::Probe(probe) = &rule.kind {
                 let longest = probe.timeout * (probe.retries + 1);
@@ -193,8 +249,8 @@ fn warnings(config: &Config, scripts: &Scripts) -> Vec<String> {
                         "guard {}: a failing probe of rule {} takes up to {} and delays the next look, which is due after {}; lower timeout or retries",
                         guard.id,
                         rule.name,
-                        super::duration::print(longest),
-                        super::duration::print(config.poll),
+                        duration::print(longest),
+                        duration::print(config.poll),
                     ));
                 }
             }

@@ -54,15 +54,23 @@ fn scaled(text: &str, unit_seconds: f64) -> Result<Duration, NotOne> {
 /// Reads `0.05` or `5 %` as a fraction.
 pub(super) fn share(text: &str) -> Result<f64, NotOne> {
     let text = text.trim();
-    let (number, divisor) = match text.strip_suffix('%') {
-        Some(number) => (number.trim_end(), 100.0),
-        None => (text, 1.0),
+    let Some(percent) = text.strip_suffix('%') else {
+        return number(text);
     };
-    number
+    // Shifting the point, unlike dividing by 100, makes 99.9 % the very number 0.999.
+    let percent = percent.trim_end();
+    number(percent).and_then(|plain| match percent.contains(['e', 'E']) {
+        true => Ok(plain / 100.0),
+        false => number(&format!("{percent}e-2")),
+    })
+}
+
+/// Reads a number that is neither infinite nor none.
+pub(super) fn number(text: &str) -> Result<f64, NotOne> {
+    text.trim()
         .parse::<f64>()
         .ok()
         .filter(|number| number.is_finite())
-        .map(|number| number / divisor)
         .ok_or(NotOne(None))
 }
 
@@ -112,6 +120,8 @@ mod tests {
         for text in ["0.05", "5%", "5 %", " 5.0 % "] {
             assert!((share(text).expect("a share") - 0.05).abs() < 1e-12, "{text}");
         }
+        assert_eq!(share("99.9 %").map(f64::to_bits), Ok(0.999_f64.to_bits()));
+        assert_eq!(share("1e1 %").map(f64::to_bits), Ok(0.1_f64.to_bits()));
         for text in ["", "%", "five", "nan", "inf %"] {
             assert!(share(text).is_err(), "{text}");
         }

@@ -95,7 +95,12 @@ fn defaults(mut table: Table<'_>, shared: &Shared<'_>) -> Defaults {
         policy::evidence(evidence, &EvidenceSpec::default());
     }
     let alone = Problems::default();
-    rule::rules(&defaults.rules, defaults.preset, &no_scripts, &alone);
+    let context = rule::Context {
+        preset: defaults.preset,
+        policy: None,
+        scripts: &no_scripts,
+    };
+    rule::rules(&defaults.rules, &context, &alone);
     // What a default rule lacks, a guard may add.
     alone.forward(table.problems, |problem| !problem.is_lack());
     table.close();
@@ -130,12 +135,15 @@ fn guard(table: Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Option<G
     let mode = table.choice("mode", MODES).unwrap_or(defaults.mode);
     let route = route(table.table_or_empty("route"), shared.scripts);
     let colors = colors(table.table_or_empty("colors"));
-    let rules = rules(&table, defaults, shared);
-    every_color_fits(&table, &rules, &colors);
+    if let Some(RouteSpec::Service(route)) = &route {
+        own_services(&table, &colors, route);
+    }
     let policy_node = defaults.policy.overlaid(&table.table_or_empty("policy").node());
     let policy = policy_node
         .table(problems)
         .map(|policy| policy::policy(policy, &base_policy(shared), shared.scripts));
+    let rules = rules(&table, defaults, policy.as_ref(), shared);
+    every_color_fits(&table, &rules, &colors);
     let evidence_node = defaults.evidence.overlaid(&table.table_or_empty("evidence").node());
     let evidence = evidence_node
         .table(problems)
@@ -301,24 +309,25 @@ fn colors(table: Table<'_>) -> BTreeMap<Color, ColorSpec> {
             }
         };
         let read = match &node.kind {
-            NodeKind::Text(_) => table.text_where(name, VALUE, is_label_value).map(|value| (value, None)),
+            NodeKind::Text(_) => table.text_where(name, VALUE, is_label_value).map(|value| (value, None, None)),
             NodeKind::Table(_) => node.table(table.problems).and_then(|inner| {
                 let value = match inner.get("value") {
                     Some(_) => inner.text_where("value", VALUE, is_label_value),
                     None => Some(name.clone()),
                 };
                 let deployment = inner.text_where("deployment", "the name of a Deployment", is_subdomain);
+                let service = inner.text_where("service", "the name of the Service that reaches this color alone", is_label);
                 inner.close();
-                Some((value?, deployment))
+                Some((value?, deployment, service))
             }),
             _ => {
                 table
                     .problems
-                    .add(node.problem("a selector value in quotes, or { value = \"...\", deployment = \"...\" }"));
+                    .add(node.problem("a selector value in quotes, or { value = \"...\", deployment = \"...\", service = \"...\" }"));
                 None
             }
         };
-        let Some((value, deployment)) = read else { continue };
+        let Some((value, deployment, service)) = read else { continue };
         if let Some((other, _)) = colors.iter().find(|(_, other)| other.value == value) {
             table.problems.add(
                 node.problem("a value that no other color has")
@@ -334,12 +343,20 @@ fn colors(table: Table<'_>) -> BTreeMap<Color, ColorSpec> {
                     .hint(format!("{deployment:?} already runs {other}")),
             );
         }
+        if let Some(service) = &service
+            && let Some((other, _)) = colors.iter().find(|(_, other)| other.service.as_ref() == Some(service))
+        {
+            table.problems.add(
+                node.problem("a Service that no other color has")
+                    .hint(format!("{service:?} already reaches {other}")),
+            );
+        }
         colors.insert(
             color,
             ColorSpec {
                 value,
                 deployment,
-                service: None,
+                service,
             },
         );
     }
@@ -358,7 +375,7 @@ fn colors(table: Table<'_>) -> BTreeMap<Color, ColorSpec> {
     colors
 }
 
-fn rules(table: &Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Vec<RuleSpec> {
+fn rules(table: &Table<'_>, defaults: &Defaults, policy: Option<&Policy>, shared: &Shared<'_>) -> Vec<RuleSpec> {
     let own: BTreeMap<String, Node> = table.table_or_empty("rules").entries().into_iter().collect();
     let mut below = BTreeMap::new();
     if table.flag("inherit_rules").unwrap_or(true) {
@@ -367,10 +384,14 @@ fn rules(table: &Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Vec<Rul
         }
         below = rule::overlaid(&below, &defaults.rules);
     }
-    let preset = table.choice("preset", rule::PRESETS).unwrap_or(defaults.preset);
+    let context = rule::Context {
+        preset: table.choice("preset", rule::PRESETS).unwrap_or(defaults.preset),
+        policy,
+        scripts: shared.scripts,
+    };
     let nodes = rule::overlaid(&below, &own);
     let before = table.problems.count();
-    let rules = rule::rules(&nodes, preset, shared.scripts, table.problems);
+    let rules = rule::rules(&nodes, &context, table.problems);
     if rules.is_empty() && table.problems.count() == before {
         table.problems.add(
             table
@@ -381,29 +402,59 @@ fn rules(table: &Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Vec<Rul
     rules
 }
 
-/// A selector that speaks of `{deployment}` needs one for every color.
+/// A Service that the flip moves from color to color is no color's own.
+fn own_services(table: &Table<'_>, colors: &BTreeMap<Color, ColorSpec>, route: &ServiceRoute) {
+    for (color, spec) in colors {
+        let Some(service) = spec.service.as_ref() else { continue };
+        if *service == route.active || route.preview.as_ref() == Some(service) {
+            table.problems.add(Problem {
+                found: format!("{service:?}"),
+                ..table
+                    .missing(
+                        &format!("colors.{color}.service"),
+                        format!("a Service that reaches {color} whatever the route says"),
+                    )
+                    .hint("the route's own Services change their color at every flip: what is counted under their name is no color's")
+            });
+        }
+    }
+}
+
+/// A selector that speaks of `{deployment}` or `{service}` needs one for every color.
 fn every_color_fits(table: &Table<'_>, rules: &[RuleSpec], colors: &BTreeMap<Color, ColorSpec>) {
-    let needs = rules.iter().find(|rule| {
-        let selectors: Vec<&str> = match &rule.kind {
-            RuleKind::ErrorRate(counter) | RuleKind::Availability(counter) => vec![&counter.total, &counter.bad],
-            RuleKind::Latency(latency) => vec![&latency.buckets],
-            RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => vec![&scalar.expr],
-            RuleKind::Probe(_) | RuleKind::Endpoints(_) => vec![],
-        };
-        selectors
-            .into_iter()
-            .any(|selector| selector::placeholders(selector).any(|word| word == "deployment"))
-    });
-    let Some(rule) = needs else { return };
-    for (color, spec) in colors.iter().filter(|(_, spec)| spec.deployment.is_none()) {
+    let needs = |word: &str| {
+        let speaks = |selector: &&str| selector::placeholders(selector).any(|known| known == word);
+        rules.iter().find(|rule| selectors(&rule.kind).iter().any(speaks))
+    };
+    let lacks = |rule: &RuleSpec, color: &Color, spec: &ColorSpec, key: &str, what: &str| {
         table.problems.add(
             table
                 .missing(
-                    &format!("colors.{color}.deployment"),
-                    format!("the Deployment that runs {color}: the rule {} tells pods apart by it", rule.name),
+                    &format!("colors.{color}.{key}"),
+                    format!("{what}: the rule {} tells colors apart by it", rule.name),
                 )
-                .hint(format!("{color} = {{ value = {:?}, deployment = \"...\" }}", spec.value)),
+                .hint(format!("{color} = {{ value = {:?}, {key} = \"...\" }}", spec.value)),
         );
+    };
+    if let Some(rule) = needs("deployment") {
+        for (color, spec) in colors.iter().filter(|(_, spec)| spec.deployment.is_none()) {
+            lacks(rule, color, spec, "deployment", &format!("the Deployment that runs {color}"));
+        }
+    }
+    if let Some(rule) = needs("service") {
+        for (color, spec) in colors.iter().filter(|(_, spec)| spec.service.is_none()) {
+            lacks(rule, color, spec, "service", &format!("the Service that reaches {color} alone"));
+        }
+    }
+}
+
+/// Everything of a rule that has placeholders.
+fn selectors(kind: &RuleKind) -> Vec<&str> {
+    match kind {
+        RuleKind::ErrorRate(counter) | RuleKind::Availability(counter) => vec![&counter.total, &counter.bad],
+        RuleKind::Latency(latency) => vec![&latency.buckets],
+        RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => vec![&scalar.expr],
+        RuleKind::Probe(_) | RuleKind::Endpoints(_) => vec![],
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Layers: defaults < file < environment < flags. The sources are laid over each other with figment (`layers`), which keeps where each
 //! value came from; readers (`raw`) turn values into quantities and note what is wrong; `check` and the
-//! modules it calls give them their meaning. The defaults are the model's `Default`s and the constants of `rule`; `config/flipback.toml` repeats them for people, and a
+//! modules it calls give them their meaning. The defaults are the model's `Default`s and the constants of `rule` and `scalar`; `config/flipback.toml` repeats them for people, and a
 //! test keeps it equal.
 //!
 //! Refuses to: ask a live server anything (that is `flipback check`), take a secret from the file itself, guess a unit.
@@ -29,11 +29,13 @@ mod cluster;
 mod duration;
 mod environment;
 mod error;
+mod expression;
 mod guard;
 mod layers;
 mod policy;
 mod raw;
 mod rule;
+mod scalar;
 mod selector;
 #[cfg(test)]
 mod tests;

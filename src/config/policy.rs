@@ -13,6 +13,8 @@ use super::{
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// More breaches in a row than this are no longer a reaction.
+pub(super) const CONSECUTIVE_MAX: u32 = 100;
 /// The longest span that classic mode looks back over: what is older says nothing of the release that serves now.
 const WINDOW_MAX: Duration = HOUR;
 
@@ -40,7 +42,7 @@ pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Poli
     let policy = Policy {
         mode: table.choice("mode", JUDGING).unwrap_or(base.mode),
         poll: base.poll,
-        consecutive: table.count("consecutive", 1..=100).unwrap_or(base.consecutive),
+        consecutive: table.count("consecutive", 1..=CONSECUTIVE_MAX).unwrap_or(base.consecutive),
         min_bad: table.count("min_bad", 1..=1_000_000).unwrap_or(base.min_bad),
         min_requests: table.count("min_requests", 1..=u32::MAX).or(base.min_requests),
         stretch: table.duration("stretch", some.clone()).unwrap_or(base.stretch),

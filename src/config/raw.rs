@@ -263,10 +263,25 @@ impl<'p> Table<'p> {
                 return Ok(share);
             }
             let percent = range.contains(share / 100.0) && !text.contains('%');
-            Err(NotOne(
-                percent.then(|| format!("{text} percent is \"{text} %\" or {}", share / 100.0)),
-            ))
+            let bad_share = range == Share::Good && share > 0.0 && share <= 0.5;
+            let hint = match (percent, bad_share) {
+                (true, _) => duration::share(&format!("{text} %"))
+                    .ok()
+                    .map(|share| format!("{text} percent is \"{text} %\" or {share}")),
+                (_, true) => Some(format!(
+                    "it is the share of good requests: at most {} % bad is \"{} %\"",
+                    share * 100.0,
+                    100.0 - share * 100.0
+                )),
+                _ => None,
+            };
+            Err(NotOne(hint))
         })
+    }
+
+    /// A number that `read` accepts, else `allowed` is said.
+    pub(super) fn number(&self, name: &str, allowed: &str, read: impl FnOnce(&str) -> Option<f64>) -> Option<f64> {
+        self.parsed(name, allowed, |text| read(text).ok_or(NotOne(None)))
     }
 
     /// A whole number within bounds.
@@ -420,7 +435,7 @@ fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w s
 }
 
 /// Bounds of a fraction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Share {
     /// Over 0 and under 1.
     Open,
@@ -430,6 +445,8 @@ pub(super) enum Share {
     Closed,
     /// From a half, under 1.
     Confidence,
+    /// Over a half, under 1: most requests are good.
+    Good,
 }
 
 impl Share {
@@ -439,6 +456,7 @@ impl Share {
             Self::ToOne => share > 0.0 && share <= 1.0,
             Self::Closed => (0.0..=1.0).contains(&share),
             Self::Confidence => (0.5..1.0).contains(&share),
+            Self::Good => share > 0.5 && share < 1.0,
         }
     }
 }
@@ -450,6 +468,7 @@ impl fmt::Display for Share {
             Self::ToOne => "a share over 0 and at most 1, such as 0.05 or \"5 %\"",
             Self::Closed => "a share from 0 to 1, such as 0.5 or \"50 %\"",
             Self::Confidence => "a share from 0.5 and under 1, such as 0.99 or \"99 %\"",
+            Self::Good => "the share of good requests, over 0.5 and under 1, such as 0.999 or \"99.9 %\"",
         })
     }
 }

@@ -22,8 +22,27 @@ pub(super) fn selector_or(table: &Table<'_>, name: &str, given: Option<String>, 
 
 const EXAMPLE: &str = r#"such as 'http_requests_total{namespace="{namespace}",pod=~"{deployment}-.+"}'"#;
 
+/// The placeholders that are filled in for each color.
+pub(super) const PLACEHOLDERS: [&str; 5] = ["namespace", "color", "value", "deployment", "service"];
+
+/// Whether a text reads otherwise for each color.
+pub(super) fn tells_apart(text: &str) -> bool {
+    placeholders(text).any(|word| PLACEHOLDERS.contains(&word) && word != "namespace")
+}
+
+/// What a selector selects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Counters.
+    Counter,
+    /// The buckets of a classic histogram.
+    Buckets,
+    /// A native histogram.
+    Native,
+}
+
 /// A plain vector selector whose placeholders are known and tell colors apart.
-pub(super) fn selector(table: &Table<'_>, name: &str) -> Option<String> {
+pub(super) fn selector(table: &Table<'_>, name: &str, form: Form) -> Option<String> {
     let node = table.get(name)?.clone();
     let text = table.text(name)?;
     let outside = outside_quotes(&text);
@@ -44,27 +63,33 @@ pub(super) fn selector(table: &Table<'_>, name: &str) -> Option<String> {
         return refuse("a vector selector with its labels in braces", EXAMPLE);
     }
     let metric = outside.split('{').next().unwrap_or_default().trim();
-    if name == "buckets" && !metric.is_empty() && !metric.ends_with("_bucket") {
+    if form == Form::Buckets && !metric.is_empty() && !metric.ends_with("_bucket") {
         return refuse(
             "the histogram's series, whose name ends in _bucket",
-            "such as http_request_duration_seconds_bucket",
+            "such as http_request_duration_seconds_bucket; a native histogram is told by histogram = \"native\"",
         );
     }
-    if name == "buckets" && outside.contains("le=") {
+    if form == Form::Native && metric.ends_with("_bucket") {
+        return refuse(
+            "the native histogram itself, whose name does not end in _bucket",
+            "such as http_request_duration_seconds",
+        );
+    }
+    if form != Form::Counter && outside.contains("le=") {
         return refuse("a selector without le", "flipback adds the bucket bound itself");
     }
     if placeholders(&outside).next().is_some() {
         return refuse("placeholders within quotes only", EXAMPLE);
     }
-    if let Some(unknown) = placeholders(&text).find(|word| !["namespace", "color", "value", "deployment"].contains(word)) {
+    if let Some(unknown) = placeholders(&text).find(|word| !PLACEHOLDERS.contains(word)) {
         return refuse(
-            "the placeholders {namespace}, {color}, {value}, {deployment}",
+            "the placeholders {namespace}, {color}, {value}, {deployment}, {service}",
             &format!("{{{unknown}}} is none of them"),
         );
     }
-    if !placeholders(&text).any(|word| word != "namespace") {
+    if !tells_apart(&text) {
         return refuse(
-            "a selector with {color}, {value} or {deployment} in it",
+            "a selector with {color}, {value}, {deployment} or {service} in it",
             "without one, every color reads the same numbers, and no release could be told from the other",
         );
     }
@@ -72,7 +97,7 @@ pub(super) fn selector(table: &Table<'_>, name: &str) -> Option<String> {
 }
 
 /// The text without what stands in quotes; `None` when a quote is not closed.
-fn outside_quotes(text: &str) -> Option<String> {
+pub(super) fn outside_quotes(text: &str) -> Option<String> {
     let mut outside = String::with_capacity(text.len());
     let mut within = None;
     let mut letters = text.chars();

@@ -68,7 +68,7 @@ impl Preset {
 
     /// What it reads and expects.
     #[must_use]
-    pub fn facts(self) -> &'static PresetFacts {
+    pub const fn facts(self) -> &'static PresetFacts {
         match self {
             Self::PrometheusHttp => &PROMETHEUS_HTTP,
             Self::HttpMs => &HTTP_MS,
