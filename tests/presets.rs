@@ -322,7 +322,7 @@ impl Case {
         }
     }
 
-    async fn is_read_exactly(self) {
+    async fn read_exactly(self) {
         let Some(binary) = prometheus(self.file) else { return };
         let world = World::start(&binary, self.file, self.collision).await;
         let facts = self.preset.facts();
@@ -364,7 +364,7 @@ impl Case {
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_http_is_read_exactly() {
     Case::new(Preset::PrometheusHttp, "prometheus-http.prom", "1s", PODS)
-        .is_read_exactly()
+        .read_exactly()
         .await;
 }
 
@@ -372,18 +372,18 @@ async fn prometheus_http_is_read_exactly() {
 async fn prometheus_http_with_code_is_read_exactly() {
     let mut case = Case::new(Preset::PrometheusHttp, "prometheus-http-code.prom", "1s", PODS);
     case.variant = Some(0);
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_ms_is_read_exactly() {
-    Case::new(Preset::HttpMs, "http-ms.prom", "500ms", PODS).is_read_exactly().await;
+    Case::new(Preset::HttpMs, "http-ms.prom", "500ms", PODS).read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn otel_is_read_exactly() {
     Case::new(Preset::Otel, "otel.prom", "750ms", PODS_AND_UNANSWERED)
-        .is_read_exactly()
+        .read_exactly()
         .await;
 }
 
@@ -392,14 +392,14 @@ async fn otel_pushed_is_read_exactly() {
     let mut case = Case::new(Preset::Otel, "otel-pushed.prom", "750ms", PODS_AND_UNANSWERED);
     case.variant = Some(0);
     case.age = Age::Unknown;
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn istio_is_read_exactly() {
     let mut case = Case::new(Preset::Istio, "istio.prom", "1s", PODS);
     case.age = Age::Unknown;
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -407,18 +407,18 @@ async fn istio_ambient_is_read_exactly() {
     let mut case = Case::new(Preset::Istio, "istio-ambient.prom", "1s", PROXY);
     case.variant = Some(0);
     case.age = Age::Unknown;
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn linkerd_is_read_exactly() {
-    Case::new(Preset::Linkerd, "linkerd.prom", "500ms", PODS).is_read_exactly().await;
+    Case::new(Preset::Linkerd, "linkerd.prom", "500ms", PODS).read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_ingress_is_read_exactly() {
     Case::new(Preset::NginxIngress, "nginx-ingress.prom", "2500ms", PROXY)
-        .is_read_exactly()
+        .read_exactly()
         .await;
 }
 
@@ -427,14 +427,14 @@ async fn nginx_ingress_with_honored_labels_is_read_exactly() {
     let mut case = Case::new(Preset::NginxIngress, "nginx-ingress.prom", "2500ms", PROXY);
     case.variant = Some(0);
     case.collision = Collision::Honors;
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_is_read_exactly() {
     let mut case = Case::new(Preset::Envoy, "envoy.prom", "250ms", PROXY);
     case.age = Age::Unknown;
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,19 +442,19 @@ async fn envoy_with_clusters_of_ones_own_is_read_exactly() {
     let mut case = Case::new(Preset::Envoy, "envoy-static.prom", "250ms", PROXY);
     case.variant = Some(0);
     case.age = Age::Unknown;
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traefik_is_read_exactly() {
-    Case::new(Preset::Traefik, "traefik.prom", "1200ms", PROXY).is_read_exactly().await;
+    Case::new(Preset::Traefik, "traefik.prom", "1200ms", PROXY).read_exactly().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traefik_by_a_service_monitor_is_read_exactly() {
     let mut case = Case::new(Preset::Traefik, "traefik-service-monitor.prom", "1200ms", PROXY);
     case.variant = Some(0);
-    case.is_read_exactly().await;
+    case.read_exactly().await;
 }
 
 /// A rule's expression with its placeholders filled for a color.

@@ -247,8 +247,35 @@ fn the_examples_load() {
     assert!(errors.total.starts_with("jadevectordb_requests_total{"), "{}", errors.total);
     assert_eq!(jade.warnings, Vec::<String>::new());
 
+    let vitalstream = example("vitalstream.toml");
+    let alerts = |config: &Config| {
+        let rules = config.guards[0].rules.iter();
+        let alerting = rules.filter(|rule| rule.action == crate::model::Action::Alert);
+        alerting.map(|rule| rule.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        alerts(&vitalstream),
+        [
+            "alarms",
+            "analyses",
+            "data_reads",
+            "throughput",
+            "saturation_cpu",
+            "saturation_memory"
+        ]
+    );
+    assert_eq!(vitalstream.warnings, Vec::<String>::new());
+
+    let teei = example("teei.toml");
+    let names: Vec<&str> = teei.guards.iter().map(|guard| guard.id.as_str()).collect();
+    assert_eq!(names, ["us-west/teei/teei", "eu-central/teei/teei"]);
+    let critical = teei.guards[1].rules.iter().filter(|rule| rule.critical);
+    assert_eq!(critical.count(), 3);
+    assert_eq!(alerts(&teei), Vec::<String>::new());
+    assert_eq!(teei.warnings, Vec::<String>::new());
+
     let listed = fs::read_dir(folder).expect("readable").count();
-    assert_eq!(listed, 3, "an example is not loaded by this test");
+    assert_eq!(listed, 5, "an example is not loaded by this test");
 }
 
 #[test]

@@ -428,6 +428,7 @@ mod tests {
         writeln!(text, "\n## `{}`\n\n{}\n", facts.name, facts.about)?;
         if !facts.total.is_empty() {
             selectors(text, facts.total, facts.bad, facts.buckets)?;
+            writeln!(text)?;
             let metrics: Vec<String> = [facts.total, facts.buckets]
                 .iter()
                 .map(|selector| format!("`{}`", selector.split('{').next().unwrap_or_default()))
@@ -459,7 +460,7 @@ mod tests {
     }
 
     fn selectors(text: &mut String, total: &str, bad: &str, buckets: &str) -> std::fmt::Result {
-        writeln!(text, "```toml\ntotal = '{total}'\nbad = '{bad}'\nbuckets = '{buckets}'\n```\n")
+        writeln!(text, "```toml\ntotal = '{total}'\nbad = '{bad}'\nbuckets = '{buckets}'\n```")
     }
 
     #[test]
