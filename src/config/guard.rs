@@ -7,18 +7,16 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::model::{
-    Color, ColorSpec, EvidenceSpec, GuardId, GuardSpec, Mode, Policy, Preset, RouteSpec, RuleKind, RuleSpec, ServiceRoute,
-    settings::ClusterSettings,
-};
+use crate::model::{EvidenceSpec, GuardId, GuardSpec, Mode, Policy, Preset, RouteSpec, RuleSpec, ServiceRoute, settings::ClusterSettings};
 
 use super::{
     check::is_label,
+    color::{colors, every_color_fits, own_services},
     environment::Scripts,
     error::{Origin, Problem, Problems},
     policy,
     raw::{Node, NodeKind, Table},
-    rule, selector,
+    rule,
 };
 
 /// What all guards share.
@@ -293,88 +291,6 @@ fn route(mut table: Table<'_>, scripts: &Scripts) -> Option<RouteSpec> {
     }))
 }
 
-fn colors(table: Table<'_>) -> BTreeMap<Color, ColorSpec> {
-    const VALUE: &str = "a selector value: at most 63 letters, digits, '-', '_' and '.'";
-    let mut colors: BTreeMap<Color, ColorSpec> = BTreeMap::new();
-    let entries = table.entries();
-    for (name, node) in &entries {
-        let color = match Color::new(name) {
-            Ok(color) => color,
-            Err(_) => {
-                table.problems.add(Problem {
-                    found: format!("a color called {name:?}"),
-                    ..node.problem(NAME)
-                });
-                continue;
-            }
-        };
-        let read = match &node.kind {
-            NodeKind::Text(_) => table.text_where(name, VALUE, is_label_value).map(|value| (value, None, None)),
-            NodeKind::Table(_) => node.table(table.problems).and_then(|inner| {
-                let value = match inner.get("value") {
-                    Some(_) => inner.text_where("value", VALUE, is_label_value),
-                    None => Some(name.clone()),
-                };
-                let deployment = inner.text_where("deployment", "the name of a Deployment", is_subdomain);
-                let service = inner.text_where("service", "the name of the Service that reaches this color alone", is_label);
-                inner.close();
-                Some((value?, deployment, service))
-            }),
-            _ => {
-                table
-                    .problems
-                    .add(node.problem("a selector value in quotes, or { value = \"...\", deployment = \"...\", service = \"...\" }"));
-                None
-            }
-        };
-        let Some((value, deployment, service)) = read else { continue };
-        if let Some((other, _)) = colors.iter().find(|(_, other)| other.value == value) {
-            table.problems.add(
-                node.problem("a value that no other color has")
-                    .hint(format!("{value:?} already means {other}: the selector could not tell them apart")),
-            );
-            continue;
-        }
-        if let Some(deployment) = &deployment
-            && let Some((other, _)) = colors.iter().find(|(_, other)| other.deployment.as_ref() == Some(deployment))
-        {
-            table.problems.add(
-                node.problem("a Deployment that no other color has")
-                    .hint(format!("{deployment:?} already runs {other}")),
-            );
-        }
-        if let Some(service) = &service
-            && let Some((other, _)) = colors.iter().find(|(_, other)| other.service.as_ref() == Some(service))
-        {
-            table.problems.add(
-                node.problem("a Service that no other color has")
-                    .hint(format!("{service:?} already reaches {other}")),
-            );
-        }
-        colors.insert(
-            color,
-            ColorSpec {
-                value,
-                deployment,
-                service,
-            },
-        );
-    }
-    if entries.len() < 2 {
-        table.problems.add(Problem {
-            origin: table.node().origin,
-            key: table.node().key,
-            found: entries
-                .first()
-                .map_or_else(|| "none".to_owned(), |(name, _)| format!("only {name}")),
-            allowed: "two or more, such as blue = \"web-blue\" and green = \"web-green\"".to_owned(),
-            hint: None,
-        });
-    }
-    table.close();
-    colors
-}
-
 fn rules(table: &Table<'_>, defaults: &Defaults, policy: Option<&Policy>, shared: &Shared<'_>) -> Vec<RuleSpec> {
     let own: BTreeMap<String, Node> = table.table_or_empty("rules").entries().into_iter().collect();
     let mut below = BTreeMap::new();
@@ -400,62 +316,6 @@ fn rules(table: &Table<'_>, defaults: &Defaults, policy: Option<&Policy>, shared
         );
     }
     rules
-}
-
-/// A Service that the flip moves from color to color is no color's own.
-fn own_services(table: &Table<'_>, colors: &BTreeMap<Color, ColorSpec>, route: &ServiceRoute) {
-    for (color, spec) in colors {
-        let Some(service) = spec.service.as_ref() else { continue };
-        if *service == route.active || route.preview.as_ref() == Some(service) {
-            table.problems.add(Problem {
-                found: format!("{service:?}"),
-                ..table
-                    .missing(
-                        &format!("colors.{color}.service"),
-                        format!("a Service that reaches {color} whatever the route says"),
-                    )
-                    .hint("the route's own Services change their color at every flip: what is counted under their name is no color's")
-            });
-        }
-    }
-}
-
-/// A selector that speaks of `{deployment}` or `{service}` needs one for every color.
-fn every_color_fits(table: &Table<'_>, rules: &[RuleSpec], colors: &BTreeMap<Color, ColorSpec>) {
-    let needs = |word: &str| {
-        let speaks = |selector: &&str| selector::placeholders(selector).any(|known| known == word);
-        rules.iter().find(|rule| selectors(&rule.kind).iter().any(speaks))
-    };
-    let lacks = |rule: &RuleSpec, color: &Color, spec: &ColorSpec, key: &str, what: &str| {
-        table.problems.add(
-            table
-                .missing(
-                    &format!("colors.{color}.{key}"),
-                    format!("{what}: the rule {} tells colors apart by it", rule.name),
-                )
-                .hint(format!("{color} = {{ value = {:?}, {key} = \"...\" }}", spec.value)),
-        );
-    };
-    if let Some(rule) = needs("deployment") {
-        for (color, spec) in colors.iter().filter(|(_, spec)| spec.deployment.is_none()) {
-            lacks(rule, color, spec, "deployment", &format!("the Deployment that runs {color}"));
-        }
-    }
-    if let Some(rule) = needs("service") {
-        for (color, spec) in colors.iter().filter(|(_, spec)| spec.service.is_none()) {
-            lacks(rule, color, spec, "service", &format!("the Service that reaches {color} alone"));
-        }
-    }
-}
-
-/// Everything of a rule that has placeholders.
-fn selectors(kind: &RuleKind) -> Vec<&str> {
-    match kind {
-        RuleKind::ErrorRate(counter) | RuleKind::Availability(counter) => vec![&counter.total, &counter.bad],
-        RuleKind::Latency(latency) => vec![&latency.buckets],
-        RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => vec![&scalar.expr],
-        RuleKind::Probe(_) | RuleKind::Endpoints(_) => vec![],
-    }
 }
 
 /// What earlier guards have taken.
@@ -506,12 +366,12 @@ fn origin_at(node: &Node, key: &str) -> Origin {
 }
 
 /// A DNS subdomain, as Deployments' names are.
-fn is_subdomain(name: &str) -> bool {
+pub(super) fn is_subdomain(name: &str) -> bool {
     !name.is_empty() && name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// A label's value, not empty.
-fn is_label_value(value: &str) -> bool {
+pub(super) fn is_label_value(value: &str) -> bool {
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     value.len() <= 63
         && value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))

@@ -2,9 +2,9 @@
 //! or every problem at once.
 //!
 //! Layers: defaults < file < environment < flags. The sources are laid over each other with figment (`layers`), which keeps where each
-//! value came from; readers (`raw`) turn values into quantities and note what is wrong; `check` and the
-//! modules it calls give them their meaning. The defaults are the model's `Default`s and the constants of `rule` and `scalar`; `config/flipback.toml` repeats them for people, and a
-//! test keeps it equal.
+//! value came from; readers (`raw`) turn values into quantities and note what is wrong; `check` and the modules it calls give them their
+//! meaning. The defaults are the model's `Default`s and the constants of `rule`, `scalar` and `probe`; `config/flipback.toml` repeats them
+//! for people, and a test keeps it equal.
 //!
 //! Refuses to: ask a live server anything (that is `flipback check`), take a secret from the file itself, guess a unit.
 
@@ -26,6 +26,7 @@ use crate::model::{
 mod chat;
 mod check;
 mod cluster;
+mod color;
 mod duration;
 mod environment;
 mod error;
@@ -33,6 +34,7 @@ mod expression;
 mod guard;
 mod layers;
 mod policy;
+mod probe;
 mod raw;
 mod rule;
 mod scalar;
