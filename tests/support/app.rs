@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -34,15 +34,23 @@ pub struct App {
 #[derive(Debug)]
 struct Inner {
     color: String,
-    registry: Registry,
-    requests: IntCounterVec,
-    durations: HistogramVec,
+    ageless: bool,
+    meters: Mutex<Arc<Meters>>,
     served: AtomicU64,
     errors: Share,
     slow: Share,
     slow_millis: AtomicU64,
     sick: AtomicBool,
     down: AtomicBool,
+    stamped: AtomicBool,
+}
+
+/// What a process has counted since it started.
+#[derive(Debug)]
+struct Meters {
+    registry: Registry,
+    requests: IntCounterVec,
+    durations: HistogramVec,
 }
 
 /// A fraction that is met exactly and evenly: of any n requests in a row, n times the share, give or take one.
@@ -64,9 +72,18 @@ impl Share {
 impl App {
     /// Starts a good one on a free loopback port.
     pub async fn start(color: &str) -> Self {
+        Self::start_as(color, false).await
+    }
+
+    /// The same without `process_start_time_seconds`: nobody can tell how old it is.
+    pub async fn start_ageless(color: &str) -> Self {
+        Self::start_as(color, true).await
+    }
+
+    async fn start_as(color: &str, ageless: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let inner = Arc::new(Inner::new(color));
+        let inner = Arc::new(Inner::new(color, ageless));
         let listening = Mutex::new(serve(listener, &inner));
         Self { inner, address, listening }
     }
@@ -100,6 +117,25 @@ impl App {
         self.inner.sick.store(!healthy, Ordering::Relaxed);
     }
 
+    /// Counts so many failed requests at once, as a burst between two scrapes does.
+    pub fn count_errors(&self, count: u64) {
+        let meters = self.inner.meters();
+        meters.requests.with_label_values(&["GET", "/work", "500"]).inc_by(count);
+    }
+
+    /// From now on every sample carries its time. Prometheus then writes no marker when the target dies, so the last
+    /// sample is answered for another five minutes.
+    pub fn stamp_samples(&self) {
+        self.inner.stamped.store(true, Ordering::Relaxed);
+    }
+
+    /// Another process takes its place, at the same address: counters from 0, and a start time of its own.
+    pub async fn restart(&self) {
+        self.take_down();
+        *self.inner.lock_meters() = Arc::new(Meters::new(self.inner.ageless));
+        self.bring_up().await;
+    }
+
     /// Stops listening: new connections are refused, old ones are ended.
     pub fn take_down(&self) {
         self.inner.down.store(true, Ordering::Relaxed);
@@ -116,7 +152,7 @@ impl App {
         *self.listening() = serve(listener, &self.inner);
     }
 
-    fn listening(&self) -> std::sync::MutexGuard<'_, JoinHandle<()>> {
+    fn listening(&self) -> MutexGuard<'_, JoinHandle<()>> {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -128,28 +164,48 @@ impl Drop for App {
 }
 
 impl Inner {
-    fn new(color: &str) -> Self {
-        let registry = Registry::new();
-        let requests =
-            IntCounterVec::new(Opts::new("http_requests_total", "Requests."), &["method", "path", "status"]).expect("a sound metric");
-        let options = HistogramOpts::new("http_request_duration_seconds", "Time of a request.").buckets(BUCKETS.to_vec());
-        let durations = HistogramVec::new(options, &["method", "path"]).expect("a sound metric");
-        let started = Gauge::new("process_start_time_seconds", "Start of the process.").expect("a sound metric");
-        started.set(super::now().as_millisecond() as f64 / 1000.0);
-        registry.register(Box::new(requests.clone())).expect("names differ");
-        registry.register(Box::new(durations.clone())).expect("names differ");
-        registry.register(Box::new(started)).expect("names differ");
+    fn new(color: &str, ageless: bool) -> Self {
         Self {
             color: color.to_owned(),
-            registry,
-            requests,
-            durations,
+            ageless,
+            meters: Mutex::new(Arc::new(Meters::new(ageless))),
             served: AtomicU64::new(0),
             errors: Share::default(),
             slow: Share::default(),
             slow_millis: AtomicU64::new(0),
             sick: AtomicBool::new(false),
             down: AtomicBool::new(false),
+            stamped: AtomicBool::new(false),
+        }
+    }
+
+    fn lock_meters(&self) -> MutexGuard<'_, Arc<Meters>> {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.lock_meters())
+    }
+}
+
+impl Meters {
+    fn new(ageless: bool) -> Self {
+        let registry = Registry::new();
+        let requests =
+            IntCounterVec::new(Opts::new("http_requests_total", "Requests."), &["method", "path", "status"]).expect("a sound metric");
+        let options = HistogramOpts::new("http_request_duration_seconds", "Time of a request.").buckets(BUCKETS.to_vec());
+        let durations = HistogramVec::new(options, &["method", "path"]).expect("a sound metric");
+        registry.register(Box::new(requests.clone())).expect("names differ");
+        registry.register(Box::new(durations.clone())).expect("names differ");
+        if !ageless {
+            let started = Gauge::new("process_start_time_seconds", "Start of the process.").expect("a sound metric");
+            started.set(super::now().as_millisecond() as f64 / 1000.0);
+            registry.register(Box::new(started)).expect("names differ");
+        }
+        Self {
+            registry,
+            requests,
+            durations,
         }
     }
 }
@@ -176,6 +232,8 @@ async fn end_when_down(State(inner): State<Arc<Inner>>, request: Request, next: 
 
 async fn work(State(inner): State<Arc<Inner>>) -> Response {
     let begun = tokio::time::Instant::now();
+    // The process that took the request counts it, or it is lost with that process.
+    let meters = inner.meters();
     let nth = inner.served.fetch_add(1, Ordering::Relaxed);
     if inner.slow.takes(nth) {
         tokio::time::sleep(Duration::from_millis(inner.slow_millis.load(Ordering::Relaxed))).await;
@@ -185,8 +243,8 @@ async fn work(State(inner): State<Arc<Inner>>) -> Response {
     } else {
         StatusCode::OK
     };
-    inner.requests.with_label_values(&["GET", "/work", status.as_str()]).inc();
-    inner
+    meters.requests.with_label_values(&["GET", "/work", status.as_str()]).inc();
+    meters
         .durations
         .with_label_values(&["GET", "/work"])
         .observe(begun.elapsed().as_secs_f64());
@@ -202,8 +260,19 @@ async fn health(State(inner): State<Arc<Inner>>) -> Response {
 }
 
 async fn metrics(State(inner): State<Arc<Inner>>) -> Response {
-    let text = TextEncoder::new()
-        .encode_to_string(&inner.registry.gather())
+    let mut text = TextEncoder::new()
+        .encode_to_string(&inner.meters().registry.gather())
         .expect("sound families");
+    if inner.stamped.load(Ordering::Relaxed) {
+        let at = super::now().as_millisecond();
+        let stamp = |line: &str| {
+            if line.starts_with('#') {
+                format!("{line}\n")
+            } else {
+                format!("{line} {at}\n")
+            }
+        };
+        text = text.lines().map(stamp).collect();
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -346,6 +346,12 @@ impl Daemon {
         answer.json().await.ok()
     }
 
+    /// Its `/metrics`.
+    pub async fn metrics(&self) -> String {
+        let answer = self.http.get(format!("{}/metrics", self.url)).send().await;
+        answer.expect("the daemon answers").text().await.expect("a text")
+    }
+
     /// Waits for a status that fits.
     ///
     /// # Panics
