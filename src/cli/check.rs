@@ -11,13 +11,16 @@ use super::{
     BAD, Failure, Form, Global, HEALTHY, Output, USAGE, chain,
     command::{self, resolve},
     paint::{self, percent, styled},
-    standalone::Rooms,
+    standalone::{Rooms, may_write},
 };
 use crate::{
     config::{Config, Flags},
-    model::{Absence, Announcement, GuardId, GuardSpec, Mode, RouteSpec, Topic, Traffic, View, settings::ChatSettings},
+    model::{
+        Absence, Announcement, Color, GuardId, GuardSpec, Mode, RouteSpec, RuleSpec, ScalarRule, Topic, Traffic, View,
+        settings::ChatSettings,
+    },
     notify,
-    observe::{Buckets, QueryReport},
+    observe::{Buckets, QueryReport, figure},
     router::Router,
 };
 
@@ -148,6 +151,21 @@ fn configuration(findings: &mut Findings, config: &Config) {
     for warning in &config.warnings {
         findings.add(ABOUT, Level::Warning, warning.clone());
     }
+    let folder = config.data_dir.display();
+    if may_write(&config.data_dir) {
+        findings.add(ABOUT, Level::Ok, format!("evidence and undelivered messages go to {folder}"));
+    } else {
+        // The daemon may run as somebody else, so this is no error by itself.
+        findings
+            .add(
+                ABOUT,
+                Level::Warning,
+                format!(
+                    "{folder} cannot be written by whoever runs this check: such a daemon keeps no evidence and no message over a restart"
+                ),
+            )
+            .todo("give the daemon's account the folder, or set data_dir");
+    }
     match config.serve.token.as_ref().map(crate::model::settings::Secret::read) {
         Some(Ok(_)) => {
             findings.add(ABOUT, Level::Ok, "a token guards commands over HTTP");
@@ -188,18 +206,23 @@ async fn live(findings: &mut Findings, config: &Config, guards: &[Arc<GuardSpec>
     let now = super::now();
     for (spec, router) in &rooms.guards {
         let about = format!("guard {}", spec.id);
-        let active = route(findings, &about, spec, &**router);
+        let sides = route(findings, &about, spec, &**router);
         rights(findings, &about, spec, &**router).await;
-        for report in rooms.observer.inspect(&spec.id, now).await {
-            let is_active = active.as_ref().is_none_or(|active| *active == report.color);
-            query(findings, &about, &report, is_active);
+        let reports = rooms.observer.inspect(&spec.id, now).await;
+        for report in &reports {
+            let is_active = sides.as_ref().is_none_or(|(active, _)| *active == report.color);
+            let rule = spec.rules.iter().find(|rule| rule.name == report.rule);
+            query(findings, &about, report, rule, is_active);
+        }
+        if let Some((active, standby)) = &sides {
+            ratios(findings, &about, spec, &reports, active, standby);
         }
     }
     Ok(())
 }
 
-/// What is live, and could the other color take over? Answers with the active color.
-fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Router) -> Option<crate::model::Color> {
+/// What is live, and could the other color take over? Answers with the active and the standby color.
+fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Router) -> Option<(Color, Color)> {
     let object = spec.route.object();
     match router.view() {
         View::Known(traffic) => {
@@ -232,7 +255,7 @@ fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Ro
                         .todo(format!("correct colors.{color}.deployment, or create it"));
                 }
             }
-            Some(traffic.active.clone())
+            Some((traffic.active.clone(), traffic.standby.clone()))
         }
         View::UnknownColor { found, known } => {
             let RouteSpec::Service(route) = &spec.route;
@@ -287,9 +310,12 @@ async fn rights(findings: &mut Findings, about: &str, spec: &GuardSpec, router: 
     }
 }
 
-fn query(findings: &mut Findings, about: &str, report: &QueryReport, is_active: bool) {
+fn query(findings: &mut Findings, about: &str, report: &QueryReport, rule: Option<&RuleSpec>, is_active: bool) {
     let subject = format!("{} on {}", report.rule, report.color);
+    let refused = report.buckets.as_ref().filter(|buckets| buckets.refusal.is_some());
     match (&report.value, &report.absent) {
+        // Told below, with what to do.
+        (_, Some(_)) if refused.is_some() => {}
         (_, Some(absence)) => {
             // A standby color without users has no requests, and that is as it should be.
             let level = if is_active { Level::Wrong } else { Level::Warning };
@@ -301,7 +327,9 @@ fn query(findings: &mut Findings, about: &str, report: &QueryReport, is_active: 
         }
         (Some(value), None) => {
             let mut what = format!("{subject}: {value}");
-            if let Some(share) = report.bad_share {
+            if let Some(scalar) = rule.and_then(|rule| rule.kind.scalar()) {
+                what.push_str(&limits(scalar));
+            } else if let Some(share) = report.bad_share {
                 what.push_str(&format!("; {} bad in the last 5 minutes", percent(share)));
             }
             if let Some(spacing) = report.scrape_spacing {
@@ -317,22 +345,87 @@ fn query(findings: &mut Findings, about: &str, report: &QueryReport, is_active: 
         }
         (None, None) => {}
     }
-    if let Some(buckets) = report.buckets.as_ref().filter(|buckets| !buckets.is_bound) {
-        findings
-            .add(
-                about,
-                Level::Wrong,
-                format!("{subject}: the threshold {} is no bucket bound", buckets.threshold),
-            )
-            .todo(format!("use {}", neighbours(buckets)));
+    if let Some((buckets, why)) = refused.and_then(|buckets| Some((buckets, buckets.refusal.as_ref()?))) {
+        let finding = findings.add(about, Level::Wrong, format!("{subject}: {why}"));
+        if !buckets.is_bound {
+            finding.todo(format!("use {}", neighbours(buckets)));
+        }
     }
     for warning in &report.warnings {
         findings.add(about, Level::Warning, format!("{subject}: {warning}"));
     }
 }
 
+/// `; at most 0.8`.
+fn limits(rule: &ScalarRule) -> String {
+    let unit = rule.unit.as_deref();
+    let mut all = Vec::new();
+    all.extend(rule.max.map(|max| format!("at most {}", figure(max, unit))));
+    all.extend(rule.min.map(|min| format!("at least {}", figure(min, unit))));
+    all.extend(
+        rule.max_ratio_to_standby
+            .map(|ratio| format!("at most {} times the standby's", figure(ratio, None))),
+    );
+    all.extend(
+        rule.max_ratio_to_before
+            .map(|ratio| format!("at most {} times what it was before the switch", figure(ratio, None))),
+    );
+    if all.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", all.join(", "))
+    }
+}
+
+/// How the active color stands to the standby, of rules that compare the two.
+fn ratios(findings: &mut Findings, about: &str, spec: &GuardSpec, reports: &[QueryReport], active: &Color, standby: &Color) {
+    for rule in &spec.rules {
+        let Some((scalar, allowed)) = rule.kind.scalar().and_then(|scalar| Some((scalar, scalar.max_ratio_to_standby?))) else {
+            continue;
+        };
+        let of = |color: &Color| {
+            let report = reports.iter().find(|report| report.rule == rule.name && report.color == *color);
+            report.filter(|report| report.absent.is_none()).and_then(|report| report.number)
+        };
+        let (Some(here), Some(there)) = (of(active), of(standby)) else {
+            findings
+                .add(
+                    about,
+                    Level::Warning,
+                    format!(
+                        "{}: there is no number on both colors to compare, so it gives no verdict",
+                        rule.name
+                    ),
+                )
+                .todo("keep traffic or a probe on the standby, or use max_ratio_to_before");
+            continue;
+        };
+        let unit = scalar.unit.as_deref();
+        let what = format!(
+            "{}: {} on {active}, {} on {standby}; at most {} times as much is allowed",
+            rule.name,
+            figure(here, unit),
+            figure(there, unit),
+            figure(allowed, None)
+        );
+        if there <= 0.0 {
+            findings
+                .add(about, Level::Warning, what)
+                .todo("a ratio to nothing says nothing: keep traffic on the standby, or use max_ratio_to_before");
+        } else if here > allowed * there {
+            findings
+                .add(about, Level::Warning, format!("{what}: it would breach right now"))
+                .todo("leave more room, or look at what is live");
+        } else {
+            findings.add(about, Level::Ok, what);
+        }
+    }
+}
+
 fn neighbours(buckets: &Buckets) -> String {
-    match (buckets.below, buckets.above) {
+    // The highest finite bucket would be refused again.
+    let above = buckets.above.filter(|above| buckets.bounds.iter().any(|bound| bound > above));
+    match (buckets.below, above) {
         (Some(below), Some(above)) => format!("{below} or {above}, or add a bucket at {}", buckets.threshold),
         (Some(below), None) => format!("{below}, or add a bucket at {} and one above it", buckets.threshold),
         (None, Some(above)) => format!("{above}, or add a bucket at {}", buckets.threshold),
@@ -426,7 +519,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{Color, RuleName};
+    use crate::model::RuleName;
 
     fn report() -> QueryReport {
         QueryReport {
@@ -435,14 +528,16 @@ mod tests {
             kind: "latency".into(),
             query: "x_bucket{pod=~\"web-blue-.+\"}".into(),
             value: Some("1200 requests, 3 slower than 0.7 seconds, on 3 targets".into()),
+            number: None,
             absent: None,
             bad_share: Some(0.0025),
             buckets: Some(Buckets {
                 threshold: 0.7,
                 is_bound: false,
+                refusal: Some("0.7 s lies between the buckets 0.5 s and 1 s; set the threshold to one of them".into()),
                 below: Some(0.5),
                 above: Some(1.0),
-                bounds: vec![0.5, 1.0],
+                bounds: vec![0.5, 1.0, 2.5],
             }),
             scrape_spacing: Some(Duration::from_millis(14_990)),
             time_to_detect: Some(Duration::from_millis(39_985)),
@@ -454,7 +549,7 @@ mod tests {
     fn findings_are_what_people_read() {
         let mut findings = Findings::default();
         findings.add("configuration", Level::Ok, "flipback.toml: 1 guard");
-        query(&mut findings, "guard shop/web", &report(), true);
+        query(&mut findings, "guard shop/web", &report(), None, true);
         let absent = QueryReport {
             value: None,
             absent: Some(Absence::Empty),
@@ -462,8 +557,8 @@ mod tests {
             warnings: Vec::new(),
             ..report()
         };
-        query(&mut findings, "guard shop/web", &absent, true);
-        query(&mut findings, "guard shop/web", &absent, false);
+        query(&mut findings, "guard shop/web", &absent, None, true);
+        query(&mut findings, "guard shop/web", &absent, None, false);
         insta::assert_snapshot!(anstream::adapter::strip_str(&table(&findings.list)).to_string());
     }
 
@@ -477,8 +572,8 @@ mod tests {
             ..report()
         };
         let mut findings = Findings::default();
-        query(&mut findings, "x", &absent, false);
-        query(&mut findings, "x", &absent, true);
+        query(&mut findings, "x", &absent, None, false);
+        query(&mut findings, "x", &absent, None, true);
         let levels: Vec<Level> = findings.list.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Warning, Level::Wrong]);
     }

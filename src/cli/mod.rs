@@ -292,10 +292,7 @@ async fn daemon(global: &Global, args: RunArgs) -> Result<u8, Failure> {
     if !config.variables.is_empty() {
         tracing::info!(variables = %config.variables.join(", "), "Obeying variables of other tools");
     }
-    run::run(config).await.map_err(|error| Failure {
-        code: BAD,
-        message: chain(&error),
-    })?;
+    run::run(config).await?;
     Ok(HEALTHY)
 }
 

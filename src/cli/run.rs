@@ -8,10 +8,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::{BAD, Failure, USAGE, chain};
 use crate::{
-    config::Config,
+    config::{Config, ConfigErrors, Origin, Problem},
+    metrics::Metrics,
     model::Status,
     monitor::{self, COMMANDS_MAX, MonitorError},
+    observe::{Observer, Unfit},
     serve::{self, ServeError},
 };
 
@@ -19,6 +22,9 @@ use crate::{
 const FEED_EVERY: Duration = Duration::from_secs(20);
 /// Looks that a living conductor may miss.
 const LOOKS_MISSED: u32 = 3;
+
+/// A live Prometheus has its say on the configuration within this; after it the daemon is at work and stays so.
+const VETTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why the daemon could not start. Nothing of the network is among it: what cannot be reached is a state, told and retried.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +35,25 @@ pub enum StartError {
     /// The address could not be bound.
     #[error("failed to open the status server")]
     Serve(#[source] ServeError),
+    /// The live Prometheus says that the configuration cannot be judged by.
+    #[error("a live Prometheus contradicts the configuration: {0}")]
+    Unfit(ConfigErrors),
     /// It had started, and then ended without being told to.
     #[error("the daemon ended by itself, which is a bug that its log describes: start it again")]
     Died(#[source] tokio::task::JoinError),
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let code = match &error {
+            StartError::Unfit(_) => USAGE,
+            StartError::Assemble(_) | StartError::Serve(_) | StartError::Died(_) => BAD,
+        };
+        Self {
+            code,
+            message: chain(&error),
+        }
+    }
 }
 
 /// A daemon at work.
@@ -142,12 +164,70 @@ async fn outlived(task: &mut JoinHandle<()>, signal: impl Future<Output = ()>) -
     }
 }
 
+/// Asks every Prometheus what it says of the configuration: warnings are logged, refusals are the answer.
+///
+/// A question of its own, with queries of its own: the looks of the daemon neither wait for it nor learn from it.
+async fn vetted(config: Config) -> Option<ConfigErrors> {
+    let observer = Metrics::new().map_err(|error| chain(&error)).and_then(|metrics| {
+        Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics).map_err(|error| chain(&error))
+    });
+    let observer = match observer {
+        Ok(observer) => observer,
+        Err(error) => {
+            // The daemon itself opens the same rooms and says it louder.
+            tracing::debug!(error, "The configuration is not compared with what Prometheus has");
+            return None;
+        }
+    };
+    let start = observer.vet(VETTED_WITHIN).await;
+    for (guard, warning) in &start.warnings {
+        tracing::warn!(%guard, "{warning}");
+    }
+    let problems: Vec<Problem> = start.unfit.iter().map(|unfit| problem(&config, unfit)).collect();
+    (!problems.is_empty()).then_some(ConfigErrors { problems })
+}
+
+/// The environment variables that set latency thresholds, by quantile, as `config` reads them.
+const LATENCY_VARIABLES: [(&str, [&str; 2]); 2] = [
+    ("latency_p95", ["P95_LATENCY_THRESHOLD", "LATENCY_P95_THRESHOLD"]),
+    ("latency_p99", ["P99_LATENCY_THRESHOLD", "LATENCY_P99_THRESHOLD"]),
+];
+
+/// A threshold that no bucket bounds, in the words of every other problem of a configuration.
+fn problem(config: &Config, unfit: &Unfit) -> Problem {
+    let by_variable = LATENCY_VARIABLES
+        .iter()
+        .find(|(rule, _)| *rule == unfit.rule.as_str())
+        .and_then(|(_, names)| names.iter().find(|name| config.variables.iter().any(|known| known == *name)));
+    let origin = match (by_variable, &config.origin) {
+        (Some(name), _) => Origin::Environment((*name).to_owned()),
+        (None, Some(file)) => Origin::File(file.clone()),
+        (None, None) => Origin::Nowhere,
+    };
+    let allowed = match unfit.allowed.as_slice() {
+        [] => "a histogram with two finite buckets or more".to_owned(),
+        allowed => format!("{}, which are bounds of the histogram's buckets", allowed.join(" or ")),
+    };
+    Problem {
+        origin,
+        key: format!("guards[{}].rules.{}.threshold", unfit.guard.name(), unfit.rule),
+        found: unfit.threshold.clone(),
+        allowed,
+        hint: Some(format!("{} (`flipback check {}` lists them all)", unfit.why, unfit.guard)),
+    }
+}
+
 /// `flipback run`: works until a signal, ends within 5 s of it.
 ///
+/// The daemon watches from the first moment, also while the live Prometheus is still being asked whether the configuration fits it: a
+/// restart in the middle of an outage must not wait for the very thing that is out. A contradiction that arrives within
+/// [`VETTED_WITHIN`] ends it again.
+///
 /// # Errors
-/// [`StartError`], also when the daemon dies.
+/// [`StartError`], also when the daemon dies, or when a live Prometheus contradicts the configuration.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let stop = CancellationToken::new();
+    let vetting = tokio::spawn(vetted(config.clone()));
     let mut running = start(config, stop.clone()).await?;
     let systemd = tokio::spawn(tell_systemd(running.status.clone(), stop.clone()));
     let signal = async {
@@ -156,12 +236,21 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             std::future::pending::<()>().await;
         }
     };
-    outlived(&mut running.task, signal).await?;
+    let contradiction = async {
+        match vetting.await {
+            Ok(Some(errors)) => errors,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    };
+    let unfit = tokio::select! {
+        ended = outlived(&mut running.task, signal) => ended.map(|()| None)?,
+        errors = contradiction => Some(errors),
+    };
     tracing::info!("Stopping");
     stop.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(1), systemd).await;
     running.finished().await;
-    Ok(())
+    unfit.map_or(Ok(()), |errors| Err(StartError::Unfit(errors)))
 }
 
 #[cfg(test)]

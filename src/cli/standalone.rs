@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     model::{
         Color, ColorStatus, Command, CommandError, CommandReply, GuardId, GuardSpec, GuardStatus, Observation, Phase, RuleKind, RuleSpec,
-        RuleStatus, Status, View,
+        RuleStatus, ScalarRule, Status, View,
     },
     monitor,
     observe::{Observer, QueryReport},
@@ -150,7 +150,12 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
                 .iter()
                 .find(|report| report.rule == rule.name && Some(&report.color) == active.as_ref());
             let state = decision.rules.iter().find(|state| state.rule == rule.name);
-            let mut shown = glance(rule, report);
+            let beside = traffic.map(|traffic| &traffic.standby);
+            let standby = reports
+                .iter()
+                .find(|report| report.rule == rule.name && Some(&report.color) == beside)
+                .and_then(|report| report.number);
+            let mut shown = glance(rule, standby, report);
             if let Some(state) = state {
                 shown.of = state.of;
                 shown.sample_at = state.sample_at;
@@ -185,24 +190,38 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
     }
 }
 
-/// A rule as one look tells it: the share of the last minutes against the threshold.
-fn glance(rule: &RuleSpec, report: Option<&QueryReport>) -> RuleStatus {
-    let threshold = match &rule.kind {
-        RuleKind::ErrorRate(counter) => counter.threshold,
-        RuleKind::Availability(counter) => 1.0 - counter.threshold,
-        RuleKind::Latency(latency) => latency.share(),
-        RuleKind::Probe(probe) => probe.threshold,
-        RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => {
-            scalar.max.or(scalar.min).unwrap_or(f64::INFINITY)
-        }
-        RuleKind::Endpoints(_) => 1.0,
-    };
-    let share = report.and_then(|report| report.bad_share);
+/// A rule as one look tells it: the share of the last minutes against the threshold, or the present number against its limit.
+///
+/// Of a number with several limits the first that is broken is shown, else the upper one.
+fn glance(rule: &RuleSpec, standby: Option<f64>, report: Option<&QueryReport>) -> RuleStatus {
+    let number = report.and_then(|report| report.number);
     let absent = report.and_then(|report| report.absent.as_ref());
-    let (outcome, why) = match (share, absent) {
-        (Some(share), _) if share > threshold => ("breach", "over the threshold in the last 5 minutes".to_owned()),
-        (Some(_), _) => ("pass", "within the threshold in the last 5 minutes".to_owned()),
-        (None, Some(absence)) => ("inconclusive", absence.to_string()),
+    let (value, threshold, below) = match &rule.kind {
+        RuleKind::ErrorRate(counter) => (report.and_then(|report| report.bad_share), counter.threshold, false),
+        // As people who think in 99.9 % configured it.
+        RuleKind::Availability(counter) => {
+            let good = report.and_then(|report| report.bad_share).map(|bad| 1.0 - bad);
+            (good, counter.threshold, true)
+        }
+        // In classic mode there is a time to show, else a share.
+        RuleKind::Latency(latency) if number.is_some() => (number, latency.threshold.as_secs_f64(), false),
+        RuleKind::Latency(latency) => (report.and_then(|report| report.bad_share), latency.share(), false),
+        RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => {
+            let (threshold, below) = limit(scalar, number, standby);
+            (number, threshold, below)
+        }
+        RuleKind::Probe(probe) => (None, probe.threshold, false),
+        RuleKind::Endpoints(_) => (None, 1.0, true),
+    };
+    let when = if number.is_some() { "right now" } else { "in the last 5 minutes" };
+    let side = if below { "under" } else { "over" };
+    // What was absent is no value, whatever else could be read.
+    let (outcome, why) = match (value, absent) {
+        (_, Some(absence)) => ("inconclusive", absence.to_string()),
+        (Some(value), None) if (below && value < threshold) || (!below && value > threshold) => {
+            ("breach", format!("{side} the threshold {when}"))
+        }
+        (Some(_), None) => ("pass", format!("within the threshold {when}")),
         (None, None) => ("waiting", "no requests in the last 5 minutes, so one look cannot tell".to_owned()),
     };
     RuleStatus {
@@ -211,13 +230,29 @@ fn glance(rule: &RuleSpec, report: Option<&QueryReport>) -> RuleStatus {
         outcome: outcome.to_owned(),
         streak: 0,
         of: 0,
-        value: share,
+        value,
         threshold,
         bad: None,
         total: None,
         why,
         sample_at: None,
         history: Vec::new(),
+    }
+}
+
+/// The limit that a number is shown against, and whether it is a lower one.
+fn limit(rule: &ScalarRule, number: Option<f64>, standby: Option<f64>) -> (f64, bool) {
+    let relative = rule.max_ratio_to_standby.zip(standby).map(|(ratio, standby)| ratio * standby);
+    let upper = match (rule.max, relative) {
+        (Some(max), Some(relative)) => Some(max.min(relative)),
+        (max, relative) => max.or(relative),
+    };
+    match (upper, rule.min) {
+        (Some(upper), Some(min)) if number.is_some_and(|number| number < min && number <= upper) => (min, true),
+        (Some(upper), _) => (upper, false),
+        (None, Some(min)) => (min, true),
+        // Only compared with the time before the switch, which one look does not know.
+        (None, None) => (f64::INFINITY, false),
     }
 }
 
@@ -268,6 +303,15 @@ pub async fn command(config: Config, command: Command, beside: bool) -> Result<C
 /// Whether files can be made in a folder, which is made if need be.
 fn is_writable(folder: &std::path::Path) -> bool {
     std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
+}
+
+/// Whether files could be made in a folder, or in the one where it would be made; makes nothing that stays.
+pub fn may_write(folder: &std::path::Path) -> bool {
+    let there = folder.ancestors().find(|folder| folder.exists() || folder.as_os_str().is_empty());
+    let there = there
+        .filter(|there| !there.as_os_str().is_empty())
+        .unwrap_or(std::path::Path::new("."));
+    tempfile::tempfile_in(there).is_ok()
 }
 
 /// A data directory of the person's own.

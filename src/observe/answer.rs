@@ -161,6 +161,12 @@ impl Raw {
                 sorted.per_target(query, read, Role::Total),
                 sorted.per_target(query, read, Role::Bad),
             ),
+            What::Native(_) => (
+                sorted.per_target(query, read, Role::Total),
+                sorted.per_target(query, read, Role::Fast),
+            ),
+            // Judged without its samples' ages, in `scalar`.
+            What::Scalar(_) => (BTreeMap::new(), BTreeMap::new()),
             What::Latency { bound, .. } => {
                 let samples = read
                     .expression(Role::Buckets)
@@ -211,10 +217,15 @@ fn judge(read: &Read, raw: &Raw, stale_after: f64) -> Result<Reading, Absence> {
     for (target, total) in &raw.total {
         let total = count(*total)?;
         let bad = match (&read.what, raw.part.get(target)) {
-            (What::Counters { .. }, None) => None,
-            (What::Counters { .. }, Some(bad)) => Some(count(*bad)?),
+            (What::Counters { .. } | What::Scalar(_), None) => None,
+            (What::Counters { .. } | What::Scalar(_), Some(bad)) => Some(count(*bad)?),
             (What::Latency { bound, .. }, None) => return Err(Absence::NoBucket(bound.text.clone())),
             (What::Latency { .. }, Some(fast)) => Some(count(total - count(*fast)?)?),
+            // No request, so none that is slow.
+            (What::Native(_), None) if total <= 0.0 => Some(0.0),
+            (What::Native(_), None) => return Err(Absence::Nan),
+            // A product, so it may exceed the total by a rounding error.
+            (What::Native(_), Some(fast)) => Some((total - count(*fast)?).max(0.0)),
         };
         if bad.is_some_and(|bad| bad > total) {
             return Err(Absence::Impossible);
@@ -356,6 +367,59 @@ impl Bounds {
             above: others().find(|le| *le > bound.value),
             exact: self.finite.iter().any(|(le, _)| bound.is(*le)),
         }
+    }
+
+    /// Why a threshold must not be configured, as a sentence: it is no bound of any histogram, or nothing is known of slower requests.
+    ///
+    /// Stricter than [`Self::objection`]: a share above the highest finite bucket is exact, and so goes on being judged by a daemon that
+    /// is running; but the bucket below which "slow" lies has no upper end, so that nobody can see how slow.
+    pub(super) fn refusal(&self, bound: &Bound) -> Option<String> {
+        let near = self.neighbours(bound);
+        match near {
+            Neighbours {
+                exact: true,
+                above: Some(_),
+                ..
+            } => None,
+            Neighbours {
+                exact: true,
+                below: Some(below),
+                above: None,
+            } => {
+                let (threshold, unit) = (&bound.text, bound.unit_text());
+                Some(format!(
+                    "{threshold} {unit} is the highest finite bucket; set the threshold to {below} {unit} or lower, or add a bucket above it"
+                ))
+            }
+            Neighbours { exact: true, .. } => Some(format!(
+                "{} {} is the only finite bucket; add a bucket above it",
+                bound.text,
+                bound.unit_text()
+            )),
+            Neighbours {
+                exact: false,
+                below: Some(below),
+                above: Some(above),
+            } if self.finite.last().is_some_and(|(highest, _)| highest.total_cmp(&above).is_eq()) => {
+                let (threshold, unit) = (&bound.text, bound.unit_text());
+                Some(format!(
+                    "{threshold} {unit} lies between the buckets {below} {unit} and {above} {unit}, which is the highest finite one; set the threshold to {below} {unit}, or to {above} {unit} with a bucket added above it"
+                ))
+            }
+            Neighbours { exact: false, .. } => self.objection(bound),
+        }
+    }
+
+    /// Why a quantile over `bound` could never be seen: `histogram_quantile` does not exceed the highest finite bucket.
+    pub(super) fn ceiling(&self, bound: &Bound) -> Option<String> {
+        let highest = self.finite.last().map(|(le, _)| *le)?;
+        let unit = bound.unit_text();
+        (bound.is(highest) || bound.value > highest).then(|| {
+            format!(
+                "a quantile cannot exceed the highest finite bucket, {highest} {unit}, so {} {unit} is never passed; set the threshold below it or add buckets",
+                bound.text
+            )
+        })
     }
 
     /// Why `bound` cannot be judged exactly, as a sentence; `None` when it can, or when there is no histogram to tell.

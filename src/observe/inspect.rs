@@ -13,11 +13,13 @@ use tokio::time::Instant;
 use super::{
     NO_PROMETHEUS, address,
     answer::{Answer, Bounds, Raw, Sorted, median, number, reading, time},
-    plan::{Plan, Query, Read, What},
+    native::{other_form, remedy},
+    plan::{Plan, Query, Read, Role, What},
     prometheus::{Failure, Server, Session, Span},
-    source::Source,
+    scalar::{self, Scalar, promql},
+    source::{Source, explained},
 };
-use crate::model::{Absence, Color, GuardSpec, Policy, Reading, RuleKind, RuleName, RuleSpec};
+use crate::model::{Absence, Color, GuardSpec, Histogram, Judging, Policy, Reading, RuleKind, RuleName, RuleSpec, ScalarRule};
 
 /// All questions about one read together.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -26,7 +28,10 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const CONCURRENCY: usize = 4;
 
 /// A scrape spacing over which detection suffers visibly.
-const SPACING_ADVISED: Duration = Duration::from_secs(15);
+pub(super) const SPACING_ADVISED: Duration = Duration::from_secs(15);
+
+/// A window must hold so many samples to survive a missed scrape.
+pub(super) const SAMPLES_PER_WINDOW: u32 = 4;
 
 /// A threshold should be so many times the usual bad share.
 const HEADROOM: f64 = 2.5;
@@ -41,12 +46,15 @@ pub struct QueryReport {
     pub color: Color,
     /// The rule.
     pub rule: RuleName,
-    /// `error_rate`, `latency`, `probe`, `endpoints`.
+    /// `error_rate`, `latency`, `promql`, `probe`, `endpoints`.
     pub kind: String,
     /// The query as it is sent, or what is done instead.
     pub query: String,
     /// The present value in words; `None` when there is none, or when only the running daemon measures it.
     pub value: Option<String>,
+    /// The present number of a rule that compares one: as it stands, a bad share as a fraction, a time in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<f64>,
     /// Why there is no value.
     #[serde(flatten)]
     pub absent: Option<Absence>,
@@ -69,8 +77,11 @@ pub struct QueryReport {
 pub struct Buckets {
     /// The threshold.
     pub threshold: f64,
-    /// Whether it is a bound of every histogram, as it must be.
+    /// Whether it is a bound.
     pub is_bound: bool,
+    /// Why it must not be configured, as a sentence; `None` when it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// The next lower bound.
     pub below: Option<f64>,
     /// The next higher finite bound.
@@ -120,7 +131,10 @@ async fn report(
                 deadline: Instant::now() + DEADLINE,
                 now,
             };
-            inspection.fill(&mut report, read, rule, &spec.policy).await;
+            match &read.what {
+                What::Scalar(scalar) => inspection.scalar(&mut report, read, scalar, rule, &spec.policy).await,
+                _ => inspection.fill(&mut report, read, rule, &spec.policy).await,
+            }
         }
         (_, _, Err(failure)) if refused.is_none() && needs_prometheus(rule) => report.absent = Some(failure.absence()),
         _ => report.absent = refused.cloned(),
@@ -155,6 +169,7 @@ impl QueryReport {
             kind: rule.kind.as_str().to_owned(),
             query,
             value: None,
+            number: None,
             absent: None,
             bad_share: None,
             buckets: None,
@@ -175,13 +190,33 @@ fn words(read: &Read, reading: &Reading) -> Option<String> {
         What::Counters { .. } if is_unseen => "no bad request ever seen".to_owned(),
         What::Counters { .. } => format!("{bad} bad"),
         What::Latency { bound, .. } => format!("{bad} slower than {} {}", bound.text, bound.unit_text()),
+        // Interpolated, so rarely a whole number.
+        What::Native(native) => format!(
+            "about {} slower than {} {}",
+            bad.round(),
+            native.bound.text,
+            native.bound.unit_text()
+        ),
+        What::Scalar(_) => return None,
     };
     let plural = if targets.len() == 1 { "target" } else { "targets" };
     Some(format!("{total} requests, {what}, on {} {plural}", targets.len()))
 }
 
+/// A number in words, with what it counts.
+pub fn figure(number: f64, unit: Option<&str>) -> String {
+    let magnitude = number.abs();
+    let digits = match magnitude {
+        m if m >= 1000.0 || m.fract() == 0.0 => 0,
+        m if m >= 1.0 => 2,
+        _ => 4,
+    };
+    let unit = unit.map_or_else(String::new, |unit| format!(" {unit}"));
+    format!("{number:.digits$}{unit}")
+}
+
 /// `spacing / 2 + (N - 1) x max(spacing, poll) + poll / 2`.
-fn time_to_detect(spacing: Duration, policy: &Policy) -> Duration {
+pub(super) fn time_to_detect(spacing: Duration, policy: &Policy) -> Duration {
     spacing / 2 + spacing.max(policy.poll) * policy.consecutive.saturating_sub(1) + policy.poll / 2
 }
 
@@ -203,13 +238,11 @@ impl Inspection<'_> {
         let answer = match self.ask(&report.query).await {
             Ok(answer) => answer,
             Err(failure) => {
-                report.absent = Some(failure.absence());
+                report.absent = Some(told(read, &failure));
                 return;
             }
         };
-        let samples = self.ask(&format!("{}[5m]", read.total())).await;
-        report.scrape_spacing = samples.as_ref().ok().and_then(spacing);
-        report.time_to_detect = report.scrape_spacing.map(|spacing| time_to_detect(spacing, policy));
+        let samples = self.samples(report, read, policy).await;
         let raw = Raw::new(read, &query, &Sorted::new(&answer));
         let stale_after = report.scrape_spacing.unwrap_or(Duration::from_secs(60)) * 3;
         let reading = match &answer.doubt {
@@ -220,16 +253,100 @@ impl Inspection<'_> {
         if let Reading::Absent(why) = reading {
             report.absent = Some(why);
         }
+        self.form(report, read).await;
         self.buckets(report, read).await;
         report.bad_share = self.bad_share(read).await;
-        if let Err(failure) = samples {
+        if let (Err(failure), Some(sampled)) = (samples, read.sampled()) {
             report.warnings.push(format!(
-                "the raw samples of {} cannot be read, so the scrape spacing is unknown: {}",
-                read.total(),
+                "the raw samples of {sampled} cannot be read, so the scrape spacing is unknown: {}",
                 failure.absence()
             ));
         }
         self.warn(report, &raw, rule);
+    }
+
+    /// Reads how far apart the raw samples are.
+    async fn samples(&self, report: &mut QueryReport, read: &Read, policy: &Policy) -> Result<(), Failure> {
+        let Some(sampled) = read.sampled() else { return Ok(()) };
+        let answer = self.ask(&format!("{sampled}[5m]")).await?;
+        report.scrape_spacing = spacing(&answer);
+        // What a hand-written number makes of an outage is not known.
+        report.time_to_detect = report
+            .scrape_spacing
+            .filter(|_| !read.is_foreign())
+            .map(|spacing| time_to_detect(spacing, policy));
+        Ok(())
+    }
+
+    /// What a histogram that has no series exists as, if it does.
+    async fn form(&self, report: &mut QueryReport, read: &Read) {
+        if report.absent != Some(Absence::Empty) {
+            return;
+        }
+        let Some(expression) = other_form(&read.what) else { return };
+        if let Ok(answer) = self.ask(&expression).await
+            && !answer.samples.is_empty()
+            && let Some(why) = remedy(&read.what)
+        {
+            report.absent = Some(Absence::Error(why));
+        }
+    }
+
+    /// One number: itself, untagged, which also shows what it is; then its limits.
+    async fn scalar(&self, report: &mut QueryReport, read: &Arc<Read>, scalar: &Scalar, rule: &RuleSpec, policy: &Policy) {
+        let unit = unit(rule);
+        let mut words = Vec::new();
+        for (role, expression) in &read.expressions {
+            if *role == Role::Value {
+                report.query.clone_from(expression);
+            }
+            let found = match self.ask(expression).await {
+                Ok(Answer { doubt: Some(why), .. }) => Err(Absence::Partial(why)),
+                Ok(answer) => scalar::one(&answer.samples.iter().collect::<Vec<_>>()).map(|(_, number)| number),
+                Err(failure) => Err(told(read, &failure)),
+            };
+            match (role, found) {
+                (Role::Value, Ok(number)) => {
+                    report.number = Some(number);
+                    words.insert(0, figure(number, unit.as_deref()));
+                }
+                (Role::Long, Ok(number)) => words.push(format!("{} over the long window", figure(number, unit.as_deref()))),
+                (Role::Requests, Ok(number)) => words.push(format!("{} requests in the window", number.round())),
+                (Role::Requests, Err(_)) => {}
+                (_, Err(absence)) => report.absent = report.absent.take().or(Some(absence)),
+                (_, Ok(_)) => {}
+            }
+        }
+        if report.absent.is_none() {
+            report.value = Some(words.join(", "));
+        }
+        let _ = self.samples(report, read, policy).await;
+        if let Scalar::Share { .. } = scalar {
+            report.bad_share = report.number;
+        }
+        self.buckets(report, read).await;
+        self.warn_scalar(report, rule, policy);
+    }
+
+    fn warn_scalar(&self, report: &mut QueryReport, rule: &RuleSpec, policy: &Policy) {
+        if let (Some(spacing), Some(window)) = (report.scrape_spacing, window(rule, policy))
+            && let Some(warning) = narrow(window, spacing)
+        {
+            report.warnings.push(warning);
+        }
+        slow_scrape(report);
+        headroom(report, rule);
+        let limits = match &rule.kind {
+            RuleKind::Latency(latency) => Some(ScalarRule {
+                max: Some(latency.threshold.as_secs_f64()),
+                unit: unit(rule),
+                ..ScalarRule::default()
+            }),
+            kind => kind.scalar().cloned(),
+        };
+        if let (Some(number), Some(limits)) = (report.number, limits) {
+            report.warnings.extend(close(number, &limits, policy));
+        }
     }
 
     async fn ask(&self, query: &str) -> Result<Answer, Failure> {
@@ -237,7 +354,8 @@ impl Inspection<'_> {
     }
 
     async fn buckets(&self, report: &mut QueryReport, read: &Read) {
-        let (What::Latency { bound, .. }, Some(expression)) = (&read.what, read.bounds()) else {
+        let (What::Latency { bound, .. } | What::Scalar(Scalar::Quantile { bound, .. }), Some(expression)) = (&read.what, read.bounds())
+        else {
             return;
         };
         let Ok(answer) = self.ask(&expression).await else { return };
@@ -246,26 +364,20 @@ impl Inspection<'_> {
         if bounds.finite().is_empty() {
             return;
         }
-        let objection = bounds.objection(bound);
+        let refusal = read.refusal(&bounds).or_else(|| read.objection(&bounds));
         let near = bounds.neighbours(bound);
         report.buckets = Some(Buckets {
             threshold: bound.value,
-            is_bound: objection.is_none(),
+            is_bound: near.exact,
+            refusal: refusal.clone(),
             below: near.below,
             above: near.above,
             bounds: bounds.finite(),
         });
-        match objection {
-            Some(why) => {
-                report.value = None;
-                report.absent = Some(Absence::NoBucket(why));
-            }
-            None if near.above.is_none() => report.warnings.push(format!(
-                "the threshold {} {} is the highest finite bucket, so nothing is known of slower requests; add a bucket above it",
-                bound.text,
-                bound.unit_text()
-            )),
-            None => {}
+        if let Some(why) = refusal {
+            report.value = None;
+            let is_bound = near.exact || matches!(read.what, What::Scalar(_));
+            report.absent = Some(if is_bound { Absence::Error(why) } else { Absence::NoBucket(why) });
         }
     }
 
@@ -274,6 +386,11 @@ impl Inspection<'_> {
         let query = match &read.what {
             What::Counters { total, bad } => format!("(sum(rate({bad}[5m])) or vector(0)) / sum(rate({total}[5m]))"),
             What::Latency { total, fast, .. } => format!("1 - sum(rate({fast}[5m])) / sum(rate({total}[5m]))"),
+            What::Native(native) => format!(
+                "1 - histogram_fraction(-Inf, {}, sum(rate({}[5m])))",
+                native.bound.text, native.histogram
+            ),
+            What::Scalar(_) => return None,
         };
         let answer = self.ask(&query).await.ok()?;
         let (_, text) = answer.samples.first()?.value.as_ref()?;
@@ -281,26 +398,15 @@ impl Inspection<'_> {
     }
 
     fn warn(&self, report: &mut QueryReport, raw: &Raw, rule: &RuleSpec) {
-        if let (Some(spacing), Some(detect)) = (report.scrape_spacing, report.time_to_detect)
-            && spacing > SPACING_ADVISED
+        slow_scrape(report);
+        headroom(report, rule);
+        if let (RuleKind::Latency(latency), Histogram::Native) = (&rule.kind, histogram(rule))
+            && !is_power_of_two(latency.bound())
         {
             report.warnings.push(format!(
-                "scraped every {} s: a total outage takes about {} s to decide; set interval 5s on this ServiceMonitor",
-                spacing.as_secs_f64().round(),
-                detect.as_secs_f64().round()
-            ));
-        }
-        let allowed = match &rule.kind {
-            RuleKind::ErrorRate(rule) => rule.threshold,
-            RuleKind::Availability(rule) => 1.0 - rule.threshold,
-            RuleKind::Latency(rule) => rule.share(),
-            RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) | RuleKind::Probe(_) | RuleKind::Endpoints(_) => return,
-        };
-        if let Some(share) = report.bad_share.filter(|share| allowed < HEADROOM * share) {
-            report.warnings.push(format!(
-                "{:.2} % were bad in the last 5 minutes, and {:.2} % are allowed: leave more room, at least 2.5 times the usual share",
-                share * 100.0,
-                allowed * 100.0
+                "{} is no power of two of the histogram's unit, so the share is interpolated within one bucket, and moves when the client changes its resolution; a threshold such as {} is exact",
+                latency.bound(),
+                nearest_power_of_two(latency.bound())
             ));
         }
         if !raw.total.is_empty() && raw.started.is_empty() {
@@ -318,6 +424,126 @@ impl Inspection<'_> {
             ));
         }
     }
+}
+
+/// The absence of a read that was asked alone.
+fn told(read: &Read, failure: &Failure) -> Absence {
+    match failure {
+        Failure::Refused(why) => Absence::Error(explained(read, why)),
+        other => other.absence(),
+    }
+}
+
+fn histogram(rule: &RuleSpec) -> Histogram {
+    match &rule.kind {
+        RuleKind::Latency(latency) => latency.histogram,
+        _ => Histogram::Classic,
+    }
+}
+
+fn is_power_of_two(bound: f64) -> bool {
+    let exponent = bound.log2();
+    (exponent - exponent.round()).abs() < 1e-9
+}
+
+fn nearest_power_of_two(bound: f64) -> f64 {
+    bound.log2().round().exp2()
+}
+
+/// What a rule's number counts.
+fn unit(rule: &RuleSpec) -> Option<String> {
+    match &rule.kind {
+        RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => scalar.unit.clone(),
+        RuleKind::Latency(_) => Some("s".to_owned()),
+        RuleKind::ErrorRate(_) | RuleKind::Availability(_) => Some("bad, as a fraction".to_owned()),
+        RuleKind::Probe(_) | RuleKind::Endpoints(_) => None,
+    }
+}
+
+/// The shortest span that a rule's number looks back over.
+pub(super) fn window(rule: &RuleSpec, policy: &Policy) -> Option<Duration> {
+    match (&rule.kind, policy.mode) {
+        (RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar), _) => {
+            rule.windows.map(|windows| windows.short).or(scalar.window)
+        }
+        (RuleKind::ErrorRate(_) | RuleKind::Availability(_), Judging::Classic) => Some(policy.window),
+        (RuleKind::Latency(_), Judging::Classic) => Some(policy.window_latency),
+        _ => None,
+    }
+}
+
+/// What is said of a window that holds too few samples.
+pub(super) fn narrow(window: Duration, spacing: Duration) -> Option<String> {
+    // Spacings are measured, so that 15 s are 14.99 s.
+    let least = spacing.as_secs_f64().round() * f64::from(SAMPLES_PER_WINDOW);
+    (window.as_secs_f64() < least).then(|| {
+        format!(
+            "the window of {} is shorter than 4 scrapes ({least} s): a missed scrape leaves too little to compute a rate from; widen it, or scrape more often",
+            promql(window)
+        )
+    })
+}
+
+/// What is said of a scrape that is too slow.
+pub(super) fn sluggish(spacing: Duration, detect: Duration) -> Option<String> {
+    // Spacings are measured, so that 15 s are 15.004 s.
+    (spacing.as_secs_f64().round() > SPACING_ADVISED.as_secs_f64()).then(|| {
+        format!(
+            "scraped every {} s: a total outage takes about {} s to decide; set interval 5s on this ServiceMonitor",
+            spacing.as_secs_f64().round(),
+            detect.as_secs_f64().round()
+        )
+    })
+}
+
+fn slow_scrape(report: &mut QueryReport) {
+    if let (Some(spacing), Some(detect)) = (report.scrape_spacing, report.time_to_detect) {
+        report.warnings.extend(sluggish(spacing, detect));
+    }
+}
+
+/// A share over which a rule breaches should be well over the usual one.
+fn headroom(report: &mut QueryReport, rule: &RuleSpec) {
+    let allowed = match &rule.kind {
+        RuleKind::ErrorRate(rule) => rule.threshold,
+        RuleKind::Availability(rule) => 1.0 - rule.threshold,
+        RuleKind::Latency(rule) => rule.share(),
+        RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) | RuleKind::Probe(_) | RuleKind::Endpoints(_) => return,
+    };
+    if let Some(share) = report.bad_share.filter(|share| allowed < HEADROOM * share) {
+        report.warnings.push(format!(
+            "{:.2} % were bad lately, and {:.2} % are allowed: leave more room, at least 2.5 times the usual share",
+            share * 100.0,
+            allowed * 100.0
+        ));
+    }
+}
+
+/// What is said of a number that is over its limits, or nearly so.
+///
+/// The factor of 2.5 is for shares of rare events, whose chance makes them wander by as much. A number may be anything: a queue, a
+/// temperature, a share of a resource at 50 % with a limit at 80 %. So it is told here as "degraded" is told to people by the daemon.
+fn close(number: f64, rule: &ScalarRule, policy: &Policy) -> Vec<String> {
+    let unit = rule.unit.as_deref();
+    let (now, near) = (figure(number, unit), policy.degradation);
+    let mut said = Vec::new();
+    if let Some(max) = rule.max {
+        let limit = figure(max, unit);
+        if number > max {
+            said.push(format!("{now} is over the maximum of {limit} right now: the rule would breach"));
+        } else if max > 0.0 && number > max * near {
+            said.push(format!("{now} is close to the maximum of {limit}: leave more room"));
+        }
+    }
+    if let Some(min) = rule.min {
+        let limit = figure(min, unit);
+        if number < min {
+            said.push(format!("{now} is under the minimum of {limit} right now: the rule would breach"));
+        } else if min > 0.0 && near > 0.0 && number < min / near {
+            said.push(format!("{now} is close to the minimum of {limit}: leave more room"));
+        }
+    }
+    said
 }
 
 /// The usual distance of raw samples.

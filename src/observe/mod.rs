@@ -5,8 +5,9 @@
 //! engine's. The room reads no clock: readings carry the time of the server that measured, or the `now` it was given.
 //!
 //! Reading order: [`plan`] (pure: rules to queries), `selector` (pure: the PromQL that must be understood), `answer` (pure: samples to
-//! readings), `prometheus` (one request), `source` (all requests of a look, and what is remembered), `probe`, `range` (for evidence),
-//! `inspect` (for `flipback check`).
+//! readings), `scalar` and `native` (pure: the same for numbers and for native histograms), `prometheus` (one request), `source` (all
+//! requests of a look, and what is remembered), `learn` and `before` (what is asked rarely), `probe`, `range` (for evidence), `inspect`
+//! (for `flipback check`), `start` (for `flipback run`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,17 +24,24 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 mod answer;
+mod before;
 mod inspect;
+mod learn;
+mod native;
 mod plan;
 mod probe;
 mod prometheus;
 mod range;
+mod scalar;
 mod selector;
 mod source;
+mod start;
 
-pub use inspect::{Buckets, QueryReport};
+pub use inspect::{Buckets, QueryReport, figure};
+pub use start::{Start, Unfit};
 
 use self::{
+    before::Before,
     plan::{Address, Plan, Read},
     probe::{Prober, Round},
     source::Source,
@@ -88,7 +96,7 @@ pub type Readings = BTreeMap<GuardId, BTreeMap<Color, BTreeMap<RuleName, Reading
 #[derive(Debug)]
 pub struct Observer {
     guards: BTreeMap<GuardId, Arc<GuardSpec>>,
-    sources: Vec<(Source, Plan)>,
+    sources: Vec<(Arc<Source>, Plan)>,
     /// The index into `sources` by guard; none where the guard's cluster has no Prometheus.
     source_of: HashMap<GuardId, usize>,
     prober: Prober,
@@ -114,7 +122,7 @@ impl Observer {
                 let own = || guards.iter().filter(|spec| spec.cluster == cluster.name);
                 source_of.extend(own().map(|spec| (spec.id.clone(), sources.len())));
                 let source = Source::new(&cluster.name, settings.clone(), metrics.clone());
-                sources.push((source, Plan::new(own().map(Arc::as_ref))));
+                sources.push((Arc::new(source), Plan::new(own().map(Arc::as_ref))));
             }
         }
         Ok(Self {
@@ -131,6 +139,7 @@ impl Observer {
         let deadline = Instant::now() + self.poll.mul_f64(LOOK_SHARE);
         let (counted, probed) = join(self.count(views, deadline), self.probe(views, now, deadline)).await;
         let mut measured: HashMap<Address, Reading> = counted.into_iter().chain(probed).collect();
+        self.compare(views, &mut measured);
         let mut readings = Readings::new();
         for (spec, view) in views.iter().filter_map(|(id, view)| Some((self.guards.get(id)?, view))) {
             let colors = readings.entry(spec.id.clone()).or_default();
@@ -181,6 +190,46 @@ impl Observer {
         join_all(looks).await.into_iter().flatten().collect()
     }
 
+    /// Lets the numbers of active colors carry what they were before the last switch, and asks for what is not known yet.
+    fn compare(&self, views: &BTreeMap<GuardId, View>, measured: &mut HashMap<Address, Reading>) {
+        for (source, plan) in &self.sources {
+            let wanted: Vec<Before> = self.compared(plan, views);
+            if wanted.is_empty() {
+                continue;
+            }
+            before::ask(source, &wanted);
+            let memory = source.memory();
+            for wanted in &wanted {
+                if let Some(Reading::Scalar { before, .. }) = measured.get_mut(&wanted.at) {
+                    *before = memory.befores.value(wanted);
+                }
+            }
+        }
+    }
+
+    /// The readings of active colors that are compared with the time before the switch.
+    fn compared(&self, plan: &Plan, views: &BTreeMap<GuardId, View>) -> Vec<Before> {
+        let side = |read: &Arc<Read>| {
+            let View::Known(traffic) = views.get(&read.at.guard)? else {
+                return None;
+            };
+            let when = traffic.switched_at.filter(|_| read.at.color == traffic.standby)?;
+            let rules = &self.guards.get(&read.at.guard)?.rules;
+            let rule = rules.iter().find(|rule| rule.name == read.at.rule)?;
+            rule.kind.scalar()?.max_ratio_to_before?;
+            let at = Address {
+                color: traffic.active.clone(),
+                ..read.at.clone()
+            };
+            Some(Before {
+                at,
+                read: read.clone(),
+                when,
+            })
+        };
+        plan.reads.iter().filter(|read| read.is_foreign()).filter_map(side).collect()
+    }
+
     async fn probe(&self, views: &BTreeMap<GuardId, View>, now: Timestamp, deadline: Instant) -> BTreeMap<Address, Reading> {
         let mut rounds = Vec::new();
         for (spec, view) in views.iter().filter_map(|(id, view)| Some((self.guards.get(id)?, view))) {
@@ -228,7 +277,7 @@ impl Observer {
             return Vec::new();
         };
         let (source, plan) = match self.source_of.get(guard).and_then(|index| self.sources.get(*index)) {
-            Some((source, plan)) => (Some(source), Some(plan)),
+            Some((source, plan)) => (Some(&**source), Some(plan)),
             None => (None, None),
         };
         inspect::reports(spec, source, plan, now).await

@@ -6,12 +6,18 @@
 //! collide, so any hand-written selector can be told apart in the answer without understanding it. One query is one evaluation instant,
 //! so total, bad and sample time of a read belong together; a read is therefore never divided over two queries.
 //!
+//! Hand-written expressions (`scalar`) are planned in the same way and never travel with counters: a slow one must not delay them.
+//!
 //! The `or`s are nested as a balanced tree: a chain would make the server compare the whole left side anew for each of its members.
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
-use super::selector::{ALL, Bound, Facts, fill, process_start, with_matcher};
-use crate::model::{Absence, Color, ColorSpec, GuardId, GuardSpec, RuleKind, RuleName};
+use super::{
+    native::{self, Native},
+    scalar::{self, Scalar},
+    selector::{ALL, Bound, Facts, fill, process_start, with_matcher},
+};
+use crate::model::{Absence, Color, ColorSpec, GuardId, GuardSpec, Histogram, Judging, RuleKind, RuleName, RuleSpec};
 
 /// The labels by which scrape targets are told apart; `pod` is empty outside Kubernetes.
 pub(super) const TARGET: &str = "job, instance, pod";
@@ -45,10 +51,18 @@ pub(super) enum Role {
     Bad,
     /// Requests up to the threshold, and all requests, per target and `le`.
     Buckets,
+    /// Requests up to the threshold per target, of a native histogram.
+    Fast,
     /// Time of the newest sample per target.
     Newest,
     /// Start time of the process per target.
     Started,
+    /// The one number of a scalar, over the short window where there are two.
+    Value,
+    /// The same over the long window.
+    Long,
+    /// Requests within the window.
+    Requests,
 }
 
 /// One rule on one color: everything needed to ask for it and to understand the answer.
@@ -85,20 +99,21 @@ pub(super) enum What {
         /// The quantile of the objective.
         quantile: f64,
     },
+    /// A native histogram.
+    Native(Native),
+    /// One number.
+    Scalar(Scalar),
 }
+
+/// A planned rule, or the sentence that says why it cannot be.
+pub(super) type Planned = Result<(What, Vec<(Role, String)>), String>;
 
 impl Read {
     /// Plans one rule on one color; `None` when the rule needs no Prometheus.
     ///
     /// # Errors
     /// The named absence it will have for ever, when its selectors cannot be filled in.
-    pub(super) fn new(
-        spec: &GuardSpec,
-        color: &Color,
-        side: &ColorSpec,
-        rule: &RuleName,
-        kind: &RuleKind,
-    ) -> Option<Result<Self, Absence>> {
+    pub(super) fn new(spec: &GuardSpec, color: &Color, side: &ColorSpec, rule: &RuleSpec) -> Option<Result<Self, Absence>> {
         let facts = Facts {
             namespace: &spec.namespace,
             color: color.as_str(),
@@ -106,17 +121,30 @@ impl Read {
             deployment: side.deployment.as_deref(),
             service: side.service.as_deref(),
         };
-        let planned = match kind {
-            RuleKind::ErrorRate(rule) | RuleKind::Availability(rule) => Self::counters(&rule.total, &rule.bad, &facts),
-            RuleKind::Latency(rule) => Self::latency(&rule.buckets, Bound::new(rule.threshold, rule.unit), rule.quantile, &facts),
-            RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) | RuleKind::Probe(_) | RuleKind::Endpoints(_) => {
-                return None;
+        let planned = match (&rule.kind, spec.policy.mode) {
+            (RuleKind::Probe(_) | RuleKind::Endpoints(_), _) => return None,
+            (RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar), _) => {
+                scalar::expression(scalar, rule.windows, &facts)
+            }
+            (RuleKind::ErrorRate(rule) | RuleKind::Availability(rule), Judging::Intervals) => {
+                Self::counters(&rule.total, &rule.bad, &facts)
+            }
+            (RuleKind::ErrorRate(rule) | RuleKind::Availability(rule), Judging::Classic) => {
+                scalar::share(&rule.total, &rule.bad, spec.policy.window, &facts)
+            }
+            (RuleKind::Latency(rule), Judging::Classic) => scalar::quantile(rule, spec.policy.window_latency, &facts),
+            (RuleKind::Latency(rule), Judging::Intervals) => {
+                let bound = Bound::new(rule.threshold, rule.unit);
+                match rule.histogram {
+                    Histogram::Classic => Self::latency(&rule.buckets, bound, rule.quantile, &facts),
+                    Histogram::Native => native::planned(&rule.buckets, bound, rule.quantile, &facts),
+                }
             }
         };
         let at = Address {
             guard: spec.id.clone(),
             color: color.clone(),
-            rule: rule.clone(),
+            rule: rule.name.clone(),
         };
         Some(
             planned
@@ -125,12 +153,8 @@ impl Read {
         )
     }
 
-    fn counters(total: &str, bad: &str, facts: &Facts<'_>) -> Result<(What, Vec<(Role, String)>), String> {
-        if total.trim().is_empty() || bad.trim().is_empty() {
-            return Err("a selector is empty: set both `total` and `bad`, or choose a preset".to_owned());
-        }
-        let total = fill(total, facts)?;
-        let bad = fill(bad, facts)?;
+    fn counters(total: &str, bad: &str, facts: &Facts<'_>) -> Planned {
+        let (total, bad) = both(total, bad, facts)?;
         let mut expressions = vec![
             (Role::Total, format!("sum by ({TARGET}) ({total})")),
             (Role::Bad, format!("sum by ({TARGET}) ({bad})")),
@@ -139,7 +163,7 @@ impl Read {
         Ok((What::Counters { total, bad }, expressions))
     }
 
-    fn latency(buckets: &str, bound: Bound, quantile: f64, facts: &Facts<'_>) -> Result<(What, Vec<(Role, String)>), String> {
+    fn latency(buckets: &str, bound: Bound, quantile: f64, facts: &Facts<'_>) -> Planned {
         let buckets = fill(buckets, facts)?;
         let spellings = bound.spellings();
         let total = with_matcher(&buckets, &format!(r#"le=~"{ALL}""#))?;
@@ -165,24 +189,41 @@ impl Read {
             .map(|(_, text)| text.as_str())
     }
 
-    /// Selector of all requests.
-    pub(super) fn total(&self) -> &str {
+    /// Selector of series that are as old and as often scraped as what is read; `None` where there is no telling.
+    pub(super) fn sampled(&self) -> Option<&str> {
         match &self.what {
-            What::Counters { total, .. } | What::Latency { total, .. } => total,
+            What::Counters { total, .. } | What::Latency { total, .. } => Some(total),
+            What::Native(native) => Some(&native.histogram),
+            What::Scalar(scalar) => scalar.sampled(),
         }
     }
 
-    /// Counts the histogram's series per bucket, which tells its bounds; `None` for counters.
+    /// Counts a histogram's series per bucket, which tells its bounds; `None` for whatever has none.
     pub(super) fn bounds(&self) -> Option<String> {
-        match &self.what {
-            What::Counters { .. } => None,
-            What::Latency { buckets, .. } => Some(format!("count by (le) ({buckets})")),
-        }
+        let buckets = match &self.what {
+            What::Latency { buckets, .. } => buckets,
+            What::Scalar(scalar) => scalar.buckets()?,
+            What::Counters { .. } | What::Native(_) => return None,
+        };
+        Some(format!("count by (le) ({buckets})"))
+    }
+
+    /// Whether it was written by hand, so that nothing is known of its type, its cost and its answer.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(&self.what, What::Scalar(scalar) if scalar.is_foreign())
     }
 }
 
+/// Both selectors of a share, filled.
+pub(super) fn both(total: &str, bad: &str, facts: &Facts<'_>) -> Result<(String, String), String> {
+    if total.trim().is_empty() || bad.trim().is_empty() {
+        return Err("a selector is empty: set both `total` and `bad`, or choose a preset".to_owned());
+    }
+    Ok((fill(total, facts)?, fill(bad, facts)?))
+}
+
 /// Sample time and process start of the targets behind `total`.
-fn ages(total: &str, selector: &str) -> [(Role, String); 2] {
+pub(super) fn ages(total: &str, selector: &str) -> [(Role, String); 2] {
     [
         (Role::Newest, format!("max by ({TARGET}) (timestamp({total}))")),
         // The oldest process of a target: a target is new only when all of it is.
@@ -206,7 +247,7 @@ impl Plan {
         for spec in guards {
             for (color, side) in &spec.colors {
                 for rule in &spec.rules {
-                    match Read::new(spec, color, side, &rule.name, &rule.kind) {
+                    match Read::new(spec, color, side, rule) {
                         Some(Ok(read)) => plan.reads.push(Arc::new(read)),
                         Some(Err(why)) => {
                             let at = Address {
@@ -306,9 +347,7 @@ pub(super) mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::model::{
-        Action, CounterRule, EvidenceSpec, Histogram, LatencyRule, Mode, Policy, Preset, RouteSpec, RuleSpec, ServiceRoute, TimeUnit,
-    };
+    use crate::model::{Action, CounterRule, EvidenceSpec, LatencyRule, Mode, Policy, Preset, RouteSpec, ServiceRoute, TimeUnit};
 
     /// A guard with the presets' rules: errors, p95 and p99, blue and green.
     pub(in crate::observe) fn guard(name: &str) -> GuardSpec {

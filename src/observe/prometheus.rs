@@ -94,6 +94,8 @@ struct Tls {
 pub(super) enum Span {
     /// Now, by the server's clock.
     Instant,
+    /// Then.
+    At(jiff::Timestamp),
     /// Whole seconds since 1970, first and last, and seconds between points.
     Range(i64, i64, f64),
 }
@@ -197,8 +199,13 @@ impl Server {
     async fn exchange(&self, session: &Session, query: &str, span: Span, patience: Duration) -> Result<Answer, Failure> {
         let millis = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX).max(1);
         let sent = match span {
-            Span::Instant => {
+            Span::Instant | Span::At(_) => {
                 let mut request = session.client.query(query).timeout(millis);
+                if let Span::At(then) = span {
+                    // The crate's own parameter has whole seconds.
+                    let millis = then.as_millisecond();
+                    request = request.query("time", format!("{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000)));
+                }
                 for (name, value) in &session.headers {
                     request = request.header(name.clone(), value.clone());
                 }

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::{
     answer::{Answer, number, time},
-    plan::{Read, What},
+    plan::{Read, Role, What},
     prometheus::{Server, Session, Span},
+    scalar::{Scalar, seconds},
     source::Source,
 };
-use crate::model::{Series, TimeUnit};
+use crate::model::Series;
 
 /// Points of one series: more than any chart shows, far below the server's limit of 11,000.
 const POINTS_MAX: u64 = 1000;
@@ -52,6 +53,7 @@ pub(super) async fn series(
     let mut running = Vec::new();
     for read in reads {
         let spacing = source.spacing(read).unwrap_or(SPACING_ASSUMED);
+        let read = &source.as_typed(read);
         for ask in asks(read, spacing, step) {
             running.push(one(server, &session, ask, span, deadline));
         }
@@ -115,10 +117,7 @@ fn asks(read: &Arc<Read>, spacing: Duration, step: Duration) -> Vec<Ask> {
             quantile,
             bound,
         } => {
-            let seconds = match bound.unit {
-                TimeUnit::Seconds => "",
-                TimeUnit::Milliseconds => " / 1000",
-            };
+            let seconds = seconds(bound.unit);
             vec![
                 ask("total", format!("sum(rate({total}[{window}s]))")),
                 ask("bad", format!("sum(rate({total}[{window}s])) - sum(rate({fast}[{window}s]))")),
@@ -128,6 +127,36 @@ fn asks(read: &Arc<Read>, spacing: Duration, step: Duration) -> Vec<Ask> {
                 ),
             ]
         }
+        What::Native(native) => {
+            let rate = format!("sum(rate({}[{window}s]))", native.histogram);
+            let slow = format!(
+                "histogram_count({rate}) * (1 - histogram_fraction(-Inf, {}, {rate}))",
+                native.bound.text
+            );
+            let quantile = format!("histogram_quantile({}, {rate}){}", native.quantile, seconds(native.bound.unit));
+            vec![
+                ask("total", format!("histogram_count({rate})")),
+                ask("bad", slow),
+                ask(&percentile(native.quantile), quantile),
+            ]
+        }
+        // What was judged, over time: the windows are part of the expressions.
+        What::Scalar(scalar) => read
+            .expressions
+            .iter()
+            .map(|(role, expression)| ask(&named(scalar, *role), expression.clone()))
+            .collect(),
+    }
+}
+
+/// What a number is called over time.
+fn named(scalar: &Scalar, role: Role) -> String {
+    match (role, scalar) {
+        (Role::Long, _) => "long".to_owned(),
+        (Role::Requests, _) => "requests".to_owned(),
+        (_, Scalar::Expression { .. }) => "value".to_owned(),
+        (_, Scalar::Share { .. }) => "share".to_owned(),
+        (_, Scalar::Quantile { quantile, .. }) => percentile(*quantile),
     }
 }
 

@@ -199,6 +199,16 @@ pub(super) fn with_matcher(selector: &str, matcher: &str) -> Result<String, Stri
     Ok(format!("{name}{{{}}}", parts.join(",")))
 }
 
+/// The selector with another metric name; `None` for anything but a plain selector with a name.
+pub(super) fn renamed(selector: &str, rename: impl Fn(&str) -> String) -> Option<String> {
+    let (name, matchers) = parse(selector)?;
+    if name.is_empty() {
+        return None;
+    }
+    let parts: Vec<&str> = matchers.iter().map(|known| known.text).collect();
+    Some(format!("{}{{{}}}", rename(name), parts.join(",")))
+}
+
 /// Labels that scraping itself puts on every series of a target, so that other metrics of the target bear them too.
 const TARGET_LABELS: [&str; 5] = ["job", "instance", "pod", "namespace", "container"];
 

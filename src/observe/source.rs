@@ -5,7 +5,9 @@
 //! - **A server that refuses large queries** (VictoriaMetrics: 16 KiB) shows as a batch whose halves all pass: smaller ones are sent then.
 //! - **A server that refuses everything** is not asked rule by rule: after a few it counts as in trouble.
 //! - **A server in trouble is left alone** for a growing, capped, jittered time, after the second failure in a row.
-//! - Scrape spacings and bucket bounds are learned here, since both outlive one look. Bounds are asked rarely.
+//! - **An expensive hand-written expression delays no counter and ends up alone.** Such expressions are asked after the counters, in
+//!   groups of their own; a group that is too slow while others are answered is halved from look to look, until the slow one is alone.
+//! - Scrape spacings and what `learn` asks about histograms are kept here, since both outlive one look.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -18,10 +20,13 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
-    answer::{Answer, Bounds, Raw, Sorted, Spacing, reading},
-    plan::{Address, EXPRESSIONS_MAX, QUERY_BYTES_MAX, Query, Read, Role, What, chunks},
+    answer::{Answer, Raw, Sorted, Spacing, reading},
+    before::Befores,
+    learn::{Hint, Learned},
+    native::{Ratchet, UNKNOWN_FUNCTION},
+    plan::{Address, QUERY_BYTES_MAX, Query, Read, Role, What, chunks},
     prometheus::{Failure, Server, Session, Span},
-    selector::Bound,
+    scalar,
 };
 use crate::{
     metrics::Metrics,
@@ -46,14 +51,14 @@ const RETRIALS_MAX: usize = 4;
 /// How long smaller queries are sent to a server that refused a large one.
 const SHRUNK: Duration = Duration::from_secs(10 * 60);
 
-/// How long learned bucket bounds are believed.
-const BOUNDS_KEPT: Duration = Duration::from_secs(10 * 60);
+/// How long hand-written expressions that were too slow together travel in smaller groups.
+const CROWDED: Duration = Duration::from_secs(5 * 60);
 
-/// How long until bounds that could not be learned are asked again.
-const BOUNDS_RETRY: Duration = Duration::from_secs(60);
+/// What is said of a hand-written expression that is too slow by itself.
+const TOO_SLOW: &str = "the expression alone takes longer than a look may: narrow it, or let a recording rule evaluate it";
 
-/// Histograms whose bounds are asked in one look; the rest waits for the next.
-const BOUNDS_MAX: usize = 64;
+/// What a query must have had to count as too slow, and not merely as asked too late.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 /// The longest pause for a server in trouble, before jitter: with it, shorter than the 60 s after which a guard calls itself blind.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
@@ -78,32 +83,25 @@ pub(super) struct Source {
 
 /// What outlives one look.
 #[derive(Debug)]
-struct Memory {
+pub(super) struct Memory {
     /// By the expression that asks for the sample times.
     spacings: HashMap<String, Spacing>,
     /// By the expression that asks for the bounds.
-    bounds: HashMap<String, Learned>,
+    pub bounds: HashMap<String, Learned>,
+    /// By the expression that asks for the other form.
+    pub hints: HashMap<String, Hint>,
+    /// What the numbers were before the last switch.
+    pub befores: Befores,
+    /// Expressions of the scalar type, as the server has shown.
+    pub typed: HashSet<Address>,
+    /// Of native histograms.
+    ratchets: HashMap<Address, Ratchet>,
+    /// How many expressions may travel with one that was too slow in company, and until when.
+    crowds: HashMap<Address, (usize, Instant)>,
     quarantine: HashMap<Address, Quarantined>,
-    bytes_max: usize,
+    pub bytes_max: usize,
     shrunk_until: Option<Instant>,
     trouble: Option<Trouble>,
-}
-
-#[derive(Debug)]
-struct Learned {
-    bounds: Option<Bounds>,
-    asked: Instant,
-}
-
-impl Learned {
-    /// Whether to ask again. What is unknown, or contradicts what was just read, is asked sooner: a release may bring new buckets.
-    fn is_due(&self, bound: &Bound, reading: &Reading, now: Instant) -> bool {
-        let doubtful = match &self.bounds {
-            None => true,
-            Some(bounds) => matches!(reading, Reading::Absent(_)) || bounds.objection(bound).is_some(),
-        };
-        now.saturating_duration_since(self.asked) >= if doubtful { BOUNDS_RETRY } else { BOUNDS_KEPT }
-    }
 }
 
 #[derive(Debug)]
@@ -124,6 +122,10 @@ struct Job {
     reads: Vec<Arc<Read>>,
     /// Whether it is part of a batch that was refused.
     is_part: bool,
+    /// Why it was refused, if it is asked again as a scalar.
+    refused: Option<String>,
+    /// Whether it was asked early enough for a missing answer to be its own fault.
+    was_patient: bool,
 }
 
 /// The progress of one look.
@@ -132,6 +134,10 @@ struct Look {
     readings: BTreeMap<Address, Reading>,
     splits: usize,
     culprits: usize,
+    /// Expressions that turned out to be of the scalar type.
+    typed: usize,
+    /// Hand-written expressions that were asked together and too slow.
+    slow: Vec<Vec<Address>>,
     /// Bytes of the largest part that was answered.
     part_bytes: usize,
     /// A failure that says the server is in trouble.
@@ -147,6 +153,11 @@ impl Source {
             memory: Mutex::new(Memory {
                 spacings: HashMap::new(),
                 bounds: HashMap::new(),
+                hints: HashMap::new(),
+                befores: Befores::default(),
+                typed: HashSet::new(),
+                ratchets: HashMap::new(),
+                crowds: HashMap::new(),
                 quarantine: HashMap::new(),
                 bytes_max: QUERY_BYTES_MAX,
                 shrunk_until: None,
@@ -155,7 +166,7 @@ impl Source {
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         // Every value in it is complete at any time, so a panic elsewhere has left nothing half-done.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,10 +192,10 @@ impl Source {
         };
         let mut look = self.ask_all(&session, reads, deadline).await;
         if look.answered {
-            self.learn_bounds(&session, reads, &look.readings, deadline).await;
+            self.learn(&session, reads, &look.readings, deadline).await;
         }
-        self.remember(&look);
-        self.apply_bounds(reads, &mut look.readings);
+        self.remember(&mut look);
+        self.apply_learned(reads, &mut look.readings);
         look.readings
     }
 
@@ -216,36 +227,50 @@ impl Source {
                         look.part_bytes = look.part_bytes.max(query_bytes);
                     }
                     look.readings.extend(readings);
-                    self.release(&job);
+                    self.release(&job, &mut look);
                 }
-                Err(Failure::Refused(_)) if job.reads.len() > 1 && look.splits < SPLITS_MAX => {
-                    look.splits += 2;
-                    let Job { reads: mut left, .. } = job;
-                    let right = left.split_off(left.len() / 2);
-                    // Depth first: a culprit is found, or its absence shown, before the other half costs anything.
-                    for reads in [right, left] {
-                        waiting.push_front(Job { reads, is_part: true });
-                    }
+                Err(failure) => self.failed(job, failure, &mut look, &mut waiting),
+            }
+        }
+    }
+
+    /// Draws the conclusions of one failure for the rest of the look.
+    fn failed(&self, job: Job, failure: Failure, look: &mut Look, waiting: &mut VecDeque<Job>) {
+        let may_split = look.splits < SPLITS_MAX;
+        match (&failure, job.reads.as_slice()) {
+            (Failure::Refused(_), [_, _, ..]) if may_split => {
+                look.splits += 2;
+                let Job { reads: mut left, .. } = job;
+                let right = left.split_off(left.len() / 2);
+                // Depth first: a culprit is found, or its absence shown, before the other half costs anything.
+                for reads in [right, left] {
+                    waiting.push_front(Job::part(reads, None));
                 }
-                Err(failure) => {
-                    if let Failure::Refused(why) = &failure
-                        && let [culprit] = job.reads.as_slice()
-                    {
-                        look.culprits += 1;
-                        self.quarantine(culprit, why);
-                    }
-                    let hopeless = !look.answered && look.culprits >= CULPRITS_MAX;
-                    if let Failure::Busy(why) | Failure::Refused(why) = &failure
-                        && (hopeless || matches!(failure, Failure::Busy(_)))
-                    {
-                        look.busy = Some(why.clone());
-                        // The rest of this look would only add to the trouble.
-                        for job in waiting.drain(..) {
-                            note_failure(&mut look, &job, &failure);
-                        }
-                    }
-                    note_failure(&mut look, &job, &failure);
+            }
+            // It may be of the scalar type, which only a question can tell.
+            (Failure::Refused(why), [only]) if may_split && only.is_foreign() && job.refused.is_none() => {
+                look.splits += 1;
+                let (read, why) = (Arc::new(scalar::as_vector(only)), why.clone());
+                waiting.push_front(Job::part(vec![read], Some(why)));
+            }
+            (Failure::Refused(why), [culprit]) => {
+                look.culprits += 1;
+                let why = explained(culprit, job.refused.as_ref().unwrap_or(why));
+                self.quarantine(culprit, &why);
+                if !look.answered && look.culprits >= CULPRITS_MAX {
+                    look.give_up(&why, &failure, waiting);
                 }
+                note_failure(look, &job, &Failure::Refused(why));
+            }
+            (Failure::Busy(why), _) => {
+                look.give_up(&why.clone(), &failure, waiting);
+                note_failure(look, &job, &failure);
+            }
+            (Failure::Refused(_) | Failure::Timeout | Failure::Other(_), reads) => {
+                if failure == Failure::Timeout && job.was_patient && reads.iter().all(|read| read.is_foreign()) {
+                    look.slow.push(reads.iter().map(|read| read.at.clone()).collect());
+                }
+                note_failure(look, &job, &failure);
             }
         }
     }
@@ -258,27 +283,55 @@ impl Source {
             memory.shrunk_until = None;
             memory.bytes_max = QUERY_BYTES_MAX;
         }
+        memory.crowds.retain(|_, (_, until)| *until > now);
         let (mut free, mut alone) = (Vec::new(), Vec::new());
+        let mut foreign: BTreeMap<usize, Vec<Arc<Read>>> = BTreeMap::new();
         for read in reads {
+            let asked = || match memory.typed.contains(&read.at) {
+                true => Arc::new(scalar::as_vector(read)),
+                false => read.clone(),
+            };
             match memory.quarantine.get(&read.at) {
+                None if read.is_foreign() => {
+                    let limit = memory.crowds.get(&read.at).map_or(usize::MAX, |(limit, _)| *limit);
+                    foreign.entry(limit).or_default().push(asked());
+                }
                 None => free.push(read.clone()),
-                Some(kept) if kept.until <= now && alone.len() < RETRIALS_MAX => alone.push(vec![read.clone()]),
+                Some(kept) if kept.until <= now && alone.len() < RETRIALS_MAX => alone.push(vec![asked()]),
                 Some(kept) => {
                     look.readings.insert(read.at.clone(), Reading::Absent(kept.why.clone()));
                 }
             }
         }
-        let groups = chunks(free, memory.bytes_max).into_iter().chain(alone);
-        groups.map(|reads| Job { reads, is_part: false }).collect()
+        let mut groups = chunks(free, memory.bytes_max);
+        for (limit, reads) in foreign.into_iter().rev() {
+            for group in chunks(reads, memory.bytes_max) {
+                groups.extend(group.chunks(limit).map(<[Arc<Read>]>::to_vec));
+            }
+        }
+        groups.extend(alone);
+        let job = |reads| Job {
+            reads,
+            is_part: false,
+            refused: None,
+            was_patient: false,
+        };
+        groups.into_iter().map(job).collect()
     }
 
-    async fn ask(&self, session: &Session, job: Job, deadline: Instant) -> (Job, usize, Result<Vec<(Address, Reading)>, Failure>) {
+    async fn ask(&self, session: &Session, mut job: Job, deadline: Instant) -> (Job, usize, Result<Vec<(Address, Reading)>, Failure>) {
+        job.was_patient = deadline.saturating_duration_since(Instant::now()) >= PATIENCE_MIN;
         let mut query = Query::default();
         for (_, expression) in job.reads.iter().flat_map(|read| &read.expressions) {
             query.add(expression);
         }
         let text = query.text();
         let result = self.server.ask(session, &text, Span::Instant, deadline).await;
+        let result = result.and_then(|answer| match &answer.doubt {
+            // A word on one expression, which casts no doubt on those beside it: whose it is shows when they are asked apart.
+            Some(why) if why.starts_with("PromQL warning") => Err(Failure::Refused(format!("the answer is doubtful: {why}"))),
+            _ => Ok(answer),
+        });
         let readings = result.map(|answer| self.understand(&job, &query, &answer));
         drop(query);
         (job, text.len(), readings)
@@ -289,6 +342,14 @@ impl Source {
         let mut memory = self.memory();
         let mut judged = Vec::with_capacity(job.reads.len());
         for read in &job.reads {
+            if matches!(read.what, What::Scalar(_)) {
+                let reading = match &answer.doubt {
+                    Some(why) => Reading::Absent(Absence::Partial(why.clone())),
+                    None => scalar::reading(read, query, &sorted),
+                };
+                judged.push((read.at.clone(), reading));
+                continue;
+            }
             let raw = Raw::new(read, query, &sorted);
             let key = read.expression(Role::Newest).unwrap_or_default();
             let spacing = match memory.spacings.get_mut(key) {
@@ -299,6 +360,10 @@ impl Source {
             let reading = match &answer.doubt {
                 Some(why) => Reading::Absent(Absence::Partial(why.clone())),
                 None => reading(read, &raw, spacing.stale_after()),
+            };
+            let reading = match read.what {
+                What::Native(_) => memory.ratchets.entry(read.at.clone()).or_default().smooth(reading),
+                _ => reading,
             };
             judged.push((read.at.clone(), reading));
         }
@@ -315,8 +380,12 @@ impl Source {
         }
     }
 
-    fn release(&self, job: &Job) {
+    fn release(&self, job: &Job, look: &mut Look) {
         let mut memory = self.memory();
+        if job.refused.is_some() {
+            look.typed += job.reads.len();
+            memory.typed.extend(job.reads.iter().map(|read| read.at.clone()));
+        }
         if !memory.quarantine.is_empty() {
             for read in &job.reads {
                 memory.quarantine.remove(&read.at);
@@ -325,9 +394,21 @@ impl Source {
     }
 
     /// Draws the conclusions of a look that concern the next ones.
-    fn remember(&self, look: &Look) {
+    fn remember(&self, look: &mut Look) {
         let now = Instant::now();
         let mut memory = self.memory();
+        // Only where others were answered: a server that answers nobody says nothing of an expression.
+        for slow in look.slow.drain(..).filter(|_| look.answered) {
+            let half = slow.len() / 2;
+            for at in slow {
+                if half > 0 {
+                    memory.crowds.insert(at, (half, now + CROWDED));
+                } else {
+                    let (until, why) = (now + QUARANTINE, Absence::Error(TOO_SLOW.to_owned()));
+                    memory.quarantine.insert(at, Quarantined { until, why });
+                }
+            }
+        }
         match &look.busy {
             Some(why) => {
                 // The first failure costs no pause: a single 503 is over by the next look.
@@ -347,7 +428,7 @@ impl Source {
             None if look.answered => memory.trouble = None,
             None => {}
         }
-        let size_was_at_fault = look.splits > 0 && look.culprits == 0 && look.part_bytes > 0;
+        let size_was_at_fault = look.splits > 0 && look.culprits == 0 && look.typed == 0 && look.part_bytes > 0;
         if size_was_at_fault {
             memory.bytes_max = look.part_bytes;
             memory.shrunk_until = Some(now + SHRUNK);
@@ -358,83 +439,35 @@ impl Source {
             );
         }
     }
+}
 
-    /// Learns the bounds of histograms that are not known, or not any more: all in one request.
-    async fn learn_bounds(&self, session: &Session, reads: &[Arc<Read>], readings: &BTreeMap<Address, Reading>, deadline: Instant) {
-        let due = self.bounds_due(reads, readings);
-        if due.is_empty() {
-            return;
-        }
-        let mut query = Query::default();
-        for expression in &due {
-            query.add(expression);
-        }
-        let now = Instant::now();
-        let result = self.server.ask(session, &query.text(), Span::Instant, deadline).await;
-        let mut memory = self.memory();
-        let sorted = result.as_ref().ok().filter(|answer| answer.doubt.is_none()).map(Sorted::new);
-        for expression in &due {
-            let found = sorted
-                .as_ref()
-                .map(|sorted| Bounds::new(sorted.of(&query, expression)))
-                .filter(|bounds| !bounds.finite().is_empty());
-            // What was known stays known when the question fails.
-            let bounds = found.or_else(|| memory.bounds.remove(expression).and_then(|learned| learned.bounds));
-            memory.bounds.insert(expression.clone(), Learned { bounds, asked: now });
+impl Job {
+    fn part(reads: Vec<Arc<Read>>, refused: Option<String>) -> Self {
+        Self {
+            reads,
+            is_part: true,
+            refused,
+            was_patient: false,
         }
     }
+}
 
-    /// The expressions that ask for bounds that are needed now. Only histograms that answered are asked for.
-    fn bounds_due(&self, reads: &[Arc<Read>], readings: &BTreeMap<Address, Reading>) -> Vec<String> {
-        let now = Instant::now();
-        let memory = self.memory();
-        let mut bytes = 0;
-        let mut known = HashSet::new();
-        reads
-            .iter()
-            .filter_map(|read| {
-                let What::Latency { bound, .. } = &read.what else { return None };
-                let reading = readings.get(&read.at)?;
-                let told = matches!(reading, Reading::Counters { .. } | Reading::Absent(Absence::NoBucket(_)));
-                let expression = read.bounds().filter(|_| told)?;
-                let known = memory.bounds.get(&expression);
-                known
-                    .is_none_or(|learned| learned.is_due(bound, reading, now))
-                    .then_some(expression)
-            })
-            .filter(|expression| known.insert(expression.clone()))
-            .take(BOUNDS_MAX.min(EXPRESSIONS_MAX))
-            .take_while(|expression| {
-                bytes += expression.len() + 64;
-                bytes <= memory.bytes_max
-            })
-            .collect()
-    }
-
-    /// Refuses latency readings whose threshold is no bound of every histogram, and names the neighbours.
-    fn apply_bounds(&self, reads: &[Arc<Read>], readings: &mut BTreeMap<Address, Reading>) {
-        let memory = self.memory();
-        for read in reads {
-            let What::Latency { bound, buckets, .. } = &read.what else {
-                continue;
-            };
-            let Some(reading) = readings.get_mut(&read.at) else { continue };
-            if !matches!(reading, Reading::Counters { .. } | Reading::Absent(Absence::NoBucket(_))) {
-                continue;
-            }
-            let objection = read
-                .bounds()
-                .and_then(|expression| memory.bounds.get(&expression))
-                .and_then(|learned| learned.bounds.as_ref())
-                .and_then(|bounds| bounds.objection(bound));
-            match (&mut *reading, objection) {
-                (reading, Some(why)) => *reading = Reading::Absent(Absence::NoBucket(why)),
-                (Reading::Absent(Absence::NoBucket(why)), None) => {
-                    *why = format!("{} is not among the buckets of {buckets}", bound.text);
-                }
-                (_, None) => {}
-            }
+impl Look {
+    /// Asks nothing more of a server in trouble: the rest of the look would only add to it.
+    fn give_up(&mut self, why: &str, failure: &Failure, waiting: &mut VecDeque<Job>) {
+        self.busy = Some(why.to_owned());
+        for job in waiting.drain(..) {
+            note_failure(self, &job, failure);
         }
+    }
+}
+
+/// Why a rule's own query was refused, in words that fit what was configured.
+pub(super) fn explained(read: &Read, why: &str) -> String {
+    match &read.what {
+        What::Scalar(scalar) if scalar.is_foreign() => scalar::refusal(why),
+        What::Native(_) | What::Scalar(_) if why.contains("unknown function") && why.contains("histogram_") => UNKNOWN_FUNCTION.to_owned(),
+        _ => why.to_owned(),
     }
 }
 
