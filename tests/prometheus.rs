@@ -1,5 +1,11 @@
 //! The observe room against a real Prometheus that scrapes a small server of the test's own every second.
 
+mod prometheus {
+    pub mod kinds;
+    pub mod native;
+    pub mod start;
+}
+
 use std::{
     collections::BTreeMap,
     io::Write as _,
@@ -10,7 +16,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::State, http::StatusCode, http::Uri};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, Uri, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
 use flipback::{
     metrics::Metrics,
     model::{
@@ -25,7 +36,17 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 /// What each target exposes by path; none: it answers 503.
-type Pages = Arc<Mutex<BTreeMap<String, String>>>;
+type Pages = Arc<Mutex<BTreeMap<String, Page>>>;
+
+/// One target's answer to a scrape.
+#[derive(Clone)]
+enum Page {
+    Text(String),
+    /// Delimited messages, the only form that carries native histograms.
+    Protobuf(Vec<u8>),
+}
+
+const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 
 /// A real Prometheus and the targets it scrapes.
 struct World {
@@ -66,16 +87,22 @@ fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
-async fn page(State(pages): State<Pages>, uri: Uri) -> (StatusCode, String) {
+async fn page(State(pages): State<Pages>, uri: Uri) -> Response {
     match pages.lock().expect("not poisoned").get(uri.path().trim_start_matches('/')) {
-        Some(page) => (StatusCode::OK, page.clone()),
-        None => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+        Some(Page::Text(text)) => text.clone().into_response(),
+        Some(Page::Protobuf(bytes)) => ([(CONTENT_TYPE, PROTOBUF)], bytes.clone()).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
 
 impl World {
     /// Starts everything, one target per pod name, each scraped at `/<pod>` in the namespace `shop`.
     async fn start(binary: &Path, pods: &[&str]) -> Self {
+        Self::start_with(binary, pods, &[]).await
+    }
+
+    /// The same with further flags of the server.
+    async fn start_with(binary: &Path, pods: &[&str], flags: &[&str]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let pages = Pages::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -89,6 +116,7 @@ impl World {
             .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -105,7 +133,13 @@ impl World {
     }
 
     fn expose(&self, pod: &str, text: &str) {
-        self.pages.lock().expect("not poisoned").insert(pod.to_owned(), format!("{text}\n"));
+        let page = Page::Text(format!("{text}\n"));
+        self.pages.lock().expect("not poisoned").insert(pod.to_owned(), page);
+    }
+
+    fn expose_protobuf(&self, pod: &str, families: Vec<u8>) {
+        let page = Page::Protobuf(families);
+        self.pages.lock().expect("not poisoned").insert(pod.to_owned(), page);
     }
 
     fn kill(&self, pod: &str) {
@@ -364,8 +398,9 @@ async fn every_spelling_of_a_bucket_is_the_same_bucket() {
 async fn a_threshold_that_is_no_bucket_is_refused_with_its_neighbours() {
     let Some(binary) = prometheus("no_bucket") else { return };
     let world = World::start(&binary, &[A]).await;
-    world.expose(A, &format!("{}http_requests_total 1", buckets("2.5", 90, 100)));
-    world.until("count(http_request_duration_seconds_bucket)", "3").await;
+    let more = "http_request_duration_seconds_bucket{le=\"5\"} 95";
+    world.expose(A, &format!("{}{more}\nhttp_requests_total 1", buckets("2.5", 90, 100)));
+    world.until("count(http_request_duration_seconds_bucket)", "4").await;
     let guard = guard("web");
     let guards = std::slice::from_ref(&guard);
     let (observer, _) = world.observer(guards);
@@ -527,7 +562,14 @@ async fn check_and_evidence_read_the_same_rules() {
         errors.warnings.iter().any(|warning| warning.contains("leave more room")),
         "{errors:?}"
     );
-    assert!(blue("latency").buckets.as_ref().is_some_and(|buckets| buckets.is_bound));
+    let bounds = blue("latency").buckets.as_ref().expect("buckets");
+    assert!(
+        bounds.is_bound
+            && bounds
+                .refusal
+                .as_ref()
+                .is_some_and(|why| why.contains("1 s is the highest finite bucket"))
+    );
     let green = reports.iter().find(|report| report.color.as_str() == "green").expect("a report");
     assert_eq!(green.absent, Some(Absence::Empty));
 

@@ -12,7 +12,7 @@ use super::{BAD, Failure, USAGE, chain};
 use crate::{
     config::{Config, ConfigErrors, Origin, Problem},
     metrics::Metrics,
-    model::Status,
+    model::{RuleKind, Status},
     monitor::{self, COMMANDS_MAX, MonitorError},
     observe::{Observer, Unfit},
     serve::{self, ServeError},
@@ -188,16 +188,22 @@ async fn vetted(config: Config) -> Option<ConfigErrors> {
 }
 
 /// The environment variables that set latency thresholds, by quantile, as `config` reads them.
-const LATENCY_VARIABLES: [(&str, [&str; 2]); 2] = [
-    ("latency_p95", ["P95_LATENCY_THRESHOLD", "LATENCY_P95_THRESHOLD"]),
-    ("latency_p99", ["P99_LATENCY_THRESHOLD", "LATENCY_P99_THRESHOLD"]),
+const LATENCY_VARIABLES: [(f64, [&str; 2]); 2] = [
+    (0.95, ["P95_LATENCY_THRESHOLD", "LATENCY_P95_THRESHOLD"]),
+    (0.99, ["P99_LATENCY_THRESHOLD", "LATENCY_P99_THRESHOLD"]),
 ];
 
 /// A threshold that no bucket bounds, in the words of every other problem of a configuration.
 fn problem(config: &Config, unfit: &Unfit) -> Problem {
+    let spec = config.guards.iter().find(|spec| spec.id == unfit.guard);
+    let rule = spec.and_then(|spec| spec.rules.iter().find(|rule| rule.name == unfit.rule));
+    let quantile = rule.map_or(0.0, |rule| match &rule.kind {
+        RuleKind::Latency(latency) => latency.quantile,
+        _ => 0.0,
+    });
     let by_variable = LATENCY_VARIABLES
         .iter()
-        .find(|(rule, _)| *rule == unfit.rule.as_str())
+        .find(|(of, _)| (of - quantile).abs() < 1e-9)
         .and_then(|(_, names)| names.iter().find(|name| config.variables.iter().any(|known| known == *name)));
     let origin = match (by_variable, &config.origin) {
         (Some(name), _) => Origin::Environment((*name).to_owned()),

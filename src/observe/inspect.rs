@@ -212,7 +212,13 @@ pub fn figure(number: f64, unit: Option<&str>) -> String {
         _ => 4,
     };
     let unit = unit.map_or_else(String::new, |unit| format!(" {unit}"));
-    format!("{number:.digits$}{unit}")
+    let text = format!("{number:.digits$}");
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{text}{unit}")
 }
 
 /// `spacing / 2 + (N - 1) x max(spacing, poll) + poll / 2`.

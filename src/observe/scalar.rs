@@ -23,6 +23,10 @@ use crate::model::{Absence, Histogram, LatencyRule, Reading, ScalarRule, TimeUni
 /// What stands for a span in an expression.
 const WINDOW: &str = "{window}";
 
+/// What is said of an expression whose answer is a range.
+const RANGE: &str =
+    "the expression gives a range of samples (`x[5m]`) instead of one number: put it into a function such as rate(..) or avg_over_time(..)";
+
 /// A rate is carried on to both ends of its window, so that a bad share can exceed 1 a little; twice is no rounding any more.
 const SHARE_IMPOSSIBLE: f64 = 2.0;
 
@@ -253,6 +257,7 @@ pub(super) fn one(samples: &[&Sample]) -> Result<(f64, f64), Absence> {
     match samples {
         [] => Err(Absence::Empty),
         [only] => match only.value.as_ref().map(|(at, text)| (*at, number(text))) {
+            None if !only.values.is_empty() => Err(Absence::Error(RANGE.to_owned())),
             None => Err(Absence::Error(
                 "the answer is a native histogram and no number: take one from it, with histogram_quantile, histogram_count or histogram_sum"
                     .to_owned(),
@@ -261,6 +266,7 @@ pub(super) fn one(samples: &[&Sample]) -> Result<(f64, f64), Absence> {
             Some((_, value)) if value.is_infinite() => Err(Absence::Infinite),
             Some(found) => Ok(found),
         },
+        [first, ..] if !first.values.is_empty() => Err(Absence::Error(RANGE.to_owned())),
         [first, second, ..] => Err(Absence::Ambiguous(format!(
             "{} series where one is needed, such as {} and {}: aggregate the expression into one, with sum(..), max(..) or avg(..)",
             samples.len(),
@@ -287,8 +293,7 @@ fn labels(sample: &Sample) -> String {
 /// What a refusal of a hand-written expression means, where the server's words would speak of what was added to it.
 pub(super) fn refusal(why: &str) -> String {
     if why.contains("got range vector") {
-        return "the expression gives a range of samples (`x[5m]`) instead of one number: put it into a function such as rate(..) or avg_over_time(..)"
-            .to_owned();
+        return RANGE.to_owned();
     }
     if why.contains("got string") {
         return "the expression is a text and no number".to_owned();
