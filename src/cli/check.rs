@@ -215,7 +215,7 @@ async fn live(findings: &mut Findings, config: &Config, guards: &[Arc<GuardSpec>
             query(findings, &about, report, rule, is_active);
         }
         if let Some((active, standby)) = &sides {
-            ratios(findings, &about, spec, &reports, active, standby);
+            ratios(findings, &about, &spec.rules, &reports, active, standby);
         }
     }
     Ok(())
@@ -378,8 +378,8 @@ fn limits(rule: &ScalarRule) -> String {
 }
 
 /// How the active color stands to the standby, of rules that compare the two.
-fn ratios(findings: &mut Findings, about: &str, spec: &GuardSpec, reports: &[QueryReport], active: &Color, standby: &Color) {
-    for rule in &spec.rules {
+fn ratios(findings: &mut Findings, about: &str, rules: &[RuleSpec], reports: &[QueryReport], active: &Color, standby: &Color) {
+    for rule in rules {
         let Some((scalar, allowed)) = rule.kind.scalar().and_then(|scalar| Some((scalar, scalar.max_ratio_to_standby?))) else {
             continue;
         };
@@ -576,6 +576,40 @@ mod tests {
         query(&mut findings, "x", &absent, None, true);
         let levels: Vec<Level> = findings.list.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Warning, Level::Wrong]);
+    }
+
+    #[test]
+    fn numbers_are_told_with_their_limits_and_the_standbys() {
+        let color = |name: &str| Color::new(name).expect("valid");
+        let scalar = ScalarRule {
+            expr: "x".into(),
+            max: Some(100.0),
+            max_ratio_to_standby: Some(1.2),
+            unit: Some("tokens/s".into()),
+            ..ScalarRule::default()
+        };
+        let rule = RuleSpec::new(RuleName::new("tokens").expect("valid"), crate::model::RuleKind::Promql(scalar));
+        let number = |name: &str, number: Option<f64>| QueryReport {
+            value: number.map(|number| figure(number, Some("tokens/s"))),
+            number,
+            absent: number.is_none().then_some(Absence::Empty),
+            ..QueryReport::new(&color(name), &rule)
+        };
+        let mut findings = Findings::default();
+        let about = "guard shop/web";
+        query(&mut findings, about, &number("blue", Some(12.5)), Some(&rule), true);
+        for (here, there) in [(12.5, Some(11.0)), (12.5, Some(10.0)), (12.5, Some(0.0)), (12.5, None)] {
+            let reports = [number("blue", Some(here)), number("green", there)];
+            ratios(
+                &mut findings,
+                about,
+                std::slice::from_ref(&rule),
+                &reports,
+                &color("blue"),
+                &color("green"),
+            );
+        }
+        insta::assert_snapshot!(anstream::adapter::strip_str(&table(&findings.list)).to_string());
     }
 
     #[tokio::test]

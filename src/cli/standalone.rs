@@ -363,6 +363,61 @@ mod tests {
         assert_eq!((phase, why.as_str()), (Phase::Unreadable, "no such Service"));
     }
 
+    fn scalar(max: Option<f64>, min: Option<f64>, ratio: Option<f64>) -> RuleSpec {
+        let scalar = ScalarRule {
+            expr: "x".into(),
+            max,
+            min,
+            max_ratio_to_standby: ratio,
+            ..ScalarRule::default()
+        };
+        RuleSpec::new(RuleName::new("x").expect("valid"), RuleKind::Saturation(scalar))
+    }
+
+    fn number(number: f64) -> QueryReport {
+        QueryReport {
+            number: Some(number),
+            ..QueryReport::new(&Color::new("blue").expect("valid"), &scalar(Some(1.0), None, None))
+        }
+    }
+
+    #[test]
+    fn a_number_is_shown_against_the_limit_that_matters() {
+        let glanced = |rule: &RuleSpec, value: f64, standby: Option<f64>| {
+            let shown = glance(rule, standby, Some(&number(value)));
+            (shown.outcome, shown.threshold)
+        };
+        let both = scalar(Some(10.0), Some(2.0), None);
+        assert_eq!(glanced(&both, 5.0, None), ("pass".to_owned(), 10.0));
+        assert_eq!(glanced(&both, 11.0, None), ("breach".to_owned(), 10.0));
+        assert_eq!(glanced(&both, 1.0, None), ("breach".to_owned(), 2.0));
+        assert_eq!(glanced(&scalar(None, Some(2.0), None), 1.0, None), ("breach".to_owned(), 2.0));
+        let relative = scalar(None, None, Some(2.0));
+        assert_eq!(glanced(&relative, 7.0, Some(3.0)), ("breach".to_owned(), 6.0));
+        assert_eq!(glanced(&relative, 5.0, Some(3.0)), ("pass".to_owned(), 6.0));
+        assert_eq!(glanced(&relative, 5.0, None).0, "pass", "nothing to compare with");
+    }
+
+    #[test]
+    fn what_is_absent_is_no_pass() {
+        let absent = QueryReport {
+            absent: Some(crate::model::Absence::Empty),
+            ..number(0.0)
+        };
+        assert_eq!(glance(&scalar(Some(1.0), None, None), None, Some(&absent)).outcome, "inconclusive");
+    }
+
+    #[test]
+    fn whether_a_folder_may_be_written_is_asked_without_making_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let new = folder.path().join("new/one");
+        assert!(may_write(&new));
+        assert!(!new.exists() && !folder.path().join("new").exists());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("writable");
+        assert!(!may_write(&file) && !may_write(&file.join("below")));
+    }
+
     #[test]
     fn a_folder_that_cannot_be_written_is_seen() {
         let folder = tempfile::tempdir().expect("a folder");

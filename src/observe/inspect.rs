@@ -147,7 +147,9 @@ fn needs_prometheus(rule: &RuleSpec) -> bool {
 }
 
 impl QueryReport {
-    fn new(color: &Color, rule: &RuleSpec) -> Self {
+    /// A report on a rule that nobody was asked about yet.
+    #[must_use]
+    pub fn new(color: &Color, rule: &RuleSpec) -> Self {
         let query = match &rule.kind {
             RuleKind::ErrorRate(rule) | RuleKind::Availability(rule) => format!("{} / {}", rule.bad, rule.total),
             RuleKind::Promql(rule) | RuleKind::Throughput(rule) | RuleKind::Saturation(rule) => rule.expr.clone(),

@@ -164,3 +164,77 @@ pub(super) fn remedy(what: &What) -> Option<String> {
         What::Counters { .. } | What::Scalar(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    /// What is told of one target after each sample of (second, start, total, estimate).
+    fn told(samples: &[(i64, Option<i64>, f64, f64)]) -> Vec<f64> {
+        let mut ratchet = Ratchet::default();
+        let step = |(second, started, total, slow): &(i64, Option<i64>, f64, f64)| {
+            let counter = Counter {
+                started: started.map(at),
+                total: *total,
+                bad: Some(*slow),
+            };
+            let reading = Reading::Counters {
+                sample_at: at(*second),
+                targets: [("a".to_owned(), counter)].into(),
+            };
+            let Reading::Counters { targets, .. } = ratchet.smooth(reading) else {
+                panic!("no counters");
+            };
+            targets["a"].bad.expect("told")
+        };
+        samples.iter().map(step).collect()
+    }
+
+    fn are(found: &[f64], expected: &[f64]) -> bool {
+        found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6)
+    }
+
+    #[test]
+    fn what_grows_is_told_as_it_is() {
+        let found = told(&[(0, None, 100.0, 5.0), (5, None, 200.0, 9.5), (10, None, 300.0, 30.0)]);
+        assert!(are(&found, &[5.0, 9.5, 30.0]), "{found:?}");
+    }
+
+    #[test]
+    fn noise_neither_lowers_nor_raises_the_count() {
+        let found = told(&[(0, None, 1e9, 5.0), (5, None, 1e9, 5.0 - 1e-7), (10, None, 1e9, 5.0 + 1e-7)]);
+        assert!(found.iter().all(|told| told.total_cmp(&5.0).is_eq()), "{found:?}");
+    }
+
+    #[test]
+    fn an_estimate_that_fell_goes_on_counting_from_where_it_was() {
+        // Merged: 400 become 100; then 20 more are slow.
+        let found = told(&[(0, None, 1000.0, 400.0), (5, None, 1010.0, 100.0), (10, None, 1040.0, 120.0)]);
+        assert!(are(&found, &[400.0, 400.0, 420.0]), "{found:?}");
+    }
+
+    #[test]
+    fn an_estimate_never_grows_by_more_than_there_were_requests() {
+        let found = told(&[(0, None, 1000.0, 0.0), (5, None, 1010.0, 300.0), (10, None, 1020.0, 303.0)]);
+        assert!(are(&found, &[0.0, 10.0, 13.0]), "{found:?}");
+    }
+
+    #[test]
+    fn a_restart_counts_anew_by_its_total_or_by_its_start() {
+        let found = told(&[(0, None, 1000.0, 400.0), (5, None, 20.0, 7.0)]);
+        assert!(are(&found, &[400.0, 7.0]), "{found:?}");
+        let found = told(&[(0, Some(-9), 10.0, 4.0), (5, Some(3), 20.0, 1.0)]);
+        assert!(are(&found, &[4.0, 1.0]), "{found:?}");
+    }
+
+    #[test]
+    fn a_target_that_was_away_for_a_while_is_remembered_and_a_long_lost_one_is_not() {
+        let hour = 3600;
+        let found = told(&[(0, None, 1000.0, 400.0), (hour, None, 1100.0, 100.0)]);
+        assert!(are(&found, &[400.0, 400.0]), "{found:?}");
+    }
+}

@@ -300,3 +300,106 @@ pub(super) fn refusal(why: &str) -> String {
     }
     why.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        model::{Judging, RuleKind, RuleName, RuleSpec},
+        observe::plan::{Plan, tests::guard},
+    };
+
+    fn planned(expr: &str, windows: Option<Windows>, window: Option<u64>) -> Result<Vec<(Role, String)>, String> {
+        let rule = ScalarRule {
+            expr: expr.to_owned(),
+            window: window.map(Duration::from_secs),
+            ..ScalarRule::default()
+        };
+        let facts = Facts {
+            namespace: "shop",
+            color: "blue",
+            value: "web.blue",
+            deployment: Some("web-blue"),
+        };
+        expression(&rule, windows, &facts).map(|(_, expressions)| expressions)
+    }
+
+    #[test]
+    fn a_window_is_filled_wherever_it_stands() {
+        let windows = Windows {
+            short: Duration::from_secs(300),
+            long: Duration::from_secs(3600),
+        };
+        let expr = r#"sum(rate(x{c="{color}"}[{window}])) / sum(x:rate{over="{window}"})"#;
+        assert_eq!(
+            planned(expr, Some(windows), None).expect("planned"),
+            [
+                (Role::Value, r#"(sum(rate(x{c="blue"}[5m])) / sum(x:rate{over="5m"}))"#.to_owned()),
+                (Role::Long, r#"(sum(rate(x{c="blue"}[1h])) / sum(x:rate{over="1h"}))"#.to_owned()),
+            ]
+        );
+        assert_eq!(planned(expr, None, Some(90)).expect("planned").len(), 1);
+        assert!(planned(expr, None, None).expect_err("refused").contains("`windows`"));
+        assert!(planned("  ", None, None).is_err());
+        assert!(planned("sum({color}_total)", None, None).is_err(), "a placeholder outside quotes");
+    }
+
+    #[test]
+    fn a_comment_does_not_swallow_what_is_added() {
+        assert_eq!(planned("sum(x) # all", None, None).expect("planned")[0].1, "(sum(x) # all\n)");
+    }
+
+    #[test]
+    fn spans_are_written_as_promql_reads_them() {
+        let spans = [90, 60, 7200, 0].map(|seconds| promql(Duration::from_secs(seconds)));
+        assert_eq!(spans.join(" "), "90s 1m 2h 1ms");
+        assert_eq!(promql(Duration::from_millis(1500)), "1500ms");
+    }
+
+    #[test]
+    fn the_first_selector_under_a_range_is_found_without_parsing() {
+        let cases = [
+            ("sum(rate(x[5m]))", Some("x")),
+            (
+                r#"sum by (pod) (rate(a:b{pod=~"w-[a-z]{2}",q='}['} [1m])) / y"#,
+                Some(r#"a:b{pod=~"w-[a-z]{2}",q='}['}"#),
+            ),
+            (r#"rate({__name__="x"}[1m])"#, Some(r#"{__name__="x"}"#)),
+            ("a + on () rate(b[1m])", Some("b")),
+            ("max_over_time(sum(x)[5m:1m])", None),
+            ("sum(x)", None),
+            (r#"x{a="\"[" }"#, None),
+        ];
+        for (text, selector) in cases {
+            assert_eq!(ranged(text), selector, "{text}");
+        }
+    }
+
+    #[test]
+    fn classic_mode_plans_the_scripts_queries() {
+        let mut spec = guard("web");
+        spec.policy.mode = Judging::Classic;
+        let mut native = spec.rules[1].clone();
+        if let RuleKind::Latency(latency) = &mut native.kind {
+            latency.histogram = Histogram::Native;
+            latency.unit = TimeUnit::Milliseconds;
+            latency.buckets = r#"http_request_duration_ms{pod=~"{deployment}-.+"}"#.to_owned();
+        }
+        spec.rules = vec![
+            spec.rules[0].clone(),
+            spec.rules[1].clone(),
+            RuleSpec::new(RuleName::new("native").expect("a name"), native.kind),
+        ];
+        let plan = Plan::new([&spec]);
+        let blue = plan.reads.iter().filter(|read| read.at.color.as_str() == "blue");
+        let lines: Vec<String> = blue
+            .flat_map(|read: &Arc<Read>| {
+                let line = |(role, text): &(Role, String)| format!("{} {role:?}: {text}", read.at.rule);
+                read.expressions.iter().map(line).collect::<Vec<_>>()
+            })
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+}

@@ -55,7 +55,7 @@ const SHRUNK: Duration = Duration::from_secs(10 * 60);
 const CROWDED: Duration = Duration::from_secs(5 * 60);
 
 /// What is said of a hand-written expression that is too slow by itself.
-const TOO_SLOW: &str = "the expression alone takes longer than a look may: narrow it, or let a recording rule evaluate it";
+pub(super) const TOO_SLOW: &str = "the expression alone takes longer than a look may: narrow it, or let a recording rule evaluate it";
 
 /// What a query must have had to count as too slow, and not merely as asked too late.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);

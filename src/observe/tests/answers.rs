@@ -1,7 +1,7 @@
 //! What Prometheus may say, and what becomes of it.
 
 use super::*;
-use crate::model::Counter;
+use crate::model::{Counter, RuleKind, RuleSpec, ScalarRule};
 use crate::observe::plan::tests::guard;
 
 /// The error rate when the expressions that contain `part` say something else.
@@ -404,4 +404,115 @@ async fn a_cluster_without_a_prometheus_says_so() {
     .expect("an observer");
     let readings = look(&observer).await;
     assert!(pick(&readings, &guard, "blue", "p95") == &Reading::Absent(Absence::Error(NO_PROMETHEUS.to_owned())));
+}
+
+/// A guard with so many numbers beside the preset's rules; each expression names its rule.
+fn numbers(names: &[String]) -> GuardSpec {
+    let mut spec = guard("web");
+    spec.rules.extend(names.iter().map(|name| {
+        let scalar = ScalarRule {
+            expr: format!("sum({name}_metric)"),
+            max: Some(1.0),
+            ..ScalarRule::default()
+        };
+        RuleSpec::new(RuleName::new(name).expect("a name"), RuleKind::Promql(scalar))
+    }));
+    spec
+}
+
+fn number(expression: &str) -> Vec<Said> {
+    match expression.contains("_metric") {
+        true => vec![(Vec::new(), "0.5".to_owned())],
+        false => healthy(expression),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+async fn an_expression_that_is_too_slow_delays_no_counter_and_ends_up_alone() {
+    let names: Vec<String> = (0..6).map(|n| format!("n{n}")).chain(["slow".to_owned()]).collect();
+    let guard = numbers(&names);
+    let stub = Stub::start(|asked| {
+        let query = asked.form.get("query").map_or("", String::as_str);
+        if query.contains("slow_metric") {
+            // The room waits for its own deadline; this only must be longer.
+            std::thread::sleep(Duration::from_millis(1600));
+        }
+        json(200, vector(asked, number))
+    })
+    .await;
+    let mut impatient = settings(&stub.url());
+    impatient.timeout = Duration::from_millis(1200);
+    let observer = observer(std::slice::from_ref(&guard), impatient);
+    let is_number = |reading: &Reading| matches!(reading, Reading::Scalar { .. });
+    for look_number in 0..6 {
+        let readings = look(&observer).await;
+        assert!(
+            matches!(pick(&readings, &guard, "blue", "error_rate"), Reading::Counters { .. }),
+            "look {look_number}"
+        );
+        let slow = pick(&readings, &guard, "blue", "slow");
+        assert!(matches!(slow, Reading::Absent(_)), "{slow:?}");
+        if look_number == 5 {
+            assert!(slow == &Reading::Absent(Absence::Error(source::TOO_SLOW.to_owned())), "{slow:?}");
+            for name in &names[..6] {
+                let reading = pick(&readings, &guard, "blue", name);
+                assert!(is_number(reading), "{name}: {reading:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_doubtful_expression_casts_no_doubt_on_those_beside_it() {
+    let names: Vec<String> = ["odd", "even", "plain"].map(str::to_owned).to_vec();
+    let guard = numbers(&names);
+    let stub = Stub::start(|asked| {
+        let body = vector(asked, number);
+        let query = asked.form.get("query").map_or("", String::as_str);
+        let warning = r#"{"warnings":["PromQL warning: encountered a mix of histograms and floats"],"#;
+        match query.contains("odd_metric") {
+            true => json(200, body.replacen('{', warning, 1)),
+            false => json(200, body),
+        }
+    })
+    .await;
+    let observer = observer(std::slice::from_ref(&guard), settings(&stub.url()));
+    for _ in 0..2 {
+        let readings = look(&observer).await;
+        for name in ["even", "plain"] {
+            let reading = pick(&readings, &guard, "blue", name);
+            assert!(matches!(reading, Reading::Scalar { .. }), "{name}: {reading:?}");
+        }
+        let odd = pick(&readings, &guard, "blue", "odd");
+        assert!(
+            matches!(odd, Reading::Absent(Absence::Error(why)) if why.contains("a mix of histograms")),
+            "{odd:?}"
+        );
+        assert!(matches!(pick(&readings, &guard, "blue", "error_rate"), Reading::Counters { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_native_histograms_is_told_what_it_needs() {
+    let mut guard = guard("web");
+    if let RuleKind::Latency(latency) = &mut guard.rules[1].kind {
+        latency.histogram = crate::model::Histogram::Native;
+        latency.buckets = "http_request_duration_seconds".to_owned();
+    }
+    let stub = Stub::start(|asked| {
+        let query = asked.form.get("query").map_or("", String::as_str);
+        match query.contains("histogram_count") {
+            true => refusal(400, "bad_data", "parse error: unknown function with name \\\"histogram_count\\\""),
+            false => json(200, vector(asked, healthy)),
+        }
+    })
+    .await;
+    let observer = observer(std::slice::from_ref(&guard), settings(&stub.url()));
+    let readings = look(&observer).await;
+    let reading = pick(&readings, &guard, "blue", "p95");
+    assert!(
+        matches!(reading, Reading::Absent(Absence::Error(why)) if why.contains("--enable-feature=native-histograms")),
+        "{reading:?}"
+    );
+    assert!(matches!(pick(&readings, &guard, "blue", "p99"), Reading::Counters { .. }));
 }
