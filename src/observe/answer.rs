@@ -1,147 +1,21 @@
-//! What Prometheus said, understood: the envelope of its API, and the step from samples to a [`Reading`]. Pure.
+//! What Prometheus said, understood: the step from samples to a [`Reading`]. Pure.
 //!
-//! The client crate drops `warnings`, so the envelope is decoded here. Nothing is ever guessed: whatever is no plain count becomes a
+//! Nothing is ever guessed: whatever is no plain count becomes a
 //! named [`Absence`], and no absence is a zero.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    fmt,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
-};
 
 use super::{
+    envelope::{Answer, Sample},
     plan::{Query, Read, Role, TAG, What},
     selector::Bound,
 };
 use crate::model::{Absence, Counter, Reading};
-
-/// The body of every answer of the API.
-#[derive(Debug, Deserialize)]
-pub(super) struct Envelope {
-    /// `success` or `error`.
-    pub status: String,
-    #[serde(default)]
-    data: Option<Data>,
-    /// A word on the kind of error.
-    #[serde(default, rename = "errorType")]
-    pub error_type: Option<String>,
-    /// A sentence on the error.
-    #[serde(default)]
-    pub error: Option<String>,
-    /// Set when the answer is incomplete, or the expression doubtful.
-    #[serde(default)]
-    pub warnings: Vec<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Data {
-    #[serde(default, rename = "resultType")]
-    kind: String,
-    #[serde(default)]
-    result: Vec<Element>,
-}
-
-/// One element of a result: a series, or half of a scalar's pair of time and value.
-#[derive(Debug)]
-enum Element {
-    Series(Box<Sample>),
-    Number(f64),
-    Text(String),
-}
-
-impl<'de> Deserialize<'de> for Element {
-    // By hand: `untagged` would copy every sample of a large answer first.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AnyElement;
-
-        #[expect(clippy::cast_precision_loss, reason = "times in whole seconds are far below 2^53")]
-        impl<'de> Visitor<'de> for AnyElement {
-            type Value = Element;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a series, a time or a value")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Element, A::Error> {
-                Sample::deserialize(MapAccessDeserializer::new(map)).map(|sample| Element::Series(Box::new(sample)))
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<Element, E> {
-                Ok(Element::Number(number))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Element, E> {
-                Ok(Element::Number(number as f64))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<Element, E> {
-                Ok(Element::Number(number as f64))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Element, E> {
-                Ok(Element::Text(text.to_owned()))
-            }
-        }
-
-        deserializer.deserialize_any(AnyElement)
-    }
-}
-
-impl Data {
-    /// The series; of a scalar the one without labels that it amounts to.
-    fn into_samples(self) -> Vec<Sample> {
-        if let (true, [Element::Number(at), Element::Text(value)]) = (self.kind == "scalar", self.result.as_slice()) {
-            return vec![Sample {
-                metric: HashMap::new(),
-                value: Some((*at, value.clone())),
-                values: Vec::new(),
-            }];
-        }
-        let series = |element| match element {
-            Element::Series(sample) => Some(*sample),
-            Element::Number(_) | Element::Text(_) => None,
-        };
-        self.result.into_iter().filter_map(series).collect()
-    }
-}
-
-/// One series of an answer.
-#[derive(Debug, Deserialize)]
-pub(super) struct Sample {
-    /// Its labels.
-    pub metric: HashMap<String, String>,
-    /// Of an instant vector: evaluation time and value.
-    #[serde(default)]
-    pub value: Option<(f64, String)>,
-    /// Of a matrix: times and values.
-    #[serde(default)]
-    pub values: Vec<(f64, String)>,
-}
-
-impl Envelope {
-    /// The series and what casts doubt on all of them; notes on style ("PromQL info") do not.
-    pub(super) fn into_answer(self) -> Answer {
-        Answer {
-            samples: self.data.unwrap_or_default().into_samples(),
-            doubt: self.warnings.into_iter().find(|warning| !warning.starts_with("PromQL info")),
-        }
-    }
-}
-
-/// The series of one answer.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    /// The series.
-    pub samples: Vec<Sample>,
-    /// A warning that says the answer is incomplete.
-    pub doubt: Option<String>,
-}
 
 /// A Prometheus number: `NaN`, `+Inf`, `1e+21` included.
 pub(super) fn number(text: &str) -> f64 {

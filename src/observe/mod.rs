@@ -4,10 +4,10 @@
 //! one guard's trouble is not another's. Counters are handed on raw, per scrape target: taking differences and judging them is the
 //! engine's. The room reads no clock: readings carry the time of the server that measured, or the `now` it was given.
 //!
-//! Reading order: [`plan`] (pure: rules to queries), `selector` (pure: the PromQL that must be understood), `answer` (pure: samples to
-//! readings), `scalar` and `native` (pure: the same for numbers and for native histograms), `prometheus` (one request), `source` (all
-//! requests of a look, and what is remembered), `learn` and `before` (what is asked rarely), `probe`, `range` (for evidence), `inspect`
-//! (for `flipback check`), `start` (for `flipback run`).
+//! Reading order: [`plan`] (pure: rules to queries), `selector` (pure: the PromQL that must be understood), `envelope` and `answer`
+//! (pure: samples to readings), `scalar` and `native` (pure: the same for numbers and for native histograms), `prometheus` (one
+//! request), `source` (all requests of a look, and what is remembered), `learn` and `before` (what is asked rarely), `probe`, `range`
+//! (for evidence), `inspect` and `advise` (for `flipback check`), `start` (for `flipback run`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,8 +23,10 @@ use futures::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+mod advise;
 mod answer;
 mod before;
+mod envelope;
 mod inspect;
 mod learn;
 mod native;
@@ -37,7 +39,8 @@ mod selector;
 mod source;
 mod start;
 
-pub use inspect::{Buckets, QueryReport, figure};
+pub use advise::figure;
+pub use inspect::{Buckets, QueryReport};
 pub use start::{Start, Unfit};
 
 use self::{

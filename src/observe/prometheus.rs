@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Mutex, time::Instant};
 use url::Url;
 
-use super::answer::{Answer, Envelope};
+use super::envelope::{Answer, Envelope};
 use crate::{
     metrics::Metrics,
     model::{

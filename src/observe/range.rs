@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    answer::{Answer, number, time},
+    answer::{number, time},
+    envelope::Answer,
     plan::{Read, Role, What},
     prometheus::{Server, Session, Span},
     scalar::{Scalar, seconds},

@@ -14,7 +14,8 @@
 use std::time::Duration;
 
 use super::{
-    answer::{Sample, Sorted, number, time},
+    answer::{Sorted, number, time},
+    envelope::Sample,
     plan::{Planned, Query, Read, Role, TAG, What, both},
     selector::{ALL, Bound, Facts, fill, with_matcher},
 };
@@ -197,10 +198,11 @@ fn ranged(text: &str) -> Option<&str> {
             }
             (None, '}') => in_braces = false,
             (None, _) if in_braces => {}
-            (None, '[') => match start {
-                Some(start) => return text.get(start..at).map(str::trim_end),
-                None => {}
-            },
+            (None, '[') => {
+                if let Some(start) = start {
+                    return text.get(start..at).map(str::trim_end);
+                }
+            }
             (None, _) if is_name(c) && !is_name(before) => start = Some(at),
             (None, _) if is_name(c) || c.is_whitespace() => {}
             (None, _) => start = None,

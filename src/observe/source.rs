@@ -20,8 +20,9 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
-    answer::{Answer, Raw, Sorted, Spacing, reading},
+    answer::{Raw, Sorted, Spacing, reading},
     before::Befores,
+    envelope::Answer,
     learn::{Hint, Learned},
     native::{Ratchet, UNKNOWN_FUNCTION},
     plan::{Address, QUERY_BYTES_MAX, Query, Read, Role, What, chunks},

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::{
     Observer,
+    advise::{narrow, sluggish, time_to_detect, window},
     answer::{Bounds, Sorted},
-    inspect::{narrow, sluggish, time_to_detect, window},
     plan::{EXPRESSIONS_MAX, Plan, QUERY_BYTES_MAX, Query, Read, What},
     prometheus::{Failure, Span},
     scalar::{self, Scalar},
@@ -84,7 +84,7 @@ impl Observer {
 
     /// Refused is what cannot be judged on any color; where another color can, only that side of it is blind.
     fn judge_bounds(&self, plan: &Plan, known: &Known, start: &mut Start) {
-        let mut rules: BTreeMap<(&GuardId, &RuleName), Vec<(&Read, Bounds, Option<String>)>> = BTreeMap::new();
+        let mut rules: BTreeMap<(&GuardId, &RuleName), Vec<Side<'_>>> = BTreeMap::new();
         for read in &plan.reads {
             let bounds = read.bounds().and_then(|expression| known.bounds.get(&expression));
             if let Some(bounds) = bounds.filter(|bounds| !bounds.finite().is_empty()) {
@@ -183,6 +183,9 @@ fn duration(le: f64, unit: TimeUnit) -> Option<String> {
     let duration = Duration::try_from_secs_f64(seconds).ok()?;
     Some(humantime::format_duration(duration).to_string())
 }
+
+/// A rule on one color, the bounds of its histogram, and why they do not fit.
+type Side<'a> = (&'a Read, Bounds, Option<String>);
 
 /// What was answered, by expression.
 #[derive(Debug, Default)]
