@@ -266,6 +266,8 @@ fn guard(name: &str, phase: Phase, streak: u32) -> GuardStatus {
             of: 3,
             value: Some(value),
             threshold: 0.05,
+            below: false,
+            unit: None,
             bad: Some(value * 1000.0),
             total: Some(1000.0),
             why: format!("{} % of 1000 requests were bad, limit 5 %", value * 100.0),

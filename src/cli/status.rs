@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{
     BAD, Daemon, Failure, Form, Global, HEALTHY, Output, UNKNOWN,
     command::{self, note, resolve},
-    paint::{self, Cell, columns, percent, styled},
+    paint::{self, Cell, columns, figure, limit, styled},
     standalone,
 };
 use crate::model::{GuardStatus, Mode, Phase, RuleStatus, Status};
@@ -227,7 +227,7 @@ fn rules(rules: &[RuleStatus]) -> String {
         title("OUTCOME"),
         title("STREAK"),
         title("LAST"),
-        title("THRESHOLD"),
+        title("LIMIT"),
         title("WHY"),
     ]];
     rows.extend(rules.iter().map(|rule| {
@@ -237,13 +237,6 @@ fn rules(rules: &[RuleStatus]) -> String {
             "inconclusive" => paint::WARN,
             _ => paint::DIM,
         };
-        let value = |value: f64| {
-            if rule.kind == "endpoints" {
-                format!("{value:.0} Ready")
-            } else {
-                percent(value)
-            }
-        };
         vec![
             Cell::plain(rule.rule.as_str()),
             Cell::new(rule.outcome.as_str(), style),
@@ -251,12 +244,8 @@ fn rules(rules: &[RuleStatus]) -> String {
                 format!("{}/{}", rule.streak, rule.of),
                 if rule.streak > 0 { paint::WARN } else { paint::DIM },
             ),
-            Cell::new(rule.value.map_or_else(|| "-".to_owned(), value), style),
-            Cell::plain(if rule.kind == "endpoints" {
-                "1 Ready".to_owned()
-            } else {
-                percent(rule.threshold)
-            }),
+            Cell::new(rule.value.map_or_else(|| "-".to_owned(), |value| figure(rule.unit(), value)), style),
+            Cell::plain(limit(rule.unit(), rule.threshold, rule.below)),
             Cell::plain(rule.why.as_str()),
         ]
     }));
@@ -339,7 +328,9 @@ mod tests {
             streak,
             of: 3,
             value,
-            threshold: 0.05,
+            threshold: if kind == "endpoints" { 1.0 } else { 0.05 },
+            below: false,
+            unit: None,
             bad: None,
             total: None,
             why: "12 of 100 requests failed, which is more than 5 %".into(),

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Color, GuardId, Mode, Release, RuleName};
+use super::{Color, GuardId, Judging, Mode, Release, RuleKind, RuleName, RuleSpec};
 
 /// Everything there is to show.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -157,7 +157,8 @@ pub struct ColorStatus {
 pub struct RuleStatus {
     /// Its name.
     pub rule: RuleName,
-    /// `error_rate`, `latency`, `probe`, `endpoints`.
+    /// The kind as configuration spells it: `error_rate`, `availability`, `latency`, `promql`, `throughput`, `saturation`, `probe`,
+    /// `endpoints`.
     pub kind: String,
     /// `breach`, `pass`, `waiting`, `inconclusive`, `nothing`.
     pub outcome: String,
@@ -167,8 +168,17 @@ pub struct RuleStatus {
     pub of: u32,
     /// The newest judged value, in the unit of `threshold`.
     pub value: Option<f64>,
-    /// What it is compared to: a fraction, or for `endpoints` a count.
+    /// What it is compared to, in the same unit. Infinite, `null` in JSON: nothing yet, as with a limit relative to a standby without
+    /// a number.
+    #[serde(deserialize_with = "endless")]
     pub threshold: f64,
+    /// Whether being under the threshold is the breach, as with an availability or a `min`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub below: bool,
+    /// What `value` and `threshold` count: [`unit::RATIO`], [`unit::ENDPOINTS`], [`unit::SECONDS`] or a rule's own word, such as
+    /// `req/s`; `None`: a bare number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// Bad requests behind `value`.
     pub bad: Option<f64>,
     /// Requests behind `value`.
@@ -179,6 +189,60 @@ pub struct RuleStatus {
     pub sample_at: Option<Timestamp>,
     /// Newest judged values, oldest first, bounded; for a sparkline.
     pub history: Vec<f64>,
+}
+
+/// An infinity is `null` in JSON.
+fn endless<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::INFINITY))
+}
+
+/// What a rule's numbers count.
+pub mod unit {
+    use super::{Judging, RuleKind, RuleSpec};
+
+    /// A fraction, shown to people in percent.
+    pub const RATIO: &str = "ratio";
+    /// Ready endpoints.
+    pub const ENDPOINTS: &str = "endpoints";
+    /// Seconds.
+    pub const SECONDS: &str = "seconds";
+
+    /// The unit of a rule's value and threshold.
+    ///
+    /// A saturation is the used share of a resource, unless its rule names a unit or has a limit that no share reaches. In the classic
+    /// mode a latency is judged by its quantile, a time.
+    #[must_use]
+    pub fn of(rule: &RuleSpec, judging: Judging) -> Option<String> {
+        let known = |unit: &str| Some(unit.to_owned());
+        match &rule.kind {
+            RuleKind::Latency(_) if judging == Judging::Classic => known(SECONDS),
+            RuleKind::ErrorRate(_) | RuleKind::Availability(_) | RuleKind::Latency(_) | RuleKind::Probe(_) => known(RATIO),
+            RuleKind::Endpoints(_) => known(ENDPOINTS),
+            RuleKind::Saturation(scalar) if scalar.unit.is_none() => {
+                let limits = [scalar.max, scalar.min];
+                limits.into_iter().flatten().all(|limit| limit <= 1.0).then(|| RATIO.to_owned())
+            }
+            RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => scalar.unit.clone(),
+        }
+    }
+
+    /// The unit by the kind alone, for the status of a daemon that does not tell it yet.
+    #[must_use]
+    pub fn of_kind(kind: &str) -> Option<&'static str> {
+        match kind {
+            "error_rate" | "availability" | "latency" | "probe" => Some(RATIO),
+            "endpoints" => Some(ENDPOINTS),
+            _ => None,
+        }
+    }
+}
+
+impl RuleStatus {
+    /// What its numbers count, as far as it tells.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        self.unit.as_deref().or_else(|| unit::of_kind(&self.kind))
+    }
 }
 
 /// The newest incident in short.

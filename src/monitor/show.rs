@@ -10,7 +10,8 @@ use crate::{
     metrics::Metrics,
     model::{
         Color, ColorStatus, Decision, GuardId, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Observation, Outcome, Phase,
-        RuleState, RuleStatus, View, status::EventLine,
+        RuleState, RuleStatus, View,
+        status::{EventLine, unit},
     },
 };
 
@@ -158,6 +159,13 @@ impl Guarded {
             of: rule.of,
             value: rule.value,
             threshold: rule.threshold,
+            below: rule.below,
+            unit: self
+                .spec
+                .rules
+                .iter()
+                .find(|spec| spec.name == rule.rule)
+                .and_then(|spec| unit::of(spec, self.spec.policy.mode)),
             bad: rule.bad,
             total: rule.total,
             why: rule.why.clone(),

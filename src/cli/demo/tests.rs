@@ -32,6 +32,8 @@ fn rule(outcome: &str, streak: u32, seconds: f64, why: &str) -> RuleStatus {
         of: 3,
         value: None,
         threshold: 0.05,
+        below: false,
+        unit: None,
         bad: None,
         total: None,
         why: why.to_owned(),
