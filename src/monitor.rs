@@ -372,10 +372,16 @@ impl Monitor {
         let answered = match &command {
             Command::Rollback {
                 guard,
+                from,
                 by,
                 reason,
                 dry_run,
             } => {
+                if let Some(error) = self.left_already(guard, from.as_ref()) {
+                    // A caller that went away is no concern of ours.
+                    let _ = reply.send(Err(error));
+                    return;
+                }
                 self.manual(&guard.clone(), None, (by, reason), *dry_run, reply, now);
                 return;
             }

@@ -42,6 +42,7 @@ pub async fn rollback(global: &Global, args: RollbackArgs) -> Result<u8, Failure
     command::carry(global, args.common.form, &args.daemon, &args.guard, |guard| {
         Ok(Command::Rollback {
             guard,
+            from: None,
             by,
             reason: args.reason.clone(),
             dry_run: args.dry_run,

@@ -12,6 +12,9 @@ pub enum Command {
     Rollback {
         /// Which guard.
         guard: GuardId,
+        /// The color to leave: refused where another one is active by now. `None`: whichever is active.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<Color>,
         /// Who asks.
         by: String,
         /// Their words.

@@ -455,6 +455,18 @@ impl Monitor {
         }
     }
 
+    /// Why a rollback from a named color is none any more: somebody was quicker, and the way back would lead to what they left.
+    pub(super) fn left_already(&self, id: &GuardId, from: Option<&Color>) -> Option<CommandError> {
+        let (guard, from) = (self.guards.get(id)?, from?);
+        match guard.router.view() {
+            View::Known(traffic) if traffic.active != *from => Some(CommandError::Refused(format!(
+                "{} is active, not {from}: somebody has moved traffic already",
+                traffic.active
+            ))),
+            _ => None,
+        }
+    }
+
     fn manual_order(
         &mut self,
         id: &GuardId,
