@@ -70,7 +70,7 @@ pub fn resolve<'a>(ids: impl Iterator<Item = &'a GuardId>, given: &str) -> Resul
     }
 }
 
-/// Carries a command to the daemon, or out from here where none runs.
+/// Carries a command to the daemon, or out from here where none runs, and prints the answer.
 ///
 /// # Errors
 /// [`Failure`] when it could not be asked for: no guard of that name, no daemon at the given address, a wrong token.
@@ -83,6 +83,19 @@ pub async fn carry(
 ) -> Result<u8, Failure> {
     super::quiet_log(global);
     let config = load(global, daemon)?;
+    Ok(answered(form, ask(config, daemon, guard, make).await?))
+}
+
+/// Carries a command to the daemon, or out from here where none runs.
+///
+/// # Errors
+/// [`Failure`] when it could not be asked for: no guard of that name, no daemon at the given address, a wrong token.
+pub async fn ask(
+    config: Option<Config>,
+    daemon: &DaemonArgs,
+    guard: &str,
+    make: impl FnOnce(GuardId) -> Result<Command, Failure>,
+) -> Result<Result<CommandReply, CommandError>, Failure> {
     let asked = if daemon.alone {
         None
     } else {
@@ -94,8 +107,8 @@ pub async fn carry(
         let token = token(config.as_ref())?;
         let command = make(id)?;
         match daemon.command(&command, token.as_ref()).await {
-            Ok(reply) => return Ok(answered(form, Ok(reply))),
-            Err(ClientError::Command(error)) => return Ok(answered(form, Err(error))),
+            Ok(reply) => return Ok(Ok(reply)),
+            Err(ClientError::Command(error)) => return Ok(Err(error)),
             Err(ClientError::NoToken(_)) if config.is_some() => {
                 note("The daemon takes no commands over HTTP (no token is configured): doing it from here, which it will see.");
                 beside = true;
@@ -103,7 +116,7 @@ pub async fn carry(
             Err(error) => return Err(Failure::unknown(format!("{error}; --alone does it from here, past the daemon"))),
         }
         let config = config.ok_or_else(|| Failure::usage("no configuration to stand alone with"))?;
-        return Ok(answered(form, standalone::command(config, command, beside).await));
+        return Ok(standalone::command(config, command, beside).await);
     }
     let config = config.ok_or_else(|| Failure::usage("no configuration to stand alone with"))?;
     let id = resolve(config.guards.iter().map(|guard| &guard.id), guard).map_err(Failure::usage)?;
@@ -111,7 +124,7 @@ pub async fn carry(
     if !daemon.alone {
         note("No daemon runs here: doing it from here.");
     }
-    Ok(answered(form, standalone::command(config, command, beside).await))
+    Ok(standalone::command(config, command, beside).await)
 }
 
 /// The configuration; with an address it may be missing or broken, since the daemon has its own.
@@ -206,7 +219,8 @@ fn code(answer: &Result<CommandReply, CommandError>) -> u8 {
 }
 
 /// What came of it, for people; the first line is the answer.
-fn lines(answer: &Result<CommandReply, CommandError>) -> Vec<String> {
+#[must_use]
+pub fn lines(answer: &Result<CommandReply, CommandError>) -> Vec<String> {
     match answer {
         Ok(CommandReply::Done { what }) => vec![what.clone()],
         Ok(CommandReply::Flip { incident }) => flip(incident),

@@ -19,6 +19,7 @@ pub mod check;
 pub mod client;
 pub mod command;
 pub mod demo;
+pub mod gate;
 pub mod paint;
 pub mod pause;
 pub mod rollback;
@@ -40,6 +41,8 @@ const EXIT_CODES: &str = "Exit codes:
   0   healthy; for a command: done
   1   breaching or rolled back; for a command: refused or failed
   2   cannot tell: no usable data, nothing reachable, no answer
+  10  gate: the color is bad
+  11  gate: it cannot be told
   64  the command line or the configuration is wrong
 
 Configuration: defaults < file < environment (FLIPBACK_...) < flags; config/flipback.toml explains every key.";
@@ -96,6 +99,7 @@ pub struct Form {
 pub enum Output {
     /// For people.
     #[default]
+    #[value(alias = "text")]
     Table,
     /// For programs.
     Json,
@@ -133,6 +137,8 @@ pub enum Command {
     Pause(pause::PauseArgs),
     /// Let flips happen again
     Resume(pause::ResumeArgs),
+    /// Judge one color for a while, for pipelines: 0 good, 10 bad, 11 undecided
+    Gate(gate::GateArgs),
     /// Check the configuration, and whether the clusters and Prometheus servers answer as it needs
     Check(check::CheckArgs),
     /// See it work: needs nothing but this program
@@ -259,6 +265,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Switch(args) => switch::switch(global, args).await?,
         Command::Pause(args) => pause::pause(global, args).await?,
         Command::Resume(args) => pause::resume(global, args).await?,
+        Command::Gate(args) => gate::gate(global, args).await?,
         Command::Check(args) => check::check(global, &args).await?,
         Command::Demo(args) => play(global, &args).await?,
         Command::Completions { shell } => {

@@ -56,9 +56,10 @@ pub fn columns(rows: &[Vec<Cell>], indent: usize) -> String {
     let mut out = String::new();
     for row in rows {
         let mut line = " ".repeat(indent);
-        for (column, cell) in row.iter().enumerate() {
+        let filled = row.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
+        for (column, cell) in row.iter().take(filled).enumerate() {
             line.push_str(&styled(&cell.text, cell.style));
-            if column + 1 < row.len() {
+            if column + 1 < filled {
                 line.push_str(&" ".repeat(widths[column] - cell.text.chars().count() + 2));
             }
         }

@@ -159,7 +159,7 @@ impl Guarded {
             of: rule.of,
             value: rule.value,
             threshold: rule.threshold,
-            below: rule.below,
+            below: rule.below || rule.kind == unit::ENDPOINTS,
             unit: self
                 .spec
                 .rules
