@@ -391,3 +391,127 @@ async fn what_makes_no_sense_is_refused_before_anything_is_judged() {
         assert!(output.stdout.is_empty(), "{}", all(&output));
     }
 }
+
+// === on real parts ===
+
+/// Verdicts that come within a second or two, so that a gate of seconds can decide.
+const QUICK: &str = "[guards.policy]\nwarm_up_latency = \"0s\"\nmin_requests = 60\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn really_a_good_release_is_good_and_silence_is_not() {
+    let Some(mut stage) = Stage::open("really_a_good_release_is_good_and_silence_is_not", QUICK).await else {
+        return;
+    };
+    stage.shop.switch_to("green").await;
+    stage.traffic.wait_for("green", 60, SOON).await;
+    let said = stage.run(&["gate", "--for", "15s", "-o", "json"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let result = said.json();
+    assert_eq!((&result["color"], &result["result"]), (&json!("green"), &json!("good")), "{result:#}");
+    let errors = &result["rules"][0];
+    assert_eq!(errors["rule"], "error_rate");
+    assert!(errors["total"].as_f64().is_some_and(|total| total > 500.0), "{errors:#}");
+
+    // The same color, and a Prometheus that dies on the way.
+    let gate = stage.run(&["gate", "--for", "15s"]);
+    let kill = async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        stage.prometheus.signal("KILL");
+        std::future::pending::<()>().await;
+    };
+    let said = tokio::select! { said = gate => said, () = kill => unreachable!() };
+    assert_eq!(said.code, 11, "{said:?}");
+    assert!(said.out.contains("no verdict in the last"), "{said:?}");
+
+    stage.prometheus.restart().await;
+    stage.traffic.stop().await;
+    // What users sent until now is scraped, and counted by no later gate.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let said = stage.run(&["gate", "--for", "8s"]).await;
+    assert_eq!(said.code, 11, "{said:?}");
+    assert!(said.out.contains("error_rate: no passing verdict"), "{said:?}");
+    assert!(stage.stored().is_empty(), "a gate writes nothing: {:#?}", stage.stored());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn really_a_failing_release_is_bad_and_rolled_back_when_asked() {
+    let Some(stage) = Stage::open("really_a_failing_release_is_bad_and_rolled_back_when_asked", QUICK).await else {
+        return;
+    };
+    // Before anybody sees it: smoke tests go to the preview Service.
+    stage.shop.set_errors("green", 0.3);
+    let smoke = Traffic::start(&stage.cluster, &stage.namespace, &stage.shop.preview(), 40).await;
+    let said = stage.run(&["gate", "--color", "standby", "--for", "40s", "-o", "json"]).await;
+    assert_eq!(said.code, 10, "{said:?}");
+    let result = said.json();
+    assert_eq!(
+        (&result["color"], &result["position"], &result["rule"]),
+        (&json!("green"), &json!("standby"), &json!("error_rate")),
+        "{result:#}"
+    );
+    smoke.stop().await;
+
+    // Released all the same.
+    stage.shop.switch_to("green").await;
+    let began = Instant::now();
+    let said = stage.run(&["gate", "--for", "40s"]).await;
+    assert_eq!(said.code, 10, "{said:?}");
+    assert!(began.elapsed() < Duration::from_secs(35), "{:?}", began.elapsed());
+    assert_eq!((stage.shop.selected().await.as_str(), stage.flips().len()), ("green", 0));
+
+    let said = stage.run(&["gate", "--for", "40s", "--rollback", "-o", "json"]).await;
+    assert_eq!(said.code, 10, "{said:?}");
+    let result = said.json();
+    assert_eq!(result["rollback"]["result"], "rolled_back", "{result:#}");
+    assert_eq!((stage.shop.selected().await.as_str(), stage.flips().len()), ("blue", 1));
+    let folder = stage.evidence().await;
+    assert_eq!(folder.file_name().and_then(|name| name.to_str()), result["rollback"]["incident"].as_str());
+    let incident = std::fs::read_to_string(folder.join("incident.json")).expect("an incident");
+    assert!(incident.contains(result["why"].as_str().expect("a sentence")), "{incident}");
+    let told = stage.wait_topic("rollback_completed", SOON).await;
+    assert_eq!((&told["from"], &told["to"]), (&json!("green"), &json!("blue")), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn really_beside_a_daemon_traffic_moves_once() {
+    let Some(stage) = Stage::open("really_beside_a_daemon_traffic_moves_once", QUICK).await else {
+        return;
+    };
+    let mut daemon = stage.start(&[]).await;
+    stage.release_green(&mut daemon).await;
+    stage.shop.set_errors("green", 0.3);
+    // Both see the same and decide within a second of each other: whoever is late must not lead users back.
+    let said = stage.run(&["gate", "--for", "40s", "--rollback", "-o", "json"]).await;
+    assert_eq!(said.code, 10, "{said:?}");
+    let result = said.json();
+    let what = result["rollback"]["result"].as_str().expect("a word");
+    assert!(matches!(what, "rolled_back" | "rolled_back_already" | "refused"), "{result:#}");
+    stage.wait_selected("blue", VERDICT_LIMIT).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((stage.shop.selected().await.as_str(), stage.flips().len()), ("blue", 1), "{result:#}");
+    daemon.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn really_a_daemon_is_asked_to_roll_back_and_keeps_the_evidence() {
+    // The daemon alone would not act: after its watch it only alerts.
+    let alerts = "[guards.policy]\nwarm_up_latency = \"0s\"\nmin_requests = 60\nwatch = \"1s\"\nafter_watch = \"alert\"\n";
+    let name = "really_a_daemon_is_asked_to_roll_back_and_keeps_the_evidence";
+    let Some(stage) = Stage::open(name, alerts).await else {
+        return;
+    };
+    let mut daemon = stage.start(&[]).await;
+    stage.shop.switch_to("green").await;
+    daemon.wait_for("green", |guard| guard["active"] == "green").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stage.shop.set_errors("green", 0.3);
+    let said = stage.run(&["gate", "--for", "40s", "--rollback", "-o", "json"]).await;
+    assert_eq!(said.code, 10, "{said:?}");
+    let result = said.json();
+    assert_eq!(result["rollback"]["result"], "rolled_back", "{result:#}\n{}", said.err);
+    assert!(!said.err.contains("from here"), "the daemon does it: {said:?}");
+    assert_eq!((stage.shop.selected().await.as_str(), stage.flips().len()), ("blue", 1));
+    let incident = result["rollback"]["incident"].as_str().expect("an incident");
+    assert!(daemon.process.output().contains(incident), "the daemon's incident");
+    daemon.terminate().await;
+}
