@@ -407,7 +407,11 @@ async fn really_a_good_release_is_good_and_silence_is_not() {
     let said = stage.run(&["gate", "--for", "15s", "-o", "json"]).await;
     assert_eq!(said.code, 0, "{said:?}");
     let result = said.json();
-    assert_eq!((&result["color"], &result["result"]), (&json!("green"), &json!("good")), "{result:#}");
+    assert_eq!(
+        (&result["color"], &result["result"]),
+        (&json!("green"), &json!("good")),
+        "{result:#}"
+    );
     let errors = &result["rules"][0];
     assert_eq!(errors["rule"], "error_rate");
     assert!(errors["total"].as_f64().is_some_and(|total| total > 500.0), "{errors:#}");
@@ -465,7 +469,10 @@ async fn really_a_failing_release_is_bad_and_rolled_back_when_asked() {
     assert_eq!(result["rollback"]["result"], "rolled_back", "{result:#}");
     assert_eq!((stage.shop.selected().await.as_str(), stage.flips().len()), ("blue", 1));
     let folder = stage.evidence().await;
-    assert_eq!(folder.file_name().and_then(|name| name.to_str()), result["rollback"]["incident"].as_str());
+    assert_eq!(
+        folder.file_name().and_then(|name| name.to_str()),
+        result["rollback"]["incident"].as_str()
+    );
     let incident = std::fs::read_to_string(folder.join("incident.json")).expect("an incident");
     assert!(incident.contains(result["why"].as_str().expect("a sentence")), "{incident}");
     let told = stage.wait_topic("rollback_completed", SOON).await;
@@ -488,7 +495,11 @@ async fn really_beside_a_daemon_traffic_moves_once() {
     assert!(matches!(what, "rolled_back" | "rolled_back_already" | "refused"), "{result:#}");
     stage.wait_selected("blue", VERDICT_LIMIT).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!((stage.shop.selected().await.as_str(), stage.flips().len()), ("blue", 1), "{result:#}");
+    assert_eq!(
+        (stage.shop.selected().await.as_str(), stage.flips().len()),
+        ("blue", 1),
+        "{result:#}"
+    );
     daemon.terminate().await;
 }
 

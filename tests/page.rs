@@ -471,3 +471,149 @@ async fn among_five_hundred_guards_the_one_in_trouble_is_first() {
     daemon.end().await;
     browser.close().await;
 }
+
+/// One rule of each kind, some within and some past their limit.
+fn every_kind() -> GuardStatus {
+    let rule = |name: &str, kind: &str, outcome: &str, value: f64, threshold: f64, history: &[f64]| RuleStatus {
+        rule: RuleName::new(name).expect("valid"),
+        kind: kind.into(),
+        outcome: outcome.into(),
+        streak: u32::from(outcome == "breach"),
+        of: 3,
+        value: Some(value),
+        threshold,
+        below: false,
+        unit: Some("ratio".into()),
+        bad: None,
+        total: None,
+        why: format!("{name}: a sentence with numbers"),
+        sample_at: Some(now()),
+        history: history.to_vec(),
+    };
+    let below = |rule: RuleStatus| RuleStatus { below: true, ..rule };
+    let counting = |unit: Option<&str>, rule: RuleStatus| RuleStatus {
+        unit: unit.map(str::to_owned),
+        ..rule
+    };
+    let rules = vec![
+        rule("error_rate", "error_rate", "pass", 0.004, 0.05, &[0.004, 0.003, 0.004]),
+        below(rule(
+            "availability",
+            "availability",
+            "pass",
+            0.9995,
+            0.999,
+            &[0.9999, 0.9992, 0.9995],
+        )),
+        below(rule(
+            "availability_bad",
+            "availability",
+            "breach",
+            0.9984,
+            0.999,
+            &[0.9999, 0.9996, 0.9991, 0.9984],
+        )),
+        rule("latency_p95", "latency", "pass", 0.012, 0.05, &[0.01, 0.012]),
+        counting(
+            Some("seconds"),
+            rule("classic_p99", "latency", "breach", 2.4, 2.0, &[0.8, 1.2, 2.4]),
+        ),
+        below(counting(
+            Some("req/s"),
+            rule("throughput", "throughput", "pass", 118.04, 100.0, &[140.0, 121.0, 118.04]),
+        )),
+        below(counting(
+            None,
+            rule("sign_ups", "promql", "breach", 0.4, 1.0, &[3.0, 2.0, 1.0, 0.4]),
+        )),
+        rule("memory", "saturation", "pass", 0.62, 0.8, &[0.6, 0.61, 0.62]),
+        counting(None, rule("tokens", "promql", "pass", 12_480.4, 20_000.0, &[12_000.0, 12_480.4])),
+        counting(
+            Some("ms"),
+            rule("ratio", "promql", "inconclusive", 420.0, f64::INFINITY, &[400.0, 420.0]),
+        ),
+        below(counting(
+            Some("endpoints"),
+            rule("endpoints", "endpoints", "pass", 3.0, 1.0, &[3.0, 3.0]),
+        )),
+    ];
+    GuardStatus {
+        rules,
+        why: "availability_bad: good share 99.84 % (12 bad of 7,500) under 99.9 %, first breach".into(),
+        ..guard("web", Phase::Breaching, 1)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_rule_is_told_in_its_own_unit() {
+    let Some(browser) = Browser::start("every_kind_of_rule_is_told_in_its_own_unit").await else {
+        return;
+    };
+    let daemon = Daemon::start(anywhere(), vec![every_kind()]).await;
+    browser.open(&daemon).await;
+    browser.until("document.querySelectorAll('.rule').length === 11").await;
+    let shown = |name: &str, part: &str| {
+        format!(
+            "[...document.querySelectorAll('.rule')].find((r) => r.querySelector('.rule-name').textContent === '{name}').querySelector('{part}')"
+        )
+    };
+    for (rule, now, limit) in [
+        ("error_rate", "0.4 %", "bad · breach over 5 %"),
+        ("availability", "99.95 %", "good · breach under 99.9 %"),
+        ("availability_bad", "99.84 %", "good · breach under 99.9 %"),
+        ("latency_p95", "1.2 %", "too slow · breach over 5 %"),
+        ("classic_p99", "2.4 s", "breach over 2 s"),
+        ("throughput", "118 req/s", "breach under 100 req/s"),
+        ("sign_ups", "0.4", "breach under 1"),
+        ("memory", "62 %", "used · breach over 80 %"),
+        ("tokens", "12,480", "breach over 20,000"),
+        ("ratio", "420 ms", "limit not known yet"),
+        ("endpoints", "3", "ready"),
+    ] {
+        let said = browser.value(&format!("{}.textContent", shown(rule, ".now"))).await;
+        assert_eq!(said, json!(now), "{rule}");
+        let said = browser.value(&format!("{}.textContent", shown(rule, ".limit"))).await;
+        assert_eq!(said, json!(limit), "{rule}");
+    }
+    let said = browser
+        .value(&format!("{}.textContent", shown("availability_bad", ".outcome")))
+        .await;
+    assert_eq!(said, json!("under the limit"));
+
+    // The bar is past its middle mark, and the line past the dashed one, exactly where there is a breach; on the screen, down is more.
+    for (rule, breach, below) in [
+        ("error_rate", false, false),
+        ("availability", false, true),
+        ("availability_bad", true, true),
+        ("classic_p99", true, false),
+        ("throughput", false, true),
+        ("sign_ups", true, true),
+        ("memory", false, false),
+    ] {
+        let width = browser.value(&format!("parseFloat({}.style.width)", shown(rule, ".fill"))).await;
+        let width = width.as_f64().expect("a width");
+        assert_eq!(width > 50.0, breach, "{rule}: the bar is {width} %");
+        let limit = browser
+            .value(&format!("Number({}.getAttribute('y1'))", shown(rule, ".spark-limit")))
+            .await;
+        let last = format!("Number({}.getAttribute('d').split(' ').pop())", shown(rule, ".spark-line"));
+        let (limit, last) = (limit.as_f64().expect("y"), browser.value(&last).await.as_f64().expect("y"));
+        let past = if below { last > limit } else { last < limit };
+        assert_eq!(past, breach, "{rule}: the line is at {last}, its limit at {limit}");
+        assert!((0.0..=32.0).contains(&limit), "{rule}: the limit is drawn at {limit}");
+    }
+    let hidden = browser.value(&format!("{}.style.visibility", shown("ratio", ".spark-limit"))).await;
+    assert_eq!(hidden, json!("hidden"));
+    if let Some(folder) = std::env::var_os("FLIPBACK_SCREENSHOTS") {
+        let folder = std::path::PathBuf::from(folder);
+        for (name, width, height) in [("desktop", 1280, 1600), ("phone", 500, 2600)] {
+            browser.client.set_window_size(width, height).await.expect("resizes");
+            sleep(Duration::from_millis(400)).await;
+            let picture = browser.client.screenshot().await.expect("a picture");
+            std::fs::write(folder.join(format!("{name}.png")), picture).expect("writable");
+        }
+    }
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    daemon.end().await;
+    browser.close().await;
+}

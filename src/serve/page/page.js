@@ -28,11 +28,12 @@ const GROUPS = {
 };
 
 const OUTCOMES = {
-  breach: ["over the limit", "bad"], pass: ["within the limit", "good"], waiting: ["collecting evidence", "info"],
+  breach: ["over the limit", "bad"], under: ["under the limit", "bad"], pass: ["within the limit", "good"], waiting: ["collecting evidence", "info"],
   inconclusive: ["no usable data", "warn"], nothing: ["no new sample", "info"],
 };
 
-const MEASURES = { error_rate: "bad", latency: "too slow", probe: "failed" };
+// What a share is the share of.
+const MEASURES = { error_rate: "bad", availability: "good", latency: "too slow", probe: "failed", saturation: "used" };
 
 // What it means and what to do, for somebody who was just woken up.
 function advice(guard) {
@@ -42,8 +43,8 @@ function advice(guard) {
   switch (guard.phase) {
     case "breaching":
       return monitor
-        ? `${active} is over a limit. flipback only watches this guard: moving traffic is up to you.`
-        : `${active} is over a limit. Once a rule's dots are full, traffic goes to ${standby}. Nothing to do yet.`;
+        ? `${active} is past a limit. flipback only watches this guard: moving traffic is up to you.`
+        : `${active} is past a limit. Once a rule's dots are full, traffic goes to ${standby}. Nothing to do yet.`;
     case "rolled_back":
       return `Users are served by ${active}. The bad release stays where it is for you to look at, and flipback never returns to it by itself.`;
     case "blocked":
@@ -205,10 +206,47 @@ function swatch(node, color) {
   if (node.style.getPropertyValue("--swatch") !== value) node.style.setProperty("--swatch", value);
 }
 
+// As many digits as matter; what is not all is never shown as 100 %, what is not nothing never as 0 %.
 function percent(share) {
   const value = share * 100;
-  const digits = Math.abs(value) >= 10 || value === 0 ? 1 : 2;
-  return `${Number(value.toFixed(digits))} %`;
+  const fromEnd = Math.min(Math.abs(value), Math.abs(100 - value));
+  const exact = value === 0 || fromEnd < 1e-12;
+  for (let digits = value >= 10 && fromEnd >= 10 ? 1 : 2; digits <= 12; digits++) {
+    const shown = Number(value.toFixed(digits));
+    if (exact || (shown !== 0 && shown !== 100)) return `${shown} %`;
+  }
+  return `${value.toExponential(2)} %`;
+}
+
+// Four digits that matter, large ones whole.
+function number(value) {
+  const size = Math.abs(value);
+  if (size === 0) return "0";
+  if (size < 1e-6 || size >= 1e15) return value.toExponential(3);
+  const digits = Math.min(Math.max(3 - Math.floor(Math.log10(size)), 0), 12);
+  return Number(value.toFixed(digits)).toLocaleString("en", { maximumFractionDigits: digits });
+}
+
+// --- numbers of rules --------------------------------------------------------
+
+const UNITS = { error_rate: "ratio", availability: "ratio", latency: "ratio", probe: "ratio", endpoints: "endpoints" };
+// A daemon of before units tells only kinds.
+const unitOf = (rule) => rule.unit ?? UNITS[rule.kind] ?? null;
+
+function figure(unit, value) {
+  if (value === null || value === undefined) return "–";
+  if (unit === "ratio") return percent(value);
+  if (unit === "endpoints") return String(value);
+  if (unit === "seconds") return Math.abs(value) < 1 ? `${number(value * 1000)} ms` : `${number(value)} s`;
+  return unit ? `${number(value)} ${unit}` : number(value);
+}
+
+// How much of its limit a value uses: past 1 is a breach, whichever side that lies on. Of a share of good ones it is the bad rest.
+function used(rule) {
+  const { value, threshold } = rule;
+  if (value === null || value === undefined || threshold === null || !Number.isFinite(threshold)) return 0;
+  const part = !rule.below ? value / threshold : unitOf(rule) === "ratio" ? (1 - value) / (1 - threshold) : threshold / value;
+  return Number.isNaN(part) ? 0 : part < 0 && rule.below ? Infinity : part;
 }
 
 // --- guards ----------------------------------------------------------------
@@ -316,14 +354,15 @@ function fillRules(card, parent, guard) {
 
 function fillRule(node, rule) {
   const find = (name) => node.querySelector(`.${name}`);
-  const [word, tone] = OUTCOMES[rule.outcome] ?? [rule.outcome, "warn"];
-  const counts = rule.kind === "endpoints";
-  const known = rule.value !== null && rule.value !== undefined;
+  const unit = unitOf(rule);
+  const counts = unit === "endpoints";
+  const outcome = rule.outcome === "breach" && rule.below ? "under" : rule.outcome;
+  const [word, tone] = OUTCOMES[outcome] ?? [rule.outcome, "warn"];
   data(node, "tone", tone === "info" && rule.streak > 0 ? "bad" : tone);
   text(find("rule-name"), rule.rule);
   text(find("outcome"), counts ? { breach: "down", pass: "up" }[rule.outcome] ?? word : word);
-  text(find("now"), !known ? "–" : counts ? String(rule.value) : percent(rule.value));
-  text(find("limit"), counts ? "ready" : `${MEASURES[rule.kind] ?? ""} · limit ${percent(rule.threshold)}${rule.total > 0 ? ` · ${Number(rule.bad ?? 0).toLocaleString("en")} of ${rule.total.toLocaleString("en")}` : ""}`);
+  text(find("now"), figure(unit, rule.value));
+  text(find("limit"), counts ? "ready" : limit(rule, unit));
   text(find("rule-why"), rule.why);
 
   const streak = find("streak");
@@ -336,27 +375,45 @@ function fillRule(node, rule) {
   text(streak.lastElementChild, `${rule.streak}/${rule.of}`);
 
   const most = Math.max(1, rule.value ?? 0, ...rule.history);
-  const filled = !known ? 0 : counts ? rule.value / most : rule.value / rule.threshold / 2;
-  data(find("bar"), "count", counts);
-  const width = `${(Math.min(1, Math.max(0, Number.isFinite(filled) ? filled : 1)) * 100).toFixed(1)}%`;
+  const filled = counts ? (rule.value ?? 0) / most : used(rule) / 2;
+  data(find("bar"), "count", counts || !Number.isFinite(rule.threshold));
+  const width = `${(Math.min(1, Math.max(0, filled)) * 100).toFixed(1)}%`;
   if (find("fill").style.width !== width) find("fill").style.width = width;
   spark(node.querySelector(".spark"), rule, counts);
 }
 
-// The line of the newest readings, with the limit dashed. New readings enter at the right.
+// `bad · breach over 5 % · 12 of 1,000`
+function limit(rule, unit) {
+  const known = Number.isFinite(rule.threshold);
+  return [
+    unit === "ratio" ? MEASURES[rule.kind] : null,
+    known ? `breach ${rule.below ? "under" : "over"} ${figure(unit, rule.threshold)}` : "limit not known yet",
+    unit === "ratio" && rule.total > 0 ? `${Number(rule.bad ?? 0).toLocaleString("en")} bad of ${rule.total.toLocaleString("en")}` : null,
+  ].filter(Boolean).join(" · ");
+}
+
+// The line of the newest readings, with the limit dashed. New readings enter at the right. What breaches below its limit is shown
+// around it: near 100 % the way down to nothing is of no interest.
 function spark(svg, rule, counts) {
   const values = rule.history.slice(-60);
-  const top = Math.max(counts ? 1 : rule.threshold * 1.25, ...values) || 1;
-  const y = (value) => (31 - (value / top) * 30).toFixed(1);
+  const limited = !counts && Number.isFinite(rule.threshold);
+  const all = limited ? [rule.threshold, ...values] : values.length > 0 ? values : [0];
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const room = (high - low || Math.abs(high) || 1) * 0.25;
+  const zoomed = limited && rule.below;
+  const bottom = zoomed ? low - room : Math.min(0, low);
+  const top = zoomed ? high + room : Math.max(counts ? 1 : limited ? rule.threshold * 1.25 : 0, high, bottom) || 1;
+  const y = (value) => (31 - ((value - bottom) / (top - bottom || 1)) * 30).toFixed(1);
   const step = 120 / Math.max(values.length - 1, 19);
   const x = (index) => (120 - (values.length - 1 - index) * step).toFixed(1);
   const line = values.map((value, index) => `${index === 0 ? "M" : "L"}${x(index)} ${y(value)}`).join("");
   attribute(svg.querySelector(".spark-line"), "d", line);
   attribute(svg.querySelector(".spark-area"), "d", values.length > 1 ? `${line}L120 32L${x(0)} 32Z` : "");
-  const limit = svg.querySelector(".spark-limit");
-  limit.style.visibility = counts ? "hidden" : "visible";
-  attribute(limit, "y1", y(rule.threshold));
-  attribute(limit, "y2", y(rule.threshold));
+  const mark = svg.querySelector(".spark-limit");
+  mark.style.visibility = limited ? "visible" : "hidden";
+  if (!limited) return;
+  attribute(mark, "y1", y(rule.threshold));
+  attribute(mark, "y2", y(rule.threshold));
 }
 
 const RESULTS = {
