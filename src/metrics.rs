@@ -30,6 +30,9 @@ pub struct Metrics {
     pub rule_value: GaugeVec,
     /// `flipback_rule_threshold{guard,rule}`.
     pub rule_threshold: GaugeVec,
+    /// `flipback_rule_info{guard,rule,kind,unit,breach}`: always 1; what the two above count, and whether `over` or `under` the threshold is
+    /// the breach.
+    pub rule_info: IntGaugeVec,
     /// `flipback_rule_streak{guard,rule}`: breaches in a row.
     pub rule_streak: IntGaugeVec,
     /// `flipback_rule_outcomes_total{guard,rule,outcome}`.
@@ -118,6 +121,11 @@ impl Metrics {
             ready_endpoints: gauges("flipback_ready_endpoints", "Ready endpoints of a color.", &["guard", "color"])?,
             rule_value: floats("flipback_rule_value", "Newest judged value of a rule.", &["guard", "rule"])?,
             rule_threshold: floats("flipback_rule_threshold", "Threshold of a rule.", &["guard", "rule"])?,
+            rule_info: gauges(
+                "flipback_rule_info",
+                "Kind of a rule, unit of its value, and the side of its threshold on which it breaches.",
+                &["guard", "rule", "kind", "unit", "breach"],
+            )?,
             rule_streak: gauges("flipback_rule_streak", "Breaches in a row.", &["guard", "rule"])?,
             rule_outcomes: counters(
                 "flipback_rule_outcomes_total",

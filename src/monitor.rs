@@ -167,6 +167,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         .iter()
         .filter_map(|spec| clusters.get(&spec.cluster).map(|cluster| (spec, cluster)))
         .map(|(spec, cluster)| {
+            show::introduce(&metrics, spec);
             let guarded = Guarded {
                 router: router::open(spec, Arc::clone(cluster)),
                 cluster: Arc::clone(cluster),

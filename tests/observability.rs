@@ -26,6 +26,9 @@ fn exercised() -> Metrics {
     m.ready_endpoints.with_label_values(&["g", "blue"]).set(1);
     m.rule_value.with_label_values(&["g", "error_rate"]).set(1.0);
     m.rule_threshold.with_label_values(&["g", "error_rate"]).set(1.0);
+    m.rule_info
+        .with_label_values(&["g", "error_rate", "error_rate", "ratio", "over"])
+        .set(1);
     m.rule_streak.with_label_values(&["g", "error_rate"]).set(1);
     m.rule_outcomes.with_label_values(&["g", "error_rate", "pass"]).inc();
     m.blind.with_label_values(&["g"]).set(1);
@@ -236,4 +239,64 @@ fn prometheus_understands_every_expression_of_the_dashboard() {
         return;
     };
     assert!(output.status.success(), "{}", told(&output));
+}
+
+#[test]
+fn every_kind_of_rule_breaches_at_a_hundred_percent_of_its_limit() {
+    let known = dashboard_panel("Readings, as a share of their limit").join("\nor\n");
+    let mut series = Vec::new();
+    let mut expected = Vec::new();
+    // Name, unit, side of the breach, value, threshold, share of the limit.
+    for (rule, unit, breach, value, threshold, share) in [
+        ("error_rate", "ratio", "over", 0.025, 0.05, 0.5),
+        ("errors_bad", "ratio", "over", 0.1, 0.05, 2.0),
+        ("availability", "ratio", "under", 0.75, 0.5, 0.5),
+        ("availability_bad", "ratio", "under", 0.25, 0.5, 1.5),
+        ("throughput", "req/s", "under", 200.0, 100.0, 0.5),
+        ("sign_ups", "", "under", 0.0, 1.0, 10.0),
+        ("tokens", "", "over", 30.0, 20.0, 1.5),
+        ("endpoints", "endpoints", "under", 4.0, 1.0, 0.25),
+        ("relative", "", "over", 3.0, f64::INFINITY, 0.0),
+    ] {
+        let labels = format!(r#"guard="g",rule="{rule}",instance="i",job="j""#);
+        let constant = |name: &str, more: &str, value: f64| {
+            let value = if value.is_infinite() {
+                "+Inf".to_owned()
+            } else {
+                value.to_string()
+            };
+            serde_json::json!({ "series": format!("{name}{{{labels}{more}}}"), "values": value })
+        };
+        series.push(constant("flipback_rule_value", "", value));
+        series.push(constant("flipback_rule_threshold", "", threshold));
+        let more = format!(r#",kind="k",unit="{unit}",breach="{breach}""#);
+        series.push(constant("flipback_rule_info", &more, 1.0));
+        expected.push(serde_json::json!({ "labels": format!("{{{labels}}}"), "value": share }));
+    }
+    // JSON is YAML.
+    let tests = serde_json::json!({ "tests": [{
+        "interval": "15s",
+        "input_series": series,
+        "promql_expr_test": [{ "expr": known, "eval_time": "0s", "exp_samples": expected }],
+    }]});
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("test.yaml");
+    std::fs::write(&path, tests.to_string()).expect("writes");
+    let path = path.to_str().expect("UTF-8");
+    let name = "every_kind_of_rule_breaches_at_a_hundred_percent_of_its_limit";
+    let Some(output) = promtool(name, &["test", "rules", path]) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", told(&output));
+}
+
+/// The expressions of one panel, for every guard.
+fn dashboard_panel(title: &str) -> Vec<String> {
+    let dashboard: serde_json::Value = serde_json::from_str(&file("dashboards/flipback.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let panel = panels.iter().find(|panel| panel["title"] == title).expect("a panel of that title");
+    let targets = panel["targets"].as_array().expect("targets").iter();
+    targets
+        .map(|target| target["expr"].as_str().expect("an expression").replace("$guard", ".*"))
+        .collect()
 }

@@ -20,8 +20,8 @@ use crate::{
     decide::{self, Engine},
     metrics::Metrics,
     model::{
-        Color, ColorStatus, Command, CommandError, CommandReply, GuardId, GuardSpec, GuardStatus, Observation, Phase, RuleKind, RuleSpec,
-        RuleStatus, ScalarRule, Status, View,
+        Color, ColorStatus, Command, CommandError, CommandReply, GuardId, GuardSpec, GuardStatus, Judging, Observation, Phase, RuleKind,
+        RuleSpec, RuleStatus, ScalarRule, Status, View, status::unit,
     },
     monitor,
     observe::{Observer, QueryReport},
@@ -155,7 +155,7 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
                 .iter()
                 .find(|report| report.rule == rule.name && Some(&report.color) == beside)
                 .and_then(|report| report.number);
-            let mut shown = glance(rule, standby, report);
+            let mut shown = glance(rule, spec.policy.mode, standby, report);
             if let Some(state) = state {
                 shown.of = state.of;
                 shown.sample_at = state.sample_at;
@@ -193,7 +193,7 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
 /// A rule as one look tells it: the share of the last minutes against the threshold, or the present number against its limit.
 ///
 /// Of a number with several limits the first that is broken is shown, else the upper one.
-fn glance(rule: &RuleSpec, standby: Option<f64>, report: Option<&QueryReport>) -> RuleStatus {
+fn glance(rule: &RuleSpec, judging: Judging, standby: Option<f64>, report: Option<&QueryReport>) -> RuleStatus {
     let number = report.and_then(|report| report.number);
     let absent = report.and_then(|report| report.absent.as_ref());
     let (value, threshold, below) = match &rule.kind {
@@ -232,8 +232,8 @@ fn glance(rule: &RuleSpec, standby: Option<f64>, report: Option<&QueryReport>) -
         of: 0,
         value,
         threshold,
-        below: false,
-        unit: None,
+        below,
+        unit: unit::of(rule, judging),
         bad: None,
         total: None,
         why,
@@ -270,7 +270,7 @@ fn phase(engine: Phase, why: String, rules: &[RuleStatus]) -> (Phase, String) {
     if let Some(rule) = with("inconclusive") {
         return (Phase::Blind, format!("{}: {}", rule.rule, rule.why));
     }
-    if let Some(rule) = with("waiting").filter(|rule| rule.kind == "error_rate" || rule.kind == "latency") {
+    if let Some(rule) = with("waiting").filter(|rule| matches!(rule.kind.as_str(), "error_rate" | "availability" | "latency")) {
         return (Phase::Starting, format!("{}: {}", rule.rule, rule.why));
     }
     (Phase::Steady, "one look: nothing is over its threshold".to_owned())
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn a_number_is_shown_against_the_limit_that_matters() {
         let glanced = |rule: &RuleSpec, value: f64, standby: Option<f64>| {
-            let shown = glance(rule, standby, Some(&number(value)));
+            let shown = glance(rule, Judging::Intervals, standby, Some(&number(value)));
             (shown.outcome, shown.threshold)
         };
         let both = scalar(Some(10.0), Some(2.0), None);
@@ -408,7 +408,10 @@ mod tests {
             absent: Some(crate::model::Absence::Empty),
             ..number(0.0)
         };
-        assert_eq!(glance(&scalar(Some(1.0), None, None), None, Some(&absent)).outcome, "inconclusive");
+        assert_eq!(
+            glance(&scalar(Some(1.0), None, None), Judging::Intervals, None, Some(&absent)).outcome,
+            "inconclusive"
+        );
     }
 
     #[test]

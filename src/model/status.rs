@@ -226,6 +226,23 @@ pub mod unit {
         }
     }
 
+    /// On which side of its threshold a rule breaches: `over` or `under`; of one with limits on both sides, `over`.
+    #[must_use]
+    pub fn breach(kind: &RuleKind) -> &'static str {
+        match kind {
+            RuleKind::Availability(_) | RuleKind::Endpoints(_) => "under",
+            RuleKind::Promql(scalar) | RuleKind::Throughput(scalar) | RuleKind::Saturation(scalar) => {
+                let over = [scalar.max, scalar.max_ratio_to_standby, scalar.max_ratio_to_before];
+                if scalar.min.is_some() && over.iter().all(Option::is_none) {
+                    "under"
+                } else {
+                    "over"
+                }
+            }
+            RuleKind::ErrorRate(_) | RuleKind::Latency(_) | RuleKind::Probe(_) => "over",
+        }
+    }
+
     /// The unit by the kind alone, for the status of a daemon that does not tell it yet.
     #[must_use]
     pub fn of_kind(kind: &str) -> Option<&'static str> {

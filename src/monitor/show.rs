@@ -9,8 +9,8 @@ use crate::{
     decide,
     metrics::Metrics,
     model::{
-        Color, ColorStatus, Decision, GuardId, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Observation, Outcome, Phase,
-        RuleState, RuleStatus, View,
+        Color, ColorStatus, Decision, GuardId, GuardSpec, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Observation, Outcome,
+        Phase, RuleState, RuleStatus, View,
         status::{EventLine, unit},
     },
 };
@@ -176,6 +176,21 @@ impl Guarded {
                 .map(|values| values.iter().copied().collect())
                 .unwrap_or_default(),
         }
+    }
+}
+
+/// Tells once what the numbers of a guard's rules mean.
+pub(super) fn introduce(metrics: &Metrics, spec: &GuardSpec) {
+    for rule in &spec.rules {
+        let unit = unit::of(rule, spec.policy.mode).unwrap_or_default();
+        let labels = [
+            spec.id.as_str(),
+            rule.name.as_str(),
+            rule.kind.as_str(),
+            &unit,
+            unit::breach(&rule.kind),
+        ];
+        metrics.rule_info.with_label_values(&labels).set(1);
     }
 }
 
