@@ -416,3 +416,23 @@ fn a_result_survives_hostile_words() {
     let suites = quick_junit::Report::deserialize_from_str(&junit::xml(&report).expect("XML")).expect("well-formed");
     assert_eq!((suites.tests, suites.failures, suites.errors), (2, 0, 2));
 }
+
+#[test]
+fn every_field_of_the_result_is_documented() {
+    let (spec, mut world) = (spec(Action::Rollback), World::new());
+    let mut trial = world.trial(&spec, &Asked::Active);
+    world.run(&mut trial, 2);
+    let ruling = world.close(&trial);
+    let mut report = Report::new(&spec, Some(&trial.subject), Some(&trial), &ruling, times(&world));
+    report.rollback = Some(Rollback::not(RollbackResult::Failed, "no"));
+    let document = include_str!("../../../../docs/gate.md");
+    let value = serde_json::to_value(&report).expect("JSON");
+    let keys = |value: &serde_json::Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    let all = [keys(&value), keys(&value["rules"][0]), keys(&value["rollback"])].concat();
+    for key in all {
+        assert!(
+            document.contains(&format!("`{key}`")) || document.contains(&format!("`{key}[]`")),
+            "{key}"
+        );
+    }
+}
