@@ -5,14 +5,14 @@ pub mod support;
 use std::{
     path::{Path, PathBuf},
     process::Output,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use flipback::sandbox::{Fault, Sandbox, SandboxOptions};
 use quick_junit::{Report as Suites, TestCaseStatus};
 use serde_json::{Value, json};
 use support::{Stage, Traffic, stage::SOON, stage::VERDICT_LIMIT};
-use tokio::process::Command;
+use tokio::{process::Command, time::Instant};
 
 /// Longer than any gate here.
 const ENDS: Duration = Duration::from_secs(60);
