@@ -302,14 +302,14 @@ impl Hearing<'_> {
         let Some((_, router)) = rooms.guards.first() else {
             return Err(Failure::usage(format!("the cluster of {} is not configured", self.spec.id)));
         };
-        let (mut subject, switched) = match self.first_view(router.as_ref(), asked).await {
+        let mut subject = match self.first_view(router.as_ref(), asked).await {
             Ok(found) => found,
             Err(ruling) => return Ok(ruling),
         };
         if self.args.rollback && subject.position == Position::Standby {
             return Err(no_rollback(&format!("{} (standby)", subject.color)));
         }
-        let waited = self.wait(router.as_ref(), &mut subject, switched).await;
+        let waited = self.wait(router.as_ref(), &mut subject).await;
         self.subject = Some(subject.clone());
         if let Err(ruling) = waited {
             return Ok(ruling);
@@ -320,16 +320,12 @@ impl Hearing<'_> {
         Ok(self.judge(&rooms, router.as_ref()).await)
     }
 
-    /// Who is judged, and since when that color has been active, where that is asked about and known.
-    async fn first_view(&mut self, router: &dyn Router, asked: &Asked) -> Result<(Subject, Option<Timestamp>), Ruling> {
+    /// Who is judged.
+    async fn first_view(&mut self, router: &dyn Router, asked: &Asked) -> Result<Subject, Ruling> {
         let patience = Instant::now() + FIRST_VIEW.min(self.args.time);
         loop {
             let why = match router.view() {
-                View::Known(traffic) => {
-                    let subject = Subject::of(asked, &traffic);
-                    let switched = traffic.switched_at.filter(|_| subject.position == Position::Active);
-                    return Ok((subject, switched));
-                }
+                View::Known(traffic) => return Ok(Subject::of(asked, &traffic)),
                 View::UnknownColor { found, known } => {
                     let found = found.map_or("nothing".to_owned(), |found| format!("{found:?}"));
                     let why = format!(
@@ -350,8 +346,10 @@ impl Hearing<'_> {
     }
 
     /// Waits until the delay after the switch is over.
-    async fn wait(&mut self, router: &dyn Router, subject: &mut Subject, switched: Option<Timestamp>) -> Result<(), Ruling> {
-        let passed = switched.map_or(Duration::ZERO, |at| self.started.duration_since(at).try_into().unwrap_or_default());
+    async fn wait(&mut self, router: &dyn Router, subject: &mut Subject) -> Result<(), Ruling> {
+        let passed = subject
+            .since
+            .map_or(Duration::ZERO, |at| self.started.duration_since(at).try_into().unwrap_or_default());
         let until = Instant::now() + self.args.delay.saturating_sub(passed);
         loop {
             subject.follow(&router.view())?;

@@ -134,6 +134,8 @@ pub struct Subject {
     pub position: Position,
     /// What it runs, where that can be told.
     pub release: Option<String>,
+    /// Since when it has been active, where it is and that can be told.
+    pub since: Option<Timestamp>,
     /// The incident of the newest flip there was.
     flip: Option<String>,
 }
@@ -155,6 +157,7 @@ impl Subject {
         Self {
             color: color.clone(),
             position,
+            since: traffic.switched_at.filter(|_| position == Position::Active),
             release: release(traffic, color),
             flip: traffic.ledger.last().map(|flip| flip.incident.clone()),
         }
@@ -213,6 +216,11 @@ impl Subject {
             ),
         }
     }
+}
+
+/// The time from one instant to another; none if the clock went backwards.
+fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
 }
 
 fn release(traffic: &Traffic, color: &Color) -> Option<String> {
@@ -335,9 +343,7 @@ impl Tally {
                 some => format!("{some} passing verdicts in a row, {needed} are needed: {said}"),
             });
         }
-        let silent = self
-            .passed_at
-            .map_or(Duration::MAX, |at| now.duration_since(at).try_into().unwrap_or_default());
+        let silent = self.passed_at.map_or(Duration::MAX, |at| elapsed(at, now));
         let limit = if self.dark { patience.dark } else { patience.collecting };
         if silent > limit {
             let silent = humantime::format_duration(Duration::from_secs(silent.as_secs()));
@@ -394,6 +400,11 @@ impl Trial {
     pub fn new(spec: &Arc<GuardSpec>, subject: Subject, began: Timestamp, span: Duration) -> Self {
         let mut armed = (**spec).clone();
         armed.policy.after_watch = AfterWatch::Full;
+        // The engine is told that the color became active when the trial began, so that no earlier request counts; what of the warm-up
+        // was over by then is over.
+        let active = subject.since.map_or(Duration::ZERO, |since| elapsed(since, began));
+        armed.policy.warm_up = armed.policy.warm_up.saturating_sub(active);
+        armed.policy.warm_up_latency = armed.policy.warm_up_latency.saturating_sub(active);
         Self {
             tallies: tallies(spec),
             engine: Engine::new(Arc::new(armed)),
@@ -488,16 +499,18 @@ impl Trial {
         named.is_some_and(|tally| tally.spec.action == Action::Alert)
     }
 
-    /// What the engine is shown: the judged color as the one that serves.
+    /// What the engine is shown: the judged color as the one that serves, since the trial began.
     fn shown(&self, seen: &Observation) -> Observation {
         let mut seen = seen.clone();
-        if let (View::Known(traffic), Position::Standby) = (&mut seen.view, self.subject.position) {
-            let live = std::mem::replace(&mut traffic.active, self.subject.color.clone());
-            traffic.standby = live;
+        if let View::Known(traffic) = &mut seen.view {
             traffic.switched_at = Some(self.began);
-            traffic.switched_by = None;
-            traffic.ledger = Ledger::default();
-            traffic.paused = None;
+            if self.subject.position == Position::Standby {
+                let live = std::mem::replace(&mut traffic.active, self.subject.color.clone());
+                traffic.standby = live;
+                traffic.switched_by = None;
+                traffic.ledger = Ledger::default();
+                traffic.paused = None;
+            }
         }
         seen
     }

@@ -206,6 +206,44 @@ fn a_color_that_became_active_long_ago_is_judged_by_every_path() {
 }
 
 #[test]
+fn what_users_suffered_before_the_trial_counts_for_nothing() {
+    let (spec, mut world) = (spec(Action::Rollback), World::new());
+    world.traffic.switched_at = Some(at(-600));
+    let mut trial = world.trial(&spec, &Asked::Active);
+    world.set("green", Some((100.0, 0.9)));
+    // The newest sample at the start is an old one: what the next one adds was partly asked before.
+    let mut first = world.seen();
+    let green = first.readings.get_mut(&color("green")).expect("there");
+    if let Some(Reading::Counters { sample_at, .. }) = green.get_mut(&rule("error_rate")) {
+        *sample_at = at(-20);
+    }
+    assert_eq!(trial.look(&first), None);
+    assert_eq!(trial.look(&world.seen()), None);
+    world.set("green", Some((100.0, 0.0)));
+    assert_eq!(world.run(&mut trial, 6), None);
+    let errors = trial.tallies.first().expect("a rule");
+    assert_eq!((errors.breaches, errors.counted.map(|(_, bad)| bad as u64)), (0, Some(0)));
+    assert_eq!(world.close(&trial).finding, Finding::Good);
+}
+
+#[test]
+fn a_warm_up_that_is_over_is_not_waited_for_again() {
+    let mut spec = (*spec(Action::Rollback)).clone();
+    spec.policy.warm_up = Duration::from_secs(30);
+    let spec = Arc::new(spec);
+    let passes_after_20_s = |switched: Option<i64>| {
+        let mut world = World::new();
+        world.traffic.switched_at = switched.map(at);
+        let mut trial = world.trial(&spec, &Asked::Active);
+        world.run(&mut trial, 5);
+        trial.tallies.first().expect("a rule").passes
+    };
+    assert_eq!(passes_after_20_s(Some(-600)), 4);
+    assert_eq!(passes_after_20_s(Some(-20)), 2, "ten seconds are left of it");
+    assert_eq!(passes_after_20_s(None), 0, "from the start, where nobody knows");
+}
+
+#[test]
 fn without_traffic_nothing_is_decided() {
     let (spec, mut world) = (spec(Action::Rollback), World::new());
     let mut trial = world.trial(&spec, &Asked::Active);
