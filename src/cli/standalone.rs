@@ -162,6 +162,7 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
                 // Probes and endpoints are told by one look; counters are not.
                 if matches!(rule.kind, RuleKind::Probe(_) | RuleKind::Endpoints(_)) {
                     shown.value = state.value;
+                    shown.below = state.below;
                     shown.why.clone_from(&state.why);
                     shown.outcome = state.outcome.word().to_owned();
                     (shown.bad, shown.total) = (state.bad, state.total);
@@ -389,6 +390,11 @@ mod tests {
     fn a_number_is_shown_against_the_limit_that_matters() {
         let glanced = |rule: &RuleSpec, value: f64, standby: Option<f64>| {
             let shown = glance(rule, Judging::Intervals, standby, Some(&number(value)));
+            assert_eq!(
+                shown.below,
+                shown.threshold.total_cmp(&2.0).is_eq(),
+                "only the minimum is a lower limit"
+            );
             (shown.outcome, shown.threshold)
         };
         let both = scalar(Some(10.0), Some(2.0), None);

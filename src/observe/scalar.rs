@@ -324,6 +324,7 @@ mod tests {
             color: "blue",
             value: "web.blue",
             deployment: Some("web-blue"),
+            service: None,
         };
         expression(&rule, windows, &facts).map(|(_, expressions)| expressions)
     }
