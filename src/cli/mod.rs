@@ -22,6 +22,7 @@ pub mod demo;
 pub mod gate;
 pub mod paint;
 pub mod pause;
+pub mod replay;
 pub mod rollback;
 pub mod run;
 pub mod standalone;
@@ -141,6 +142,8 @@ pub enum Command {
     Gate(gate::GateArgs),
     /// Check the configuration, and whether the clusters and Prometheus servers answer as it needs
     Check(check::CheckArgs),
+    /// Judge a recorded or written history again, look by look
+    Replay(replay::ReplayArgs),
     /// See it work: needs nothing but this program
     #[command(after_help = DEMO_HELP)]
     Demo(demo::DemoArgs),
@@ -267,6 +270,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Resume(args) => pause::resume(global, args).await?,
         Command::Gate(args) => gate::gate(global, args).await?,
         Command::Check(args) => check::check(global, &args).await?,
+        Command::Replay(args) => replay::replay(&args)?,
         Command::Demo(args) => play(global, &args).await?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "flipback", &mut std::io::stdout());

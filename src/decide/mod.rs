@@ -88,10 +88,12 @@ mod limits;
 mod meter;
 mod nobody;
 mod number;
+pub mod record;
 mod sight;
 mod slow;
 mod streak;
 mod switch;
+pub mod trace;
 mod window;
 
 #[cfg(test)]
@@ -198,6 +200,20 @@ impl Engine {
         }
     }
 
+    /// Saw `active` begin to serve at `since`; what was measured before can be told by [`Engine::assume`].
+    #[must_use]
+    pub fn switched(spec: Arc<GuardSpec>, active: Color, since: Timestamp) -> Self {
+        let told = Told {
+            watch_ended: Some(false),
+            ..Told::default()
+        };
+        Self {
+            live: Some(Live::since(active, since)),
+            told,
+            ..Self::new(spec)
+        }
+    }
+
     /// Goes on from what an engine over the same rules was, as it was serialized; `None` where the rules are others.
     #[must_use]
     pub fn resume(spec: Arc<GuardSpec>, state: Self) -> Option<Self> {
@@ -268,6 +284,12 @@ impl Engine {
     #[must_use]
     pub fn watch_until(&self) -> Option<Timestamp> {
         self.live.as_ref().map(|live| after(live.since, self.spec.policy.watch))
+    }
+
+    /// When what is live began to be, as far as known; `None` before the first look at the route.
+    #[must_use]
+    pub fn switched_at(&self) -> Option<Timestamp> {
+        self.live.as_ref().map(|live| live.since)
     }
 
     /// After a clock step, anchors on the wall move along and counting begins anew: a step is no evidence.

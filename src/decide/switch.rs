@@ -26,6 +26,18 @@ pub(super) struct Live {
     pub(super) since: Timestamp,
 }
 
+impl Live {
+    /// A color that is live since a known instant.
+    pub(super) fn since(color: Color, since: Timestamp) -> Self {
+        Self {
+            color,
+            release: None,
+            looked: since,
+            since,
+        }
+    }
+}
+
 /// What the newest view says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {

@@ -171,7 +171,7 @@ pub(super) fn unknown_color(found: Option<&str>, known: &[String]) -> String {
 }
 
 /// What a note says, and to whom: `None` means to the page and the log only.
-fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, String) {
+pub(crate) fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, String) {
     match note {
         Note::Switched { undone: true, to, by, .. } => {
             let by = by.as_deref().unwrap_or("somebody");
