@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::Cluster,
     config::Config,
-    decide::Engine,
+    decide::{Engine, record::Recorder},
     evidence::Keeper,
     metrics::Metrics,
     model::{
@@ -81,6 +81,8 @@ struct Guarded {
     router: Arc<dyn Router>,
     cluster: Arc<Cluster>,
     engine: Engine,
+    /// What the engine saw lately, for the record of what it decides.
+    recorder: Recorder,
     /// A flip is under way: further verdicts wait for it.
     flipping: bool,
     /// The bad time that is going on.
@@ -172,6 +174,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
                 router: router::open(spec, Arc::clone(cluster)),
                 cluster: Arc::clone(cluster),
                 engine: Engine::new(Arc::clone(spec)),
+                recorder: Recorder::new(Arc::clone(spec)),
                 flipping: false,
                 episode: None,
                 decision: None,
@@ -242,7 +245,9 @@ pub async fn command(config: Config, command: Command) -> Result<CommandReply, C
 
 #[expect(clippy::disallowed_methods, reason = "time enters the daemon here and nowhere else")]
 fn now() -> Timestamp {
-    Timestamp::now()
+    // Whole microseconds: what a record can write as seconds from the switch.
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 /// Waits for the first lists of all clusters, bounded.
@@ -314,7 +319,9 @@ impl Monitor {
                 view: guard.router.view(),
                 readings,
             };
+            guard.recorder.look(&guard.engine, &seen);
             let decision = guard.engine.step(&seen);
+            guard.recorder.decided(&decision);
             tracing::debug!(guard = %id, phase = decision.phase.as_str(), why = %decision.why, "Looked");
             guard.remember(&decision, &seen);
             let before = guard.decision.as_ref().map(|decision| decision.phase);
@@ -347,6 +354,7 @@ impl Monitor {
                 let incident = guard.incident((**case).clone(), traffic.seen.clone());
                 let order = Order {
                     incident,
+                    record: guard.recorder.trace(),
                     automatic: true,
                     bad: true,
                     dry_run: false,

@@ -105,7 +105,7 @@ impl Shelf {
 /// Captures everything of the plan within its deadline and returns what is missing.
 pub(super) async fn capture(plan: &Plan, sources: Sources, shelf: &Shelf) -> Vec<String> {
     let progress = Progress::new(plan.asking, STEP_TIMEOUT);
-    let Sources { client, ranges } = sources;
+    let Sources { client, ranges, .. } = sources;
     let cluster = async {
         match client {
             Ok(client) => {

@@ -21,6 +21,8 @@ use crate::model::{Incident, TimelineEntry, file_segment, incident::INCIDENT_SCH
 pub(super) const INCIDENTS: &str = "incidents";
 /// The case and what became of it.
 const INCIDENT: &str = "incident.json";
+/// The trace that replays to the decision.
+const RECORD: &str = "decision.jsonl";
 /// Hashes of all other files, as `sha256sum --check` reads them.
 const MANIFEST: &str = "MANIFEST.sha256";
 /// Begins the name of a folder that is not complete.
@@ -192,8 +194,8 @@ fn lock(folder: &Path) -> Result<Option<File>, EvidenceError> {
     }
 }
 
-/// Begins a bundle: its folder with `incident.json`, synced.
-pub(super) fn begin(incidents: &Path, mut incident: Incident) -> Result<Bundle, EvidenceError> {
+/// Begins a bundle: its folder with `incident.json` and, of a decision, `decision.jsonl`, synced.
+pub(super) fn begin(incidents: &Path, mut incident: Incident, record: Option<&str>) -> Result<Bundle, EvidenceError> {
     make_folder(incidents)?;
     let wanted = file_segment(&incident.id);
     let mut taken = None;
@@ -209,7 +211,18 @@ pub(super) fn begin(incidents: &Path, mut incident: Incident) -> Result<Bundle, 
             Ok(()) => {
                 let _alive = lock(&partial)?;
                 incident.id = id;
+                if record.is_some() {
+                    incident.timeline.push(TimelineEntry {
+                        at: incident.case.at,
+                        what: format!("Recorded in {RECORD}: `flipback replay --explain .` in this folder judges it again"),
+                    });
+                }
                 write_incident(&partial, &incident)?;
+                if let Some(Err(error)) = record.map(|record| replace(&partial.join(RECORD), record.as_bytes())) {
+                    // The case itself is written: it is kept without its record.
+                    incident.capture_errors.push(format!("{RECORD}: {error}"));
+                    write_incident(&partial, &incident)?;
+                }
                 sync_folder(incidents)?;
                 return Ok(Bundle { partial, sealed, _alive });
             }

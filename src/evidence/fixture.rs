@@ -25,6 +25,9 @@ use crate::model::{
     incident::INCIDENT_SCHEMA,
 };
 
+/// What stands for a record: this room keeps it and does not read it.
+pub(super) const RECORD: &str = "{\"flipback_trace\":1}\n";
+
 pub(super) const AT: &str = "2026-11-21T04:12:34.567Z";
 
 pub(super) fn at(text: &str) -> Timestamp {
@@ -199,6 +202,7 @@ impl ApiDouble {
     pub(super) fn sources(&self) -> Sources {
         let service = Router::new().fallback(answer).with_state(self.clone());
         Sources {
+            record: Some(RECORD.to_owned()),
             client: Ok(kube::Client::new(service, "default")),
             ranges: Box::new(|_, _| async { Ok(series()) }.boxed()),
         }

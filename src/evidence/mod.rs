@@ -1,7 +1,8 @@
 //! Keeps the evidence of an incident: one folder on disk that still tells the story when the pods are long gone.
 //!
 //! Principles:
-//! - What is known goes first: `incident.json`, made from memory, is written and synced before any request is sent.
+//! - What is known goes first: `incident.json` and `decision.jsonl`, the record that `flipback replay` judges again, are
+//!   made from memory, written and synced before any request is sent.
 //! - The folder is `.partial-<id>` until everything in it is synced and listed in `MANIFEST.sha256`; then it gets its
 //!   name. A crash leaves a partial folder that the next start finishes, saying so in `capture_errors`.
 //! - Nothing here is waited for beyond a bound: not a log that hangs, not an API server, not a disk. What could not be
@@ -49,6 +50,8 @@ pub type Ranges = Box<dyn FnOnce(Timestamp, Timestamp) -> BoxFuture<'static, Res
 
 /// Where evidence comes from.
 pub struct Sources {
+    /// The trace that replays to the incident's decision, where there was one.
+    pub record: Option<String>,
     /// A client for reads, or why there is none.
     pub client: Result<kube::Client, String>,
     /// Reads the guard's metric ranges.
@@ -136,8 +139,9 @@ impl Keeper {
     async fn keep_all(&self, incident: Incident, spec: &GuardSpec, sources: Sources) -> Result<(PathBuf, Vec<String>), EvidenceError> {
         let plan = plan::Plan::new(spec, &incident.case);
         let incidents = self.incidents.clone();
+        let record = sources.record.clone();
         let first = disk::bounded(&self.places, DISK_TIMEOUT, "write", self.folder(&incident.id), move || {
-            disk::begin(&incidents, incident)
+            disk::begin(&incidents, incident, record.as_deref())
         });
         let bundle = first.await?;
         let shelf = capture::Shelf::new(bundle.partial.clone());

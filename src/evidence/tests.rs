@@ -12,7 +12,7 @@ use futures::FutureExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    fixture::{AT, ApiDouble, Quirks, at, incident, series, spec},
+    fixture::{self, AT, ApiDouble, Quirks, at, incident, series, spec},
     *,
 };
 use crate::model::GuardSpec;
@@ -108,6 +108,7 @@ async fn a_bundle_holds_everything_and_no_secret() {
         service < pod && !events.contains("somebody-elses"),
         "oldest first, ours only: {events}"
     );
+    assert_eq!(read(&folder, "decision.jsonl"), fixture::RECORD);
     for file in files(&folder) {
         let text = read(&folder, &file);
         assert!(!text.contains("hunter2") && !text.contains("managedFields"), "{file}: {text}");
@@ -174,6 +175,7 @@ async fn a_log_that_hangs_ends_on_time_and_costs_only_its_own_end() {
 async fn a_dead_api_server_and_prometheus_leave_the_case_and_their_names() {
     let Kept { keeper, data: _data } = keeper();
     let sources = Sources {
+        record: None,
         client: Err("no kubeconfig: set KUBECONFIG".into()),
         ranges: Box::new(|_, _| async { Err("Prometheus does not answer".to_owned()) }.boxed()),
     };
@@ -271,6 +273,7 @@ async fn metric_ranges_are_asked_for_once_their_end_has_come() {
     let asked = Arc::new(Mutex::new(None));
     let (begun, noted) = (Instant::now(), Arc::clone(&asked));
     let sources = Sources {
+        record: None,
         client: Err("none".into()),
         ranges: Box::new(move |from, to| {
             *noted.lock().expect("sound") = Some((from, to, begun.elapsed()));
@@ -355,7 +358,8 @@ async fn a_story_goes_on_during_the_capture_and_after_it() {
     keeper.amend(&id, line("recovered")).await.expect("amends");
     let found = disk::read(&folder).expect("reads");
     let story: Vec<_> = found.timeline.iter().map(|entry| entry.what.as_str()).collect();
-    assert_eq!(story.get(1..), Some(["during", "recovered"].as_slice()));
+    assert!(story[1].starts_with("Recorded in decision.jsonl: `flipback replay"), "{story:?}");
+    assert_eq!(story.get(2..), Some(["during", "recovered"].as_slice()));
     assert!(!found.capture_errors.is_empty());
     assert_whole(&folder);
     let missing = keeper.amend("../nothing", line("x")).await.expect_err("there is none");
@@ -366,6 +370,7 @@ async fn a_story_goes_on_during_the_capture_and_after_it() {
 async fn two_incidents_with_one_id_are_two_folders() {
     let Kept { keeper, data } = keeper();
     let none = || Sources {
+        record: None,
         client: Err("none".into()),
         ranges: Box::new(|_, _| async { Ok(Vec::new()) }.boxed()),
     };
@@ -391,7 +396,7 @@ fn incidents_are_listed_newest_first_and_foreign_folders_are_skipped() {
         let mut kept = incident();
         kept.id = id.into();
         kept.case.at = at(when);
-        let bundle = disk::begin(&incidents, kept).expect("begins");
+        let bundle = disk::begin(&incidents, kept, Some(super::fixture::RECORD)).expect("begins");
         disk::seal(&bundle, Vec::new()).expect("seals");
     }
     let mut newer = serde_json::to_value(incident()).expect("serializes");

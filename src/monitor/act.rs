@@ -27,6 +27,8 @@ type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 /// One flip to carry out.
 pub(super) struct Order {
     pub incident: Incident,
+    /// The trace that led to it, where it was decided rather than asked for.
+    pub record: Option<String>,
     /// A rule's flip, not a person's.
     pub automatic: bool,
     /// The release that is left is thereby marked as bad.
@@ -161,7 +163,8 @@ impl Monitor {
         });
         incident.outcome = outcome;
         tracing::error!(guard = %id, incident = %incident.id, why = %decision.why, "Not flipped");
-        self.conclude(id, incident, topic);
+        let record = guard.recorder.trace();
+        self.conclude(id, incident, topic, record);
     }
 
     /// What came of a flip: told, recorded, counted, answered.
@@ -191,6 +194,7 @@ impl Monitor {
         } = done;
         let Order {
             mut incident,
+            record,
             automatic,
             bad,
             dry_run,
@@ -230,7 +234,7 @@ impl Monitor {
                 } else {
                     Topic::Switched
                 };
-                self.record(&id, &incident, topic);
+                self.record(&id, &incident, topic, record);
                 self.verify(Arrival {
                     guard: id,
                     incident,
@@ -274,7 +278,7 @@ impl Monitor {
         if let Some(topic) = topic
             && !self.repeated(&id, &incident.outcome, topic, now)
         {
-            self.conclude(&id, incident, topic);
+            self.conclude(&id, incident, topic, record);
         }
     }
 
@@ -348,15 +352,15 @@ impl Monitor {
     }
 
     /// Ends one act of an episode: message, Event, evidence, counters.
-    fn conclude(&mut self, id: &GuardId, incident: Incident, topic: Topic) {
+    fn conclude(&mut self, id: &GuardId, incident: Incident, topic: Topic, record: Option<String>) {
         if let Some(guard) = self.guards.get(id) {
             self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
         }
-        self.record(id, &incident, topic);
+        self.record(id, &incident, topic, record);
     }
 
     /// Records one act of an episode: Event, evidence, counters.
-    fn record(&mut self, id: &GuardId, incident: &Incident, topic: Topic) {
+    fn record(&mut self, id: &GuardId, incident: &Incident, topic: Topic, record: Option<String>) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         let told_at = incident.timeline.last().map_or(incident.case.at, |entry| entry.at);
         let folder = self.keeper.folder(&incident.id);
@@ -380,7 +384,7 @@ impl Monitor {
             at: told_at,
         };
         let router = Arc::clone(&guard.router);
-        let keep = self.keep(id, incident.clone());
+        let keep = self.keep(id, incident.clone(), record);
         self.errand(async move {
             if let Err(error) = router.tell(&event).await {
                 tracing::warn!(error = %tell::chain(&error), "Failed to record a Kubernetes Event");
@@ -392,7 +396,7 @@ impl Monitor {
     }
 
     /// Captures the evidence of an incident, in the background.
-    fn keep(&self, id: &GuardId, incident: Incident) -> Option<BoxFuture<'static, ()>> {
+    fn keep(&self, id: &GuardId, incident: Incident, record: Option<String>) -> Option<BoxFuture<'static, ()>> {
         let guard = self.guards.get(id)?;
         let (keeper, observer, spec) = (Arc::clone(&self.keeper), Arc::clone(&self.observer), Arc::clone(&guard.spec));
         let client = guard.cluster.reads().map_err(|error| tell::chain(&error));
@@ -406,7 +410,7 @@ impl Monitor {
         });
         let keep = async move {
             let name = incident.id.clone();
-            match keeper.keep(incident, &spec, Sources { client, ranges }).await {
+            match keeper.keep(incident, &spec, Sources { record, client, ranges }).await {
                 Ok(folder) => tracing::info!(incident = %name, folder = %folder.display(), "Evidence kept"),
                 Err(error) => tracing::error!(incident = %name, error = %tell::chain(&error), "Failed to keep the evidence"),
             }
@@ -523,6 +527,7 @@ impl Monitor {
         let incident = guard.incident(case, traffic.seen.clone());
         Ok(Order {
             incident,
+            record: None,
             automatic: false,
             bad,
             dry_run,
