@@ -503,7 +503,7 @@ fn golden_traces_are_judged_as_ever() {
     assert!(names.len() >= 10, "{names:?}");
     for name in names {
         let (code, lines, error) = said(&[&name], b"");
-        let (told, story, _) = said(&["--explain", &name], b"");
+        let (told, story, _) = said(&["--explain", "--to-end", &name], b"");
         let (_, all, _) = said(&["--to-end", &name], b"");
         assert!(all.starts_with(&lines), "{name}: the whole begins with the part");
         assert_eq!(code, told);

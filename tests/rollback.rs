@@ -103,7 +103,33 @@ fn assert_complete(folder: &Path) -> Value {
     let incident = std::fs::read_to_string(folder.join("incident.json")).expect("an incident");
     let incident: Value = serde_json::from_str(&incident).expect("JSON");
     assert_eq!(incident["capture_errors"], json!([]), "{incident:#}");
+    if incident["case"]["trigger"]["kind"] == "rule" {
+        assert_replays(folder, &incident);
+    }
     incident
+}
+
+/// The record gives the same verdict for the same reason, to the bit.
+fn assert_replays(folder: &Path, incident: &Value) {
+    let replayed = Command::new(env!("CARGO_BIN_EXE_flipback")).arg("replay").arg(folder).output();
+    let replayed = replayed.expect("replay runs");
+    let (said, error) = (String::from_utf8_lossy(&replayed.stdout), String::from_utf8_lossy(&replayed.stderr));
+    assert_eq!(replayed.status.code(), Some(10), "{said}\n{error}");
+    let last: Value = serde_json::from_str(said.lines().last().expect("a look")).expect("JSON");
+    assert_eq!((&last["decision"], &last["why"]), (&json!("rollback"), &incident["case"]["why"]));
+    for rule in incident["case"]["rules"].as_array().expect("rules") {
+        let again = &last["rules"][rule["rule"].as_str().expect("a name")];
+        for key in ["outcome", "streak", "bad", "total"] {
+            let number = |value: &Value| value.as_f64().map(f64::to_bits);
+            assert_eq!(number(&again[key]), number(&rule[key]), "{key} of {rule} and {again}");
+            assert!(again[key].is_number() || again[key] == rule[key], "{key} of {rule} and {again}");
+        }
+    }
+    let manifest = std::fs::read_to_string(folder.join("MANIFEST.sha256")).expect("a manifest");
+    assert!(manifest.contains("  decision.jsonl"), "{manifest}");
+    let record = std::fs::read_to_string(folder.join("decision.jsonl")).expect("a record");
+    let header: Value = serde_json::from_str(record.lines().next().expect("a header")).expect("JSON");
+    assert_eq!(header["config_hash"], incident["case"]["config_hash"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

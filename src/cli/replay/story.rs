@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use anstyle::Style;
-use jiff::{Timestamp, Unit};
+use jiff::{SignedDuration, Timestamp, Unit};
 
 use super::Teller;
 use crate::{
@@ -29,7 +29,10 @@ pub(super) struct Story<W> {
     block: Option<Block>,
     looks: usize,
     first_breach: Option<Timestamp>,
-    verdict: Option<(Timestamp, Exit)>,
+    /// What was decided at the last look.
+    telling: Exit,
+    /// The gravest that was decided, and how long after its streak began.
+    gravest: (Exit, Option<SignedDuration>),
 }
 
 /// Where a rule stands, as far as a story is concerned.
@@ -57,7 +60,8 @@ impl<W: Write> Story<W> {
             block: None,
             looks: 0,
             first_breach: None,
-            verdict: None,
+            telling: Exit::Held,
+            gravest: (Exit::Held, None),
         }
     }
 
@@ -184,9 +188,12 @@ impl<W: Write> Teller for Story<W> {
             block.stand.len() == self.stand.len() && block.stand.iter().zip(&self.stand).all(alike)
         };
         let exit = Exit::of(decision);
-        let told = self.verdict.as_ref().is_some_and(|(_, told)| *told == exit);
+        let told = std::mem::replace(&mut self.telling, exit) == exit;
+        if exit > self.gravest.0 {
+            self.gravest = (exit, self.first_breach.map(|first| seen.at.duration_since(first)));
+        }
         let frozen = !matches!(seen.view, View::Known(_));
-        if decision.notes.is_empty() && (exit == Exit::Held || told) && (frozen || self.block.as_ref().is_some_and(same)) {
+        if decision.notes.is_empty() && told && (frozen || self.block.as_ref().is_some_and(same)) {
             if let Some(block) = &mut self.block {
                 block.to = seen.at;
             }
@@ -212,9 +219,6 @@ impl<W: Write> Teller for Story<W> {
             self.flush(zero);
             self.decide(seen.at, zero, decision);
         }
-        if exit != Exit::Held || self.verdict.is_none() {
-            self.verdict = (exit != Exit::Held).then_some((seen.at, exit));
-        }
     }
 
     fn end(&mut self, header: &Header, exit: Exit) {
@@ -224,11 +228,8 @@ impl<W: Write> Teller for Story<W> {
             Exit::Refused => styled("no rollback, although one was called for", WARN),
             Exit::RolledBack => styled("a rollback", BAD),
         };
-        let took = match (&self.verdict, self.first_breach) {
-            (Some((at, _)), Some(first)) if *at > first => {
-                let seconds = at.duration_since(first).as_secs_f64();
-                format!(", {seconds:.0} s after its first breach")
-            }
+        let took = match self.gravest.1 {
+            Some(took) if took.is_positive() => format!(", {:.0} s after its first breach", took.as_secs_f64()),
             _ => String::new(),
         };
         let looks = if self.looks == 1 { "look" } else { "looks" };

@@ -48,8 +48,22 @@ const KINDS: [&str; 8] = [
     "endpoints",
 ];
 
+/// What names are.
+const NAME: &str = "1 to 63 lower-case letters, digits, '-', '_' or '.', starting and ending with a letter or digit";
+
 /// Keys of every rule, whatever its kind.
 const RULE_KEYS: [&str; 5] = ["name", "kind", "action", "critical", "windows"];
+
+/// Every key of a header, those of rules by kind included.
+#[cfg(test)]
+pub(super) fn keys() -> impl Iterator<Item = String> {
+    let of_kinds = KINDS.into_iter().flat_map(|kind| match json!(sample(kind, "p95").all) {
+        Value::Object(keys) => keys.into_iter().map(|(key, _)| key).collect(),
+        _ => Vec::new(),
+    });
+    let ours = KEYS.into_iter().chain(RULE_KEYS).chain(KINDS);
+    ours.map(ToOwned::to_owned).chain(of_kinds)
+}
 
 /// What the first line of a trace says.
 #[derive(Clone, Debug)]
@@ -196,8 +210,7 @@ fn guard(at: &At<'_>) -> Result<GuardId, Fault> {
 
 /// A color.
 pub(super) fn named(at: &At<'_>) -> Result<Color, Fault> {
-    let text = at.text()?;
-    Color::new(text).map_err(|error| Fault::wrong(&at.place, at.node.shown(), error.to_string()))
+    Color::new(at.text()?).map_err(|_| at.wrong(NAME))
 }
 
 /// The colors, and which of them serves and stands by at first. In a trace that names none, positions are colors.
@@ -207,6 +220,12 @@ fn colors(table: &Table<'_>) -> Result<(BTreeMap<Color, ColorSpec>, Color, Color
         None => Vec::new(),
     };
     let listed = colors.clone();
+    if let (Some(at), None, None) = (table.get("colors"), table.get("active"), table.get("state")) {
+        return Err(Fault::Missing {
+            place: table.place("active"),
+            allowed: format!("which of the {} serves from the switch on", at.place),
+        });
+    }
     let mut at_first = |index: usize, position: &str| {
         let color = match (table.get(position), listed.get(index)) {
             (Some(at), _) => named(&at)?,
@@ -256,7 +275,12 @@ fn baseline(at: &At<'_>, spec: &GuardSpec) -> Result<BTreeMap<RuleName, Baseline
         let bad = table.get("bad").map_or(Ok(0.0), |at| amount(&at))?;
         let total = amount(&total)?;
         if bad > total {
-            return Err(at.wrong("no more bad requests than requests"));
+            let place = table.place("bad");
+            return Err(Fault::wrong(
+                &place,
+                bad.to_string(),
+                format!("at most the total, which is {total}"),
+            ));
         }
         found.insert(rule.name.clone(), Baseline::Counted { bad, total });
     }
@@ -352,8 +376,11 @@ fn human(at: &At<'_>) -> Result<Value, Fault> {
 /// What serde expected.
 fn expected(error: &serde_json::Error) -> String {
     let said = error.to_string();
-    said.rsplit_once("expected ")
-        .map_or_else(|| said.clone(), |(_, expected)| expected.to_owned())
+    match said.rsplit_once("expected ").map_or(said.as_str(), |(_, expected)| expected) {
+        "f64" => "a number".to_owned(),
+        "u16" | "u32" => "a whole number".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 // === rules ===
@@ -377,7 +404,7 @@ fn rules(at: &At<'_>) -> Result<Vec<RuleSpec>, Fault> {
 fn rule(at: &At<'_>) -> Result<RuleSpec, Fault> {
     let table = at.table()?;
     let name_at = table.need("name", "the rule's name, by which each look tells what it measured")?;
-    let name = RuleName::new(name_at.text()?).map_err(|error| Fault::wrong(&name_at.place, name_at.node.shown(), error.to_string()))?;
+    let name = RuleName::new(name_at.text()?).map_err(|_| name_at.wrong(NAME))?;
     let kind_at = table.need("kind", &format!("one of {}", KINDS.join(", ")))?;
     let kind = kind_at.text()?;
     if !KINDS.contains(&kind) {

@@ -33,6 +33,32 @@ const WORDS: [&str; 11] = [
     "ambiguous",
 ];
 
+const READING_KEYS: [&str; 11] = [
+    "sample_at",
+    "targets",
+    "value",
+    "long",
+    "before",
+    "requests",
+    "asked",
+    "failed",
+    "ready",
+    "unusable",
+    "detail",
+];
+
+/// Every key of a look, and every word of `unusable`.
+#[cfg(test)]
+pub(super) fn keys() -> impl Iterator<Item = String> {
+    let sides = ["desired", "release", "unwatched", "started", "total", "bad", "found", "known"];
+    KEYS.into_iter()
+        .chain(TRAFFIC_KEYS)
+        .chain(READING_KEYS)
+        .chain(sides)
+        .chain(WORDS)
+        .map(ToOwned::to_owned)
+}
+
 /// Reads a look; `traffic` is what is live until a look says otherwise.
 pub(super) fn read(node: &Node, header: &Header, traffic: &mut Traffic) -> Result<Observation, Fault> {
     let table = At::line(node).table()?;
@@ -59,7 +85,11 @@ pub(super) fn read(node: &Node, header: &Header, traffic: &mut Traffic) -> Resul
         for (name, at) in colors.table()?.each() {
             let color = color(name, &at)?;
             if color == traffic.active {
-                return Err(at.wrong("a color beside the active one, whose readings are in \"rules\""));
+                return Err(Fault::wrong(
+                    &at.place,
+                    "the active color",
+                    "other colors; the active one's readings are in \"rules\"",
+                ));
             }
             readings.insert(color, measured(&at, header.rules(), epoch)?);
         }
@@ -185,19 +215,7 @@ fn reading(at: &At<'_>, epoch: Timestamp) -> Result<Reading, Fault> {
             ready: ready.count()?,
         });
     }
-    table.only(&[
-        "sample_at",
-        "targets",
-        "value",
-        "long",
-        "before",
-        "requests",
-        "asked",
-        "failed",
-        "ready",
-        "unusable",
-        "detail",
-    ])?;
+    table.only(&READING_KEYS)?;
     Err(at.wrong("counters ({\"sample_at\":..,\"targets\":{..}}), a number ({\"sample_at\":..,\"value\":..}), probes (\"asked\", \"failed\"), \"ready\", or {\"unusable\":..}"))
 }
 
