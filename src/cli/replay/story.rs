@@ -184,7 +184,7 @@ impl<W: Write> Teller for Story<W> {
             self.first_breach = self.stand.iter().any(|stand| stand.streak > 0).then_some(seen.at);
         }
         let same = |block: &Block| {
-            let alike = |(a, b): (&Stand, &Stand)| (a.word, a.streak) == (b.word, b.streak);
+            let alike = |(a, b): (&Stand, &Stand)| (a.word, a.streak.min(a.of)) == (b.word, b.streak.min(b.of));
             block.stand.len() == self.stand.len() && block.stand.iter().zip(&self.stand).all(alike)
         };
         let exit = Exit::of(decision);
@@ -240,7 +240,12 @@ impl<W: Write> Teller for Story<W> {
 
 /// What a rule says, and how it looks.
 fn spoken(stand: &Stand) -> (String, Style) {
-    let held = format!("{}/{}", stand.streak, stand.of);
+    // Beyond what it takes, only the number grows.
+    let held = if stand.streak > stand.of {
+        stand.streak.to_string()
+    } else {
+        format!("{}/{}", stand.streak, stand.of)
+    };
     match stand.word {
         "breach" => (format!("breach {held}"), BAD),
         "inconclusive" if stand.streak > 0 => (format!("held {held}"), WARN),
