@@ -432,11 +432,67 @@ fn a_record_rolls_forward_while_calm_and_stays_within_its_bounds() {
         let seen = world.look();
         recorder.look(&engine, &seen);
         recorder.decided(&engine.step(&seen));
-        let looks = recorder.trace().expect("has looked").lines().skip(1).map(str::len).sum::<usize>();
-        (longest, shortest) = (longest.max(looks), shortest.min(looks));
+        (longest, shortest) = (longest.max(recorder.bytes()), shortest.min(recorder.bytes()));
     }
     assert!(longest < 160 * 1024, "{longest} bytes of looks");
     assert!(shortest < 16 * 1024, "never rolled: {shortest}");
+}
+
+/// What a daemon of 500 calm guards holds of their looks: a few megabytes.
+#[test]
+fn the_record_of_a_calm_guard_is_small() {
+    let spec = Arc::new(GuardSpec {
+        rules: rules()
+            .into_iter()
+            .filter(|rule| !matches!(rule.name.as_str(), "queue" | "probe" | "availability"))
+            .collect(),
+        ..GuardSpec::clone(&spec())
+    });
+    let (mut engine, mut recorder) = (Engine::new(Arc::clone(&spec)), Recorder::new(Arc::clone(&spec)));
+    let mut world = World::new(1);
+    let (mut bytes, mut looks) = (0, 0);
+    // Every five seconds, over a Prometheus that scrapes every fifteen.
+    for n in 0..400_i64 {
+        world.now = world.now.saturating_add(SignedDuration::from_secs(5)).expect("no overflow");
+        if n % 3 == 0 {
+            world.sample = world.now;
+        }
+        let reading = |of: &Color, rule: &RuleSpec| match rule.kind {
+            RuleKind::Endpoints(_) => Reading::Ready {
+                sample_at: world.now,
+                ready: world.traffic.sides[of].ready,
+            },
+            _ => Reading::Counters {
+                sample_at: world.sample,
+                targets: (0..3)
+                    .map(|pod| {
+                        let counter = Counter {
+                            started: None,
+                            total: 1_000_000.0 + 500.0 * (n / 3) as f64,
+                            bad: Some(123.0),
+                        };
+                        (format!("10.24.13.{pod}:8080"), counter)
+                    })
+                    .collect(),
+            },
+        };
+        let of = |color: Color| {
+            let readings = spec.rules.iter().map(|rule| (rule.name.clone(), reading(&color, rule)));
+            (color.clone(), readings.collect())
+        };
+        let seen = Observation {
+            at: world.now,
+            view: View::Known(Box::new(world.traffic.clone())),
+            readings: [color("green"), color("blue")].map(of).into(),
+        };
+        recorder.look(&engine, &seen);
+        recorder.decided(&engine.step(&seen));
+        if n > 100 {
+            (bytes, looks) = (bytes + recorder.bytes(), looks + 1);
+        }
+    }
+    let each = bytes / looks;
+    assert!(each < 8 * 1024, "{each} bytes per guard");
 }
 
 /// The properties would hold of an engine that never says a word: this world makes it say everything.

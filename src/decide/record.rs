@@ -4,9 +4,9 @@
 //! looks, so that it stays small; once a streak begins it stays, so that the record of a decision begins before the
 //! badness. A history is never needed: the state within the trace stands for it, after a restart too.
 //!
-//! Lines are text, not observations: a tenth of the memory, and what is written is what was kept. The bounds: 500 calm
-//! guards of three pods and four rules hold about 15 MB, and a guard that breaches for hours never more than
-//! [`BYTES_MAX`] besides its state.
+//! Looks are kept as lines, a tenth of an observation's memory; the engine as it is, half of its text's. A calm guard of
+//! three pods and four rules holds about 6 KB of lines and as much as its engine besides; one that breaches for hours
+//! never much more than [`BYTES_MAX`] of lines.
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ const BYTES_MAX: usize = 128 * 1024;
 #[derive(Debug)]
 pub struct Recorder {
     spec: Arc<GuardSpec>,
-    /// The engine before the first line.
-    state: String,
+    /// The engine before the first line; `None` before there is one.
+    state: Option<Engine>,
     writer: Writer,
     /// Which colors served and stood by at the first line.
     positions: Option<(Color, Color)>,
@@ -44,7 +44,7 @@ impl Recorder {
     pub fn new(spec: Arc<GuardSpec>) -> Self {
         Self {
             spec,
-            state: String::new(),
+            state: None,
             writer: Writer::default(),
             positions: None,
             lines: String::new(),
@@ -56,7 +56,7 @@ impl Recorder {
     /// Keeps an observation that `engine` is about to judge.
     pub fn look(&mut self, engine: &Engine, seen: &Observation) {
         let due = (self.calm && self.looks >= CALM_LOOKS) || self.looks >= LOOKS_MAX || self.lines.len() >= BYTES_MAX;
-        if self.state.is_empty() || due {
+        if self.state.is_none() || due {
             self.begin(engine, seen.at);
         }
         if let (None, View::Known(traffic)) = (&self.positions, &seen.view) {
@@ -67,6 +67,12 @@ impl Recorder {
         self.looks += 1;
     }
 
+    /// Bytes of the lines it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.lines.len()
+    }
+
     /// Learns what was decided on it.
     pub fn decided(&mut self, decision: &Decision) {
         self.calm = decision.verdict == Verdict::Hold && decision.rules.iter().all(|rule| rule.streak == 0);
@@ -75,11 +81,9 @@ impl Recorder {
     /// The trace of the looks so far, whose last look is the last one kept; `None` before the first.
     #[must_use]
     pub fn trace(&self) -> Option<String> {
-        if self.looks == 0 {
-            return None;
-        }
+        let state = Writer::state(self.state.as_ref()?);
         let positions = self.positions.as_ref().map(|(active, standby)| (active, standby));
-        let mut trace = self.writer.header(&self.spec, positions, &self.state);
+        let mut trace = self.writer.header(&self.spec, positions, &state);
         trace.push('\n');
         trace.push_str(&self.lines);
         Some(trace)
@@ -87,7 +91,7 @@ impl Recorder {
 
     /// Forgets the looks so far: from here on the engine's state stands for them.
     fn begin(&mut self, engine: &Engine, now: Timestamp) {
-        self.state = Writer::state(engine);
+        self.state = Some(engine.clone());
         self.writer = Writer::new(engine.switched_at().unwrap_or(now));
         self.positions = None;
         self.lines.clear();
