@@ -68,7 +68,7 @@ impl<W: Write> Story<W> {
     /// A line; nobody may be reading any more.
     fn say(&mut self, time: &str, text: &str) {
         let time = styled(&format!("{time:>width$}", width = INDENT - 3), DIM);
-        let _ = writeln!(self.out, "{time}   {text}");
+        let _ = writeln!(self.out, "{time}   {}", text.trim_end());
     }
 
     /// Tells the looks that said the same.

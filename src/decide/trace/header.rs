@@ -270,6 +270,14 @@ fn baseline(at: &At<'_>, spec: &GuardSpec) -> Result<BTreeMap<RuleName, Baseline
     for (name, at) in at.table()?.each() {
         let rule = ruled(name, &at, &spec.rules)?;
         let table = at.table()?;
+        if rule.kind.scalar().is_some() {
+            table.only(&["value"])?;
+            let value = table
+                .need("value", "the number of the color before, just before the switch")?
+                .number()?;
+            found.insert(rule.name.clone(), Baseline::Number(value));
+            continue;
+        }
         table.only(&["total", "bad"])?;
         let total = table.need("total", "all requests of the minutes before the switch")?;
         let bad = table.get("bad").map_or(Ok(0.0), |at| amount(&at))?;
