@@ -9,13 +9,15 @@
 //! does no IO: lines come in ([`Reader::line`]) and go out ([`Writer`]); whoever has a file feeds it line by line, and a
 //! trace may be longer than memory.
 //!
-//! Reading order: [`node`] (one line as a tree with places), [`header`] and [`poll`] (trees to nouns), [`write`] (nouns
+//! Reading order: [`node`] (one line as a tree with places), [`header`] with [`rules`] and [`policy`], and [`poll`] (trees to nouns), [`write`] (nouns
 //! to lines, exactly), [`verdict`] (a decision as a line).
 
 mod error;
 mod header;
 mod node;
+mod policy;
 mod poll;
+mod rules;
 mod verdict;
 mod write;
 

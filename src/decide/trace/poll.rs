@@ -10,8 +10,9 @@ use crate::model::{
 
 use super::{
     Fault, Header,
-    header::{named, ruled},
+    header::named,
     node::{At, Node, Table, meant},
+    rules::ruled,
 };
 
 const KEYS: [&str; 7] = ["t", "ready", "rules", "colors", "traffic", "unreadable", "unknown_color"];
