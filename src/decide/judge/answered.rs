@@ -48,6 +48,10 @@ impl Judge {
             RuleKind::Endpoints(endpoints) => endpoints.down_for,
             _ => Duration::ZERO,
         };
+        // No warm-up silences this, but what was so before the switch is not the release's.
+        if at < bench.switched {
+            return Finding::new(Outcome::Waiting, Some(share), "counted before the switch: dropped".into());
+        }
         if ready > 0 {
             self.down = None;
             let said = explain::measured(&self.rule, share);
