@@ -11,7 +11,7 @@ use crate::model::{RuleKind, RuleName};
 use super::{
     bound::Share,
     judge::{Confirmed, Judge},
-    limits::Limits,
+    limits::{self, Limits},
     meter::Meter,
     number::{Bar, Limit},
 };
@@ -97,13 +97,12 @@ pub(super) fn bad_before(judge: &Judge, before: &Before, said: Option<f64>) -> b
     if !before.excuses && said.is_none() {
         return false;
     }
-    if judge.limits.numbers() {
-        let number = said.or_else(|| before.number(&judge.rule.name));
-        return number.is_some_and(|number| excuses(&judge.crossed, |limit| beyond_before(limit, number)));
-    }
-    match before.get(&judge.rule.name) {
-        Some(Baseline::Counted { bad, total }) => surely_over(Share { bad, total }, &judge.limits),
-        Some(Baseline::Number(_)) | None => false,
+    match said.map(Baseline::Number).or_else(|| before.get(&judge.rule.name)) {
+        Some(Baseline::Number(number)) => excuses(&judge.crossed, |limit| beyond_before(limit, number)),
+        // Requests say the same of a rule that classic mode compares as one number: its share is the rule's, whatever
+        // that number is.
+        Some(Baseline::Counted { bad, total }) => judge.limits.sureness.lower(Share { bad, total }) > limits::share(&judge.rule.kind),
+        None => false,
     }
 }
 

@@ -125,7 +125,7 @@ impl Limits {
 }
 
 /// The share over which a rule that counts breaches; for one that compares numbers: a share that asks for one request.
-fn share(kind: &RuleKind) -> f64 {
+pub(super) fn share(kind: &RuleKind) -> f64 {
     match kind {
         RuleKind::ErrorRate(counters) => counters.threshold,
         RuleKind::Availability(counters) => 1.0 - counters.threshold,
