@@ -126,13 +126,13 @@ fn sound(rule: &RuleSpec, table: &Table<'_>, at: &At<'_>) -> Result<(), Fault> {
     match &rule.kind {
         RuleKind::ErrorRate(CounterRule { threshold, .. }) | RuleKind::Probe(ProbeRule { threshold, .. }) => share(
             "threshold",
-            (0.0..1.0).contains(threshold),
-            "a fraction from 0 to under 1: 5 % is 0.05",
+            *threshold > 0.0 && *threshold < 1.0,
+            "a fraction over 0 and under 1: 5 % is 0.05",
         ),
         RuleKind::Availability(CounterRule { threshold, .. }) => share(
             "threshold",
-            *threshold > 0.0 && *threshold <= 1.0,
-            "the good fraction, over 0 and up to 1: 99.9 % is 0.999",
+            *threshold > 0.0 && *threshold < 1.0,
+            "the good fraction, over 0 and under 1: 99.9 % is 0.999",
         ),
         RuleKind::Latency(LatencyRule { quantile, .. }) => share(
             "quantile",

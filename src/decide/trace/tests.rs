@@ -88,6 +88,8 @@ fn every_refusal_names_line_place_and_remedy() {
     add(&ruled(r#"{"name":"e","kind":"error_rate"}"#));
     add(&ruled(r#"{"name":"e","kind":"error_rate","treshold":0.05}"#));
     add(&ruled(r#"{"name":"e","kind":"error_rate","threshold":5}"#));
+    add(&ruled(r#"{"name":"e","kind":"error_rate","threshold":0}"#));
+    add(&ruled(r#"{"name":"e","kind":"availability","threshold":1}"#));
     add(&ruled(r#"{"name":"e","kind":"error_rate","threshold":"5 %"}"#));
     add(&ruled(r#"{"name":"e","kind":"endpoints","threshold":1}"#));
     add(&ruled(r#"{"name":"e","kind":"endpoints","action":"rolback"}"#));
