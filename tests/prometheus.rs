@@ -281,14 +281,21 @@ fn pick(readings: &Readings, guard: &GuardSpec, rule: &str) -> Reading {
     readings[&guard.id][&blue][&RuleName::new(rule).expect("a name")].clone()
 }
 
-/// The counters of a reading by pod.
+/// The counters of a reading by pod. When each was sampled, no two runs agree on: only that it is told.
 fn counters(reading: &Reading) -> BTreeMap<String, Counter> {
     let Reading::Counters { targets, .. } = reading else {
         panic!("{reading:?}");
     };
     targets
         .iter()
-        .map(|(target, counter)| (target.rsplit('/').next().unwrap_or("").to_owned(), *counter))
+        .map(|(target, counter)| {
+            assert!(counter.sample_at.is_some(), "{target}: {counter:?}");
+            let timeless = Counter {
+                sample_at: None,
+                ..*counter
+            };
+            (target.rsplit('/').next().unwrap_or("").to_owned(), timeless)
+        })
         .collect()
 }
 
@@ -296,6 +303,7 @@ fn counters(reading: &Reading) -> BTreeMap<String, Counter> {
 fn requests(total: u32) -> Counter {
     Counter {
         started: None,
+        sample_at: None,
         total: f64::from(total),
         bad: None,
     }
@@ -334,6 +342,7 @@ async fn counters_are_exact_and_the_first_errors_of_a_fresh_color_are_seen() {
         seen[A],
         Counter {
             started,
+            sample_at: None,
             total: 9_007_199_254_740_991.0,
             bad: None
         }
@@ -342,6 +351,7 @@ async fn counters_are_exact_and_the_first_errors_of_a_fresh_color_are_seen() {
         seen[B],
         Counter {
             started: None,
+            sample_at: None,
             total: 105.0,
             bad: None
         }
@@ -358,6 +368,7 @@ async fn counters_are_exact_and_the_first_errors_of_a_fresh_color_are_seen() {
         counters(&pick(&second, &guard, "error_rate"))[B],
         Counter {
             started: None,
+            sample_at: None,
             total: 142.0,
             bad: Some(37.0)
         }
@@ -388,6 +399,7 @@ async fn every_spelling_of_a_bucket_is_the_same_bucket() {
     let seen = counters(&pick(&look(&observer, guards).await, &guard, "p95"));
     let slow = Counter {
         started: None,
+        sample_at: None,
         total: 100.0,
         bad: Some(10.0),
     };

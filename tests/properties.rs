@@ -203,12 +203,12 @@ proptest! {
             for (index, (fate, requests)) in looks.iter().enumerate() {
                 let name = format!("pod-{index}");
                 let before = known.get(&name).map_or(0.0, |counter| counter.total);
-                let fresh = Counter { started: Some(at(t - 2)), total: f64::from(*requests), bad: None };
+                let fresh = Counter { started: Some(at(t - 2)), sample_at: None, total: f64::from(*requests), bad: None };
                 let counter = match fate {
                     0 => continue,
                     1 => fresh,
-                    2 => Counter { started: None, total: before + f64::from(*requests), bad: Some(0.0) },
-                    _ => Counter { started: None, total: before + f64::from(*requests), bad: None },
+                    2 => Counter { started: None, sample_at: None, total: before + f64::from(*requests), bad: Some(0.0) },
+                    _ => Counter { started: None, sample_at: None, total: before + f64::from(*requests), bad: None },
                 };
                 known.insert(name.clone(), counter);
                 targets.insert(name, counter);
@@ -305,7 +305,7 @@ proptest! {
         // The pod's own start is known, and lies before or after our restart: it is a baseline either way.
         let mut seen = seen;
         // A second pod, as old and full of errors, is first seen some looks after it.
-        let late = Counter { started: Some(at(age)), total: 1e6, bad: Some(5e5) };
+        let late = Counter { started: Some(at(age)), sample_at: None, total: 1e6, bad: Some(5e5) };
         for (n, observation) in seen.iter_mut().enumerate() {
             for reading in observation.readings.values_mut().flat_map(BTreeMap::values_mut) {
                 if let Reading::Counters { targets, .. } = reading {

@@ -347,6 +347,9 @@ impl World {
         let whole = self.chance(0.8);
         let odd = self.chance(0.02);
         let started = self.chance(0.3).then_some(self.sample);
+        // Targets are scraped one after another; how long before the newest one this was is of no matter.
+        let apart = SignedDuration::from_millis(1700 * pod as i64);
+        let sample_at = self.chance(0.5).then(|| self.sample - apart);
         let counted = self.counted.entry((of.clone(), rule.name.to_string(), pod)).or_default();
         if reset {
             *counted = (0.0, 0.0);
@@ -357,6 +360,7 @@ impl World {
         let total = if odd { f64::INFINITY } else { counted.0 };
         Counter {
             started,
+            sample_at,
             total,
             bad: (counted.1 > 0.0).then_some(counted.1),
         }
@@ -498,6 +502,7 @@ fn the_record_of_a_calm_guard_is_small() {
                     .map(|pod| {
                         let counter = Counter {
                             started: None,
+                            sample_at: Some(world.sample),
                             total: 1_000_000.0 + 500.0 * (n / 3) as f64,
                             bad: Some(123.0),
                         };

@@ -3,7 +3,7 @@
 //! The rules of this file are where rollbacks go wrong elsewhere: a counter that went down counts from 0; a series born
 //! on a known target counts from 0; a target born after the previous sample counts from 0; a target of unknown age, and
 //! everything in the first sample, is a baseline only; a target that is missing keeps its counters, for it may come
-//! back. Sums are made after differencing.
+//! back. Sums are made after differencing. What a target counted began at its own newest sample, not at the reading's.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -97,6 +97,8 @@ impl Counters {
         let mut sums: BTreeMap<Timestamp, Share> = BTreeMap::new();
         for (name, counter) in targets {
             let grown = match self.known.get(name) {
+                // Not scraped since: what it answers now is what it answered then.
+                Some(known) if counter.sample_at.is_some_and(|sampled| sampled <= known.at) => None,
                 Some(known) => Some((known.at, difference(known, counter))),
                 None => counter
                     .started
@@ -120,7 +122,7 @@ impl Counters {
                 .filter(|known| !restarted(known, counter))
                 .map_or(0.0, |known| known.bad);
             let known = Known {
-                at,
+                at: counter.sample_at.map_or(at, |sampled| sampled.min(at)),
                 started: counter.started,
                 total: counter.total,
                 bad: counter.bad.unwrap_or(kept),
@@ -186,7 +188,12 @@ mod tests {
     }
 
     fn pod(total: f64, bad: Option<f64>) -> Counter {
-        Counter { started: None, total, bad }
+        Counter {
+            started: None,
+            sample_at: None,
+            total,
+            bad,
+        }
     }
 
     fn targets(pods: &[(&str, Counter)]) -> BTreeMap<String, Counter> {
@@ -242,6 +249,7 @@ mod tests {
         let mut counters = Counters::default();
         let with_start = |started, total, bad| Counter {
             started: Some(at(started)),
+            sample_at: None,
             total,
             bad: Some(bad),
         };
@@ -279,11 +287,13 @@ mod tests {
         counters.take(at(0), &targets(&[("a", pod(100.0, None))]));
         let born = Counter {
             started: Some(at(3)),
+            sample_at: None,
             total: 20.0,
             bad: Some(7.0),
         };
         let old = Counter {
             started: Some(at(-50)),
+            sample_at: None,
             ..born
         };
         let seen = targets(&[

@@ -13,14 +13,27 @@ pub(super) struct Interval {
     /// Evidence of the warm-up: only the severe path may look at it.
     early: bool,
     pub(super) share: Share,
+    #[serde(default)]
+    pieces: Vec<Piece>,
 }
 
 /// Evidence that is worth a verdict.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Closed {
     pub(super) from: Timestamp,
+    pub(super) to: Timestamp,
     pub(super) early: bool,
     pub(super) share: Share,
+    /// What it is made of, as targets were scraped at different times.
+    pub(super) pieces: Vec<Piece>,
+}
+
+impl Closed {
+    /// The part of the evidence that began at `from` or later.
+    pub(super) fn since(&self, from: Timestamp) -> Share {
+        let late = self.pieces.iter().filter(|piece| piece.from >= from);
+        late.fold(Share::default(), |sum, piece| sum.plus(piece.share))
+    }
 }
 
 impl Interval {
@@ -33,12 +46,19 @@ impl Interval {
         let newest = pieces.last()?;
         let from = *self.from.get_or_insert(newest.from);
         self.share = pieces.iter().fold(self.share, |sum, piece| sum.plus(piece.share));
+        self.pieces.extend(pieces.iter().filter(|piece| piece.share.total > 0.0));
         let enough = self.share.bad >= limits.min_bad || self.share.total >= limits.min_requests;
         if !enough && elapsed(newest.to, from) < limits.stretch {
             return None;
         }
-        let share = std::mem::take(self).share;
-        Some(Closed { from, early, share })
+        let Self { share, pieces, .. } = std::mem::take(self);
+        Some(Closed {
+            from,
+            to: newest.to,
+            early,
+            share,
+            pieces,
+        })
     }
 
     /// When it began.

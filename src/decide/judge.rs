@@ -153,6 +153,7 @@ impl Judge {
     pub(super) fn rebase(&mut self) {
         self.interval = Interval::default();
         self.slow = Slow::default();
+        self.streak.rebase();
     }
 
     /// Breaches in a row; in classic mode the guard's bad polls in a row.

@@ -12,14 +12,20 @@ use super::{
 
 /// No streak of one: two breaches are the least that moves traffic, except for a critical rule.
 const CONSECUTIVE_MIN: u32 = 2;
+/// The confidence, as a fraction, with which one portion of the evidence is no mere chance.
+const HUNCH: f64 = 0.8;
 
 /// What one rule is judged by.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     pub(super) threshold: f64,
     pub(super) sureness: Sureness,
+    /// Less than sureness: what is at least no mere chance.
+    pub(super) hunch: Sureness,
     /// Breaches in a row.
     pub(super) consecutive: u32,
+    /// The longest blip that never rolls back: of the breaches in a row, all but the first and the last lie within it.
+    pub(super) forgiven: Duration,
     pub(super) critical: bool,
     /// An interval closes at so many bad requests, so many requests, or so late.
     pub(super) min_bad: f64,
@@ -70,7 +76,9 @@ impl Limits {
         Self {
             threshold,
             sureness: Sureness::new(policy.confidence),
+            hunch: Sureness::new(HUNCH.min(policy.confidence)),
             consecutive,
+            forgiven: forgiven(policy.poll, consecutive),
             // Ten seconds without an endpoint are the breach; there is no single look that is one.
             critical: rule.critical && !matches!(rule.kind, RuleKind::Endpoints(_)),
             min_bad,
@@ -157,6 +165,12 @@ fn bars_of(scalar: &ScalarRule) -> Vec<Bar> {
     let bars: Vec<Bar> = given.into_iter().flatten().collect();
     // The configuration refuses a rule without a limit; one that comes another way never breaches.
     if bars.is_empty() { vec![Bar::Max(f64::MAX)] } else { bars }
+}
+
+/// All polls of a streak but the first and the last, less a tenth: polls and scrapes come a little early or late.
+fn forgiven(poll: Duration, consecutive: u32) -> Duration {
+    let within = poll.saturating_mul(consecutive.saturating_sub(2));
+    within.saturating_sub(within / 10)
 }
 
 fn past(windows: Option<Windows>, policy: &Policy) -> Past {

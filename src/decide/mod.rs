@@ -48,7 +48,7 @@
 //! for look in 0..4_u32 {
 //!     let at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(5 * i64::from(look));
 //!     let requests = f64::from(look) * 500.0;
-//!     let counter = Counter { started: None, total: requests, bad: Some(requests / 5.0) };
+//!     let counter = Counter { started: None, sample_at: None, total: requests, bad: Some(requests / 5.0) };
 //!     let reading = Reading::Counters { sample_at: at, targets: BTreeMap::from([("green-1".into(), counter)]) };
 //!     let ready = Side { ready: 3, ..Side::default() };
 //!     let traffic = Traffic {

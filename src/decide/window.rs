@@ -64,7 +64,13 @@ impl Window {
         let kept = |known: &Piece| known.to > oldest && known.to <= piece.to;
         self.pieces.retain(kept);
         self.merged.retain(kept);
-        self.pieces.push_back(piece);
+        // Targets are scraped at different times; those within a second are taken together, so that many stay few.
+        let second = |piece: &Piece| piece.from.as_second();
+        let mut newest = self.pieces.iter_mut().rev().take_while(|known| known.to == piece.to);
+        match newest.find(|known| second(known) == second(&piece)) {
+            Some(known) => *known = known.with(piece),
+            None => self.pieces.push_back(piece),
+        }
         let fine = before(piece.to, past.fine);
         while let Some(front) = self.pieces.front() {
             let grain = match (front.to <= fine, self.pieces.len() > PIECES_MAX) {

@@ -73,6 +73,9 @@ pub struct Counter {
     /// When the target's process started, where known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub started: Option<Timestamp>,
+    /// Time of its newest sample, where known: targets are scraped at different times. `None`: that of the reading.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sample_at: Option<Timestamp>,
     /// All requests.
     pub total: f64,
     /// Bad ones; `None`: the series does not exist, which with a `total` means none so far.

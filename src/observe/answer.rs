@@ -175,9 +175,17 @@ fn judge(read: &Read, raw: &Raw, stale_after: f64) -> Result<Reading, Absence> {
             return Err(Absence::Impossible);
         }
         if is_fresh(target) {
-            newest = newest.max(raw.newest.get(target).copied().unwrap_or(newest));
+            let sampled = raw.newest.get(target).copied();
+            newest = newest.max(sampled.unwrap_or(newest));
             let started = raw.started.get(target).copied().and_then(time);
-            targets.insert(target.clone(), Counter { started, total, bad });
+            let sample_at = sampled.and_then(time);
+            let counter = Counter {
+                started,
+                sample_at,
+                total,
+                bad,
+            };
+            targets.insert(target.clone(), counter);
         }
     }
     // Bad requests of a target that has no requests at all: the two selectors do not belong together.

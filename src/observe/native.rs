@@ -179,6 +179,7 @@ mod tests {
         let step = |(second, started, total, slow): &(i64, Option<i64>, f64, f64)| {
             let counter = Counter {
                 started: started.map(at),
+                sample_at: None,
                 total: *total,
                 bad: Some(*slow),
             };

@@ -150,6 +150,7 @@ pub(crate) fn look(t: i64, traffic: &Traffic, readings: &[(&RuleSpec, Reading)])
 pub(crate) fn counters(t: i64, pods: &[(f64, f64)]) -> Reading {
     let counter = |(total, bad): &(f64, f64)| Counter {
         started: None,
+        sample_at: None,
         total: *total,
         bad: Some(*bad),
     };

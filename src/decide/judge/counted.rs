@@ -47,10 +47,12 @@ impl Judge {
             return self.passed(closed.share, said);
         }
         self.streak.breach(closed.from, closed.share, bench.clock.age);
+        self.streak.lasts(&closed, &self.limits);
         let pooled = self.streak.pooled(&self.limits);
         let sure = pooled.is_some_and(|pooled| pooled.sure);
         let mut said = explain::breach(&self.rule, &self.limits, closed.share, self.streak.count, sure);
-        let ripe = pooled.filter(|pooled| pooled.sure && self.streak.count >= self.limits.consecutive);
+        let lasted = self.streak.count >= self.limits.consecutive && self.streak.lasted(&self.limits);
+        let ripe = pooled.filter(|pooled| pooled.sure && lasted);
         let dissent = self.dissent(at, bench);
         if ripe.is_some() {
             said += &match dissent {

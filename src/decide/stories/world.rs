@@ -419,6 +419,7 @@ impl World {
                     .unwrap_or((1_000_000.0, 1_000.0));
                 let counter = Counter {
                     started: None,
+                    sample_at: None,
                     total,
                     bad: Some(bad),
                 };

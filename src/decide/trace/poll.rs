@@ -222,9 +222,10 @@ fn reading(at: &At<'_>, epoch: Timestamp) -> Result<Reading, Fault> {
 
 fn counter(at: &At<'_>, epoch: Timestamp) -> Result<Counter, Fault> {
     let table = at.table()?;
-    table.only(&["started", "total", "bad"])?;
+    table.only(&["started", "sample_at", "total", "bad"])?;
     Ok(Counter {
         started: table.get("started").map(|at| at.time(epoch)).transpose()?,
+        sample_at: table.get("sample_at").map(|at| at.time(epoch)).transpose()?,
         total: table.need("total", "the counter of all requests")?.number()?,
         bad: table.get("bad").map(|at| at.number()).transpose()?,
     })

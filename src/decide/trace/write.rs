@@ -198,6 +198,8 @@ enum Line<'a> {
 struct Target {
     #[serde(skip_serializing_if = "Option::is_none")]
     started: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample_at: Option<Time>,
     total: Amount,
     #[serde(skip_serializing_if = "Option::is_none")]
     bad: Option<Amount>,
@@ -214,6 +216,7 @@ impl<'a> Line<'a> {
                     .map(|(name, counter)| {
                         let target = Target {
                             started: counter.started.as_ref().map(time),
+                            sample_at: counter.sample_at.as_ref().map(time),
                             total: Amount(counter.total),
                             bad: counter.bad.map(Amount),
                         };

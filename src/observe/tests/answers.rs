@@ -103,6 +103,7 @@ async fn a_stale_target_is_left_out_and_all_stale_is_stale() {
     };
     let counter = Counter {
         started: None,
+        sample_at: Some(sample_at),
         total: 20.0,
         bad: None,
     };

@@ -119,6 +119,7 @@ impl World {
                     *counters = (counters.0 + requests, counters.1 + requests * share);
                     let counter = Counter {
                         started: None,
+                        sample_at: None,
                         total: counters.0,
                         bad: Some(counters.1),
                     };
