@@ -27,3 +27,6 @@ pub mod sandbox;
 
 pub mod metrics;
 pub mod telemetry;
+
+#[doc(hidden)]
+pub mod fuzzing;

@@ -19,6 +19,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cluster", &["model", "metrics"]),
     ("serve", &["model", "metrics"]),
     ("config", &["model"]),
+    // Throws things at the ways in; nothing uses it.
+    ("fuzzing", &["model", "config", "decide", "observe"]),
     // A double of the world, not a user of the rooms.
     ("sandbox", &["model"]),
     (

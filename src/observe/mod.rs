@@ -27,6 +27,7 @@ mod advise;
 mod answer;
 mod before;
 mod envelope;
+mod fuzzed;
 mod inspect;
 mod learn;
 mod native;
@@ -40,6 +41,7 @@ mod source;
 mod start;
 
 pub use advise::figure;
+pub(crate) use fuzzed::understand;
 pub use inspect::{Buckets, QueryReport};
 pub use start::{Start, Unfit};
 

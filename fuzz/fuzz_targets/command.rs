@@ -1,0 +1,6 @@
+//! A command over HTTP.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| flipback::fuzzing::command(input));
