@@ -23,6 +23,13 @@ pub(super) struct Streak {
     pub(super) severe: u32,
     /// When the first severe one began, and when its evidence ended.
     severe_from: Option<(Timestamp, Timestamp)>,
+    /// When the newest breach's evidence ended.
+    #[serde(default)]
+    to: Option<Timestamp>,
+    /// Whether some bad evidence of a breach began before the evidence of the one before it had ended, so that both may
+    /// show the same moment.
+    #[serde(default)]
+    staggered: bool,
     /// When the evidence ended with which the breaches were no mere chance any more.
     #[serde(default)]
     likely_to: Option<Timestamp>,
@@ -72,6 +79,9 @@ impl Streak {
 
     /// Takes note of when the evidence of the newest breach was gathered.
     pub(super) fn lasts(&mut self, closed: &Closed, limits: &Limits) {
+        let overlaps = |to: Timestamp| closed.pieces.iter().any(|piece| piece.share.bad > 0.0 && piece.from < to);
+        self.staggered |= self.to.is_some_and(overlaps);
+        self.to = Some(closed.to);
         match self.likely_to {
             None if likely(self.breaches.iter().map(|(_, share)| share), limits) => self.likely_to = Some(closed.to),
             None => {}
@@ -84,14 +94,16 @@ impl Streak {
         }
     }
 
-    /// Whether it is still bad at a time when a blip that is forgiven would have been over. Neither what was before it
-    /// nor what came after may be chance: else a blip and one unlucky interval beside it would do.
+    /// Whether it is still bad at a time when a blip that is forgiven would have been over. Breaches whose evidence is
+    /// disjoint in time have shown that by their number. Elsewhere neither what was before the blip nor what came after
+    /// may be chance: else a blip and one unlucky interval beside it would do.
     pub(super) fn lasted(&self, limits: &Limits) -> bool {
-        likely(self.late.iter(), limits)
+        !self.staggered || likely(self.late.iter(), limits)
     }
 
     /// After a clock step, whatever is counted anew is later.
     pub(super) fn rebase(&mut self) {
+        self.to = self.to.map(|_| Timestamp::MIN);
         self.likely_to = self.likely_to.map(|_| Timestamp::MIN);
         self.severe_from = self.severe_from.map(|(from, _)| (from, Timestamp::MIN));
     }
@@ -225,6 +237,14 @@ mod tests {
     #[test]
     fn one_target_scraped_at_every_poll_takes_no_longer_than_three_breaches() {
         let (streak, limits) = streak(&[closed(0, 5, 50.0), closed(5, 10, 50.0), closed(10, 15, 50.0)]);
+        assert!(streak.lasted(&limits));
+    }
+
+    #[test]
+    fn breaches_that_share_no_moment_need_no_more_than_their_number() {
+        // The third is over the threshold by little, and might be chance alone; what counts is the three together.
+        let (streak, limits) = streak(&[closed(0, 2, 20.0), closed(2, 4, 20.0), closed(4, 6, 11.0)]);
+        assert!(streak.pooled(&limits).expect("breaches").sure);
         assert!(streak.lasted(&limits));
     }
 
