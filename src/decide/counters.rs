@@ -102,7 +102,8 @@ impl Counters {
                 Some(known) => Some((known.at, difference(known, counter))),
                 None => counter
                     .started
-                    .filter(|started| *started > last && *started <= now)
+                    // Later than the sample itself too: a pod's clock may be ahead of ours.
+                    .filter(|started| *started > last)
                     .map(|_| (last, whole(counter))),
             };
             if let Some((from, share)) = grown {
