@@ -1,12 +1,13 @@
 //! The shared nouns. Data and the little arithmetic that belongs to it: no IO, no clock, no import from another room.
 //!
-//! Reading order: who is guarded ([`name`], [`spec`], [`preset`]), what is live ([`traffic`]), what was measured ([`reading`]),
-//! what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`]), what is told ([`announcement`],
+//! Reading order: who is guarded ([`name`], [`spec`], [`preset`]), what is live ([`traffic`]), what was measured ([`reading`], of old
+//! [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`]), what is told ([`announcement`],
 //! [`status`]) and what a person may ask for ([`command`]).
 
 pub mod announcement;
 pub mod command;
 pub mod decision;
+pub mod history;
 pub mod incident;
 pub mod ledger;
 pub mod name;
@@ -20,6 +21,7 @@ pub mod traffic;
 pub use announcement::{Announcement, Severity, Topic};
 pub use command::{Command, CommandError, CommandReply};
 pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Suppression, Trigger, Verdict};
+pub use history::{Evaluation, Past, Survey, Track};
 pub use incident::{Incident, IncidentOutcome, TimelineEntry};
 pub use ledger::{FlipRecord, Ledger, Pause};
 pub use name::{Color, GuardId, NameError, RuleName, file_segment};
