@@ -7,7 +7,8 @@
 //! Reading order: [`plan`] (pure: rules to queries), `selector` (pure: the PromQL that must be understood), `envelope` and `answer`
 //! (pure: samples to readings), `scalar` and `native` (pure: the same for numbers and for native histograms), `prometheus` (one
 //! request), `source` (all requests of a look, and what is remembered), `learn` and `before` (what is asked rarely), `probe`, `range`
-//! (for evidence), `inspect` and `advise` (for `flipback check`), `start` (for `flipback run`).
+//! (for evidence), `inspect` and `advise` (for `flipback check`), `start` (for `flipback run`),
+//! `history` (for `flipback backtest`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,6 +29,7 @@ mod answer;
 mod before;
 mod envelope;
 mod fuzzed;
+mod history;
 mod inspect;
 mod learn;
 mod native;
@@ -42,6 +44,7 @@ mod start;
 
 pub use advise::figure;
 pub(crate) use fuzzed::understand;
+pub use history::History;
 pub use inspect::{Buckets, QueryReport};
 pub use start::{Start, Unfit};
 

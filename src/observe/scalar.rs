@@ -29,7 +29,7 @@ const RANGE: &str =
     "the expression gives a range of samples (`x[5m]`) instead of one number: put it into a function such as rate(..) or avg_over_time(..)";
 
 /// A rate is carried on to both ends of its window, so that a bad share can exceed 1 a little; twice is no rounding any more.
-const SHARE_IMPOSSIBLE: f64 = 2.0;
+pub(super) const SHARE_IMPOSSIBLE: f64 = 2.0;
 
 /// What a number is made of, placeholders filled.
 #[derive(Clone, Debug, PartialEq)]
