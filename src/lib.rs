@@ -5,6 +5,8 @@ pub mod model;
 
 pub mod decide;
 
+pub mod plot;
+
 pub mod observe;
 
 pub mod router;
