@@ -7,6 +7,8 @@ pub mod decide;
 
 pub mod plot;
 
+pub mod backtest;
+
 pub mod observe;
 
 pub mod router;
