@@ -15,6 +15,7 @@ use crate::{
     model::settings::LogFormat,
 };
 
+pub mod backtest;
 pub mod check;
 pub mod client;
 pub mod command;
@@ -37,6 +38,8 @@ pub const BAD: u8 = 1;
 pub const UNKNOWN: u8 = 2;
 /// `EX_USAGE`: the command line or the configuration is wrong.
 pub const USAGE: u8 = 64;
+/// `EX_UNAVAILABLE`: what is needed does not answer.
+pub const UNAVAILABLE: u8 = 69;
 
 const EXIT_CODES: &str = "Exit codes:
   0   healthy; for a command: done
@@ -144,6 +147,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Judge a recorded or written history again, look by look
     Replay(replay::ReplayArgs),
+    /// Judge the past: what would the rules have done?
+    Backtest(backtest::BacktestArgs),
     /// See it work: needs nothing but this program
     #[command(after_help = DEMO_HELP)]
     Demo(demo::DemoArgs),
@@ -271,6 +276,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Gate(args) => gate::gate(global, args).await?,
         Command::Check(args) => check::check(global, &args).await?,
         Command::Replay(args) => replay::replay(&args)?,
+        Command::Backtest(args) => backtest::backtest(global, &args).await?,
         Command::Demo(args) => play(global, &args).await?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "flipback", &mut std::io::stdout());
