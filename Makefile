@@ -5,11 +5,12 @@
 # make bench-engine   only the engine's: nanoseconds per look, detection medians beside those of the rules
 # make montecarlo   P14, the seeded Monte Carlo gate, whole
 # make fuzz    ten minutes of fuzzing without cargo-fuzz; FLIPBACK_FUZZ_SECONDS says how long
+# make bench-backtest   the cost of judging a week of 50 guards
 # make parts   only installs and builds what the tests need besides Rust
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo bench bench-engine parts rust-tests alerts montecarlo fuzz
+.PHONY: test lint demo bench bench-engine bench-backtest parts rust-tests alerts montecarlo fuzz
 
 test: parts lint alerts rust-tests montecarlo
 
@@ -51,3 +52,8 @@ bench: parts bench-engine
 # As released: optimized for size and linked as a whole.
 bench-engine:
 	cargo bench --locked --bench engine
+
+# Without link-time optimizing, which takes a quarter of an hour and changes little here.
+bench-backtest: parts
+	cargo build --profile bench-fast --locked
+	FLIPBACK_REQUIRE_REAL_PARTS=1 FLIPBACK_BINARY=$(CURDIR)/target/bench-fast/flipback cargo bench --locked --profile dev --bench backtest

@@ -12,6 +12,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("telemetry", &["model"]),
     ("decide", &["model"]),
+    ("plot", &[]),
+    ("backtest", &["model", "decide", "plot"]),
     ("observe", &["model", "cluster", "metrics"]),
     ("router", &["model", "cluster", "metrics"]),
     ("evidence", &["model", "cluster", "metrics"]),
@@ -36,6 +38,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "metrics",
             "telemetry",
             "decide",
+            "plot",
+            "backtest",
             "observe",
             "router",
             "evidence",
@@ -300,7 +304,7 @@ fn trespasses(module: &[String], code: &str) -> Vec<String> {
         )];
     };
     let foreign = match room.as_str() {
-        "decide" => IMPURE,
+        "decide" | "plot" | "backtest" => IMPURE,
         "model" => FOREIGN_TO_NOUNS,
         _ => &[],
     };

@@ -12,6 +12,7 @@ pub mod chat;
 pub mod cluster;
 pub mod kubelet;
 pub mod node;
+pub mod past;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
