@@ -115,7 +115,7 @@ pub fn steps(effort: &Effort, report: &mut Report) {
     println!(
         "  ~  the rules done by hand on a perfect pipeline cannot do that (too few requests, or a fault that begins late in a scrape):"
     );
-    println!("     p95 at most a tenth and one poll later than by hand: gated.   unmarked: reported   -: not found in 20 minutes");
+    println!("     p95 at most a quarter and one poll later than by hand: gated.   unmarked: reported   -: not found in 20 minutes");
     let head: String = RATES.iter().map(|rate| format!("{rate:>11}")).collect();
     println!("  {:<32}{head}", "");
     for scrape in SCRAPES {
