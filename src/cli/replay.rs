@@ -6,9 +6,11 @@
 mod story;
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, BufRead, BufReader, Read as _, Write},
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use clap::Args;
@@ -65,13 +67,24 @@ pub struct ReplayArgs {
 /// [`Failure`] when the trace cannot be read or understood; names file and line.
 pub fn replay(args: &ReplayArgs) -> Result<u8, Failure> {
     let (name, source) = open(&args.file)?;
+    let failed = Rc::default();
     let exit = if args.explain {
-        let story = Story::new(anstream::stdout().lock());
+        let story = Story::new(Watched {
+            out: anstream::stdout().lock(),
+            failed: Rc::clone(&failed),
+        });
         play(&name, source, args.to_end, story)?
     } else {
-        play(&name, source, args.to_end, Lines(io::stdout().lock()))?
+        let lines = Lines(Watched {
+            out: io::stdout().lock(),
+            failed: Rc::clone(&failed),
+        });
+        play(&name, source, args.to_end, lines)?
     };
-    Ok(exit.code())
+    match failed.take() {
+        Some(error) => Err(Failure::unknown(format!("failed to write what was replayed: {error}"))),
+        None => Ok(exit.code()),
+    }
 }
 
 /// Opens what was named, and says how errors call it.
@@ -136,6 +149,37 @@ trait Teller {
     fn begin(&mut self, header: &Header);
     fn look(&mut self, header: &Header, seen: &Observation, decision: &Decision);
     fn end(&mut self, header: &Header, exit: Exit);
+}
+
+/// Remembers the first failure to write; that whoever reads went away (`| head`) is none.
+struct Watched<W> {
+    out: W,
+    failed: Rc<Cell<Option<io::Error>>>,
+}
+
+impl<W> Watched<W> {
+    fn note<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        done.map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::BrokenPipe {
+                let first = self.failed.take().unwrap_or(error);
+                self.failed.set(Some(first));
+            }
+            kind.into()
+        })
+    }
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.out.write(bytes);
+        self.note(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.out.flush();
+        self.note(done)
+    }
 }
 
 /// JSON, a line per look.

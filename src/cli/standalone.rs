@@ -223,6 +223,10 @@ fn glance(rule: &RuleSpec, judging: Judging, standby: Option<f64>, report: Optio
             ("breach", format!("{side} the threshold {when}"))
         }
         (Some(_), None) => ("pass", format!("within the threshold {when}")),
+        (None, None) if report.is_none() => (
+            "inconclusive",
+            "nothing was measured: it is not known which color is active".to_owned(),
+        ),
         (None, None) => ("waiting", "no requests in the last 5 minutes, so one look cannot tell".to_owned()),
     };
     RuleStatus {

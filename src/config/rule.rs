@@ -339,6 +339,21 @@ fn counters(table: &Table<'_>, context: &Context<'_>, range: Share, default: f64
     })
 }
 
+/// A default threshold as the preset's histogram can judge it: the next bound that is not the highest, else the last before it.
+fn fitting(default: Duration, preset: Preset) -> Duration {
+    let facts = preset.facts();
+    let per_second = match facts.unit {
+        TimeUnit::Seconds => 1.0,
+        TimeUnit::Milliseconds => 1000.0,
+    };
+    let Some((_, usable)) = facts.bounds.split_last() else {
+        return default;
+    };
+    let wanted = default.as_secs_f64() * per_second;
+    let bound = usable.iter().find(|bound| **bound >= wanted).or(usable.last());
+    bound.map_or(default, |bound| Duration::from_secs_f64(bound / per_second))
+}
+
 fn latency(name: &str, table: &mut Table<'_>, context: &Context<'_>) -> Option<LatencyRule> {
     let scripts = context.scripts;
     let quantile = match table.share("quantile", Share::Open) {
@@ -365,13 +380,14 @@ fn latency(name: &str, table: &mut Table<'_>, context: &Context<'_>) -> Option<L
     if let Some(threshold) = by_scripts {
         table.force("threshold", threshold.clone());
     }
+    let preset = table.choice("preset", PRESETS).unwrap_or(context.preset);
+    let default = default.map(|default| fitting(default, preset));
     let threshold = table.duration("threshold", Duration::from_millis(1)..=HOUR).or(default);
     if threshold.is_none() && quantile.is_some() && table.get("threshold").is_none() {
         table
             .problems
             .add(table.missing("threshold", "the time over which a request counts as slow, such as \"500ms\""));
     }
-    let preset = table.choice("preset", PRESETS).unwrap_or(context.preset);
     let unit = table
         .choice("unit", &[("seconds", TimeUnit::Seconds), ("milliseconds", TimeUnit::Milliseconds)])
         .unwrap_or(preset.unit());

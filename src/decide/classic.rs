@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Note, Outcome, RuleName, RuleState};
 
-use super::{bound::Share, clock::Clock, judge::Judge, streak::Streak};
+use super::{bound::Share, clock::Clock, explain, judge::Judge, streak::Streak};
 
 /// The guard's bad polls in a row.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -67,6 +67,10 @@ impl Classic {
         self.show(judges);
         for (judge, rule) in judges.iter_mut().zip(rules).filter(polled) {
             rule.streak = judge.streak();
+            if let Outcome::Inconclusive(why) = &rule.outcome {
+                // Another rule may have made the poll a bad one since this was said.
+                rule.why = explain::inconclusive(&judge.limits, why, rule.streak);
+            }
         }
     }
 

@@ -384,9 +384,20 @@ fn classic_mode_is_read_and_its_overlap_is_warned_of() {
 
 #[test]
 fn a_threshold_that_the_presets_histogram_does_not_have_is_warned_of() {
-    let with = |preset: &str| loaded(&format!("{PROMETHEUS}[defaults]\npreset = \"{preset}\"\n{GUARD}"), &[]).warnings;
-    insta::assert_snapshot!(with("istio").join("\n"));
-    assert_eq!(with("linkerd"), Vec::<String>::new());
+    let guard = ["blue", "green"].iter().fold(GUARD.to_owned(), |guard, color| {
+        let deployment = format!("deployment = \"web-{color}\"");
+        guard.replace(&deployment, &format!("{deployment}, service = \"web-{color}-alone\""))
+    });
+    let with = |preset: &str| loaded(&format!("{PROMETHEUS}[defaults]\npreset = \"{preset}\"\n{guard}"), &[]).warnings;
+    for preset in ["otel", "istio", "linkerd", "nginx-ingress", "envoy", "traefik"] {
+        assert_eq!(
+            with(preset),
+            Vec::<String>::new(),
+            "the defaults of {preset} are bounds of its histogram"
+        );
+    }
+    let asked = format!("{PROMETHEUS}[defaults]\npreset = \"istio\"\n[defaults.rules.latency_p99]\nthreshold = \"2s\"\n{GUARD}");
+    insta::assert_snapshot!(loaded(&asked, &[]).warnings.join("\n"));
 }
 
 // === the page ===

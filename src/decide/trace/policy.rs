@@ -24,10 +24,32 @@ pub(super) fn policy(at: &At<'_>) -> Result<Policy, Fault> {
         if *at.node == Node::Null {
             continue;
         }
-        knobs.insert(key.to_owned(), knob(&at, &default)?);
+        let value = knob(&at, &default)?;
+        possible(key, &value, &at)?;
+        knobs.insert(key.to_owned(), value);
         policy = serde_json::from_value(Value::Object(knobs.clone())).map_err(|error| at.wrong(expected(&error)))?;
     }
     Ok(policy)
+}
+
+/// Refuses what no guard may be configured with: judging it would tell nothing of one.
+fn possible(key: &str, value: &Value, at: &At<'_>) -> Result<(), Fault> {
+    let none = value.as_u64() == Some(0)
+        || value
+            .as_str()
+            .is_some_and(|text| humantime::parse_duration(text).is_ok_and(|time| time.is_zero()));
+    match key {
+        "confidence" if !value.as_f64().is_some_and(|share| (0.5..1.0).contains(&share)) => {
+            Err(at.wrong("a fraction from 0.5 and under 1"))
+        }
+        "consecutive" | "min_bad" | "min_requests" | "severe_bad" | "slow_bad" | "flips_per_day" if none => {
+            Err(at.wrong("a whole number from 1"))
+        }
+        "poll" | "stretch" | "slow_window" | "expire" | "blind_after" | "blind_repeat" | "window" | "window_latency" if none => {
+            Err(at.wrong("a duration over 0, such as \"30s\""))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A knob is what its default is: a time, a fraction, a count or a word.

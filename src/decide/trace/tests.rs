@@ -75,6 +75,9 @@ fn every_refusal_names_line_place_and_remedy() {
     add(&with(r#""policy":{"consecutive":-1}"#));
     add(&with(r#""policy":{"consecutive":2.5}"#));
     add(&with(r#""policy":{"after_watch":"slwo"}"#));
+    add(&with(r#""policy":{"confidence":1}"#));
+    add(&with(r#""policy":{"consecutive":0}"#));
+    add(&with(r#""policy":{"expire":"0s"}"#));
     add(&with(r#""policy":{"watch":"5m","watch":"6m"}"#));
     add(&with(r#""baseline":{"error":{"total":1}}"#));
     add(&with(r#""baseline":{"error_rate":{"total":1,"bad":2}}"#));
