@@ -23,7 +23,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -60,8 +60,11 @@ const STEPS_MIN: u64 = 32;
 /// Requests of one guard under way at once.
 const CONCURRENCY: usize = 2;
 
-/// Tries of one query at a server in trouble, before the backtest is given up.
+/// Further tries of one query at a server in trouble, before the backtest is given up.
 const TRIES: usize = 8;
+
+/// The same at a server that has never answered: its address is likelier wrong than its day bad.
+const TRIES_UNKNOWN: usize = 2;
 
 /// Step at which process starts and Ready endpoints are read.
 const COARSE: Duration = Duration::from_secs(60);
@@ -126,6 +129,7 @@ pub struct History<'a> {
     targets: u64,
     /// Seconds of one query, as the server has borne so far.
     span_max: AtomicU64,
+    answered: AtomicBool,
 }
 
 impl std::fmt::Debug for History<'_> {
@@ -169,6 +173,7 @@ impl Observer {
             step: spec.policy.poll,
             targets: 1,
             span_max: AtomicU64::new(u64::MAX),
+            answered: AtomicBool::new(false),
             spec: spec.clone(),
             reads,
         })
@@ -388,17 +393,25 @@ impl History<'_> {
             .with_jitter()
             .with_max_times(TRIES)
             .build();
+        let mut tried = 0;
         loop {
             // The server's own timeout bounds it.
             let deadline = Instant::now() + Duration::from_secs(600);
             let answer = server.ask(&self.session, text, span, deadline).await;
             match answer {
-                Err(failure @ (Failure::Busy(_) | Failure::Other(_))) => match pauses.next() {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(failure),
-                },
+                Err(failure @ (Failure::Busy(_) | Failure::Other(_))) => {
+                    let hopeless = tried >= TRIES_UNKNOWN && !self.answered.load(Ordering::Relaxed) && matches!(failure, Failure::Other(_));
+                    match pauses.next().filter(|_| !hopeless) {
+                        Some(pause) => tokio::time::sleep(pause).await,
+                        None => return Err(failure),
+                    }
+                    tried += 1;
+                }
                 Ok(Answer { doubt: Some(why), .. }) => return Err(Failure::Other(format!("the answer is incomplete: {why}"))),
-                other => return other,
+                other => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return other;
+                }
             }
         }
     }
