@@ -169,7 +169,7 @@ async fn a_known_bad_release_is_found_when_it_happened_and_said_as_live() {
     assert!((10.0..=60.0).contains(&late), "found after {late} s");
     let why = event["why"].as_str().expect("a sentence");
     assert!(
-        why.starts_with("error rate ") && why.contains(" over 5 %") && why.contains("third breach in a row"),
+        why.starts_with("error rate ") && why.contains(" over 5 %") && why.contains(" breach in a row, 99 % sure above 5 %"),
         "{why}"
     );
     assert_eq!(guard["missed"], Value::Array(Vec::new()));
