@@ -16,6 +16,7 @@ use support::{
     proxy::WARNING,
     stage::{SOON, VERDICT_LIMIT},
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The rule that most of this is about.
 const RULE: &str = "error_rate";
@@ -23,6 +24,13 @@ const RULE: &str = "error_rate";
 const BAD: f64 = 0.3;
 /// Breaches enough that a streak can be met on its way; none of these tests is about how many it takes.
 const LONG_STREAK: &str = "[guards.policy]\nconsecutive = 6\nblind_after = \"3s\"\n";
+
+/// These stories tell single looks apart, which takes a machine that is not late: no more than two are told at a time.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+async fn turn() -> SemaphorePermit<'static> {
+    TURNS.acquire().await.expect("never closed")
+}
 
 /// Figures that a reader of the test's output wants to see.
 fn tell(line: &str) {
@@ -202,6 +210,7 @@ async fn blip(stage: &Stage, daemon: &mut Daemon, share: f64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blip_of_five_seconds_moves_nothing_and_a_fault_after_it_does() {
     let name = "a_blip_of_five_seconds_moves_nothing_and_a_fault_after_it_does";
+    let _turn = turn().await;
     let Some(stage) = Stage::open(name, "").await else { return };
     // The default: what is forgiven is shorter than (N - 1) looks.
     stage.edit("poll = \"1s\"", "poll = \"5s\"");
@@ -227,6 +236,7 @@ async fn an_intermittent_fault_is_rolled_back_by_the_slow_path() {
     let name = "an_intermittent_fault_is_rolled_back_by_the_slow_path";
     // 5 s of every 15 s, and the slow path scaled to it: a minute in place of five, held for 20 s in place of two minutes.
     let guard = "[guards.policy]\nslow_window = \"60s\"\nslow_hold = \"20s\"\n";
+    let _turn = turn().await;
     let Some(stage) = Stage::open(name, guard).await else { return };
     stage.edit("poll = \"1s\"", "poll = \"5s\"");
     let mut daemon = stage.start(&[]).await;
@@ -267,6 +277,7 @@ async fn an_intermittent_fault_is_rolled_back_by_the_slow_path() {
 #[tokio::test(flavor = "multi_thread")]
 async fn breaches_of_two_rules_are_not_one_streak() {
     let guard = "[guards.policy]\nwarm_up_latency = \"0s\"\n[guards.rules.latency_p95]\nthreshold = \"500ms\"\n";
+    let _turn = turn().await;
     let Some(stage) = Stage::open("breaches_of_two_rules_are_not_one_streak", guard).await else {
         return;
     };
@@ -315,6 +326,7 @@ async fn restart_green(stage: &Stage) {
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_are_no_breach_and_hide_none() {
     let guard = "[guards.policy]\nmin_requests = 20\n";
+    let _turn = turn().await;
     let Some(stage) = Stage::open("restarts_are_no_breach_and_hide_none", guard).await else {
         return;
     };
@@ -367,6 +379,7 @@ async fn restarts_are_no_breach_and_hide_none() {
 async fn a_series_born_at_37_counts_37_and_a_target_of_unknown_age_nothing() {
     let name = "a_series_born_at_37_counts_37_and_a_target_of_unknown_age_nothing";
     // Two breaches in a row, for two bursts; looks rare enough that each has all of one.
+    let _turn = turn().await;
     let Some(stage) = Stage::open(name, "[guards.policy]\nconsecutive = 2\n").await else {
         return;
     };
@@ -451,6 +464,7 @@ async fn goes_on_and_flips(stage: &Stage, daemon: &mut Daemon, held: u64, since:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prometheus_that_restarts_in_mid_streak_holds_it() {
+    let _turn = turn().await;
     let Some(mut stage) = Stage::open("a_prometheus_that_restarts_in_mid_streak_holds_it", LONG_STREAK).await else {
         return;
     };
@@ -488,6 +502,7 @@ async fn a_prometheus_that_restarts_in_mid_streak_holds_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_dies_without_a_stale_marker_is_no_verdict() {
     let name = "a_target_that_dies_without_a_stale_marker_is_no_verdict";
+    let _turn = turn().await;
     let Some(stage) = Stage::open(name, LONG_STREAK).await else {
         return;
     };
@@ -534,6 +549,7 @@ async fn a_target_that_dies_without_a_stale_marker_is_no_verdict() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_no_answers_hold_the_streak() {
+    let _turn = turn().await;
     let Some(stage) = Stage::open("answers_that_are_no_answers_hold_the_streak", LONG_STREAK).await else {
         return;
     };
