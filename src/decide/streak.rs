@@ -98,7 +98,8 @@ impl Streak {
     /// disjoint in time have shown that by their number. Elsewhere neither what was before the blip nor what came after
     /// may be chance: else a blip and one unlucky interval beside it would do.
     pub(super) fn lasted(&self, limits: &Limits) -> bool {
-        !self.staggered || likely(self.late.iter(), limits)
+        // Of two in a row no blip is forgiven at all, so none has to be over.
+        !self.staggered || limits.forgiven.is_zero() || likely(self.late.iter(), limits)
     }
 
     /// After a clock step, whatever is counted anew is later.
