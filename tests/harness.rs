@@ -35,11 +35,15 @@ async fn endpoints_follow_the_selector_and_readiness() {
     cluster.set_ready(&namespace, &one, false);
     shop.wait_endpoints("green", 1).await;
     shop.release("blue", "registry.invalid/web:2.0").await;
-    let blue = cluster.pods(&namespace, "color=blue").await;
-    let known = blue.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    assert!(known.clone().count() >= 2);
-    for pod in known {
-        let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).expect("an address");
+    // A pod that was born a moment ago has no address yet.
+    let addresses = eventually("an address for each pod of the release", SOON, async || {
+        let mut blue = cluster.pods(&namespace, "color=blue").await;
+        blue.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        let given: Option<Vec<String>> = blue.into_iter().map(|pod| pod.status?.pod_ip).collect();
+        given.filter(|given| given.len() >= 2)
+    })
+    .await;
+    for ip in addresses {
         assert!(shop.addresses().contains_key(&ip), "{ip} was not foretold");
     }
 }
