@@ -83,6 +83,8 @@ struct Guarded {
     engine: Engine,
     /// What the engine saw lately, for the record of what it decides.
     recorder: Recorder,
+    /// The trace that led to the flip that is under way.
+    decided_on: Option<String>,
     /// A flip is under way: further verdicts wait for it.
     flipping: bool,
     /// The bad time that is going on.
@@ -175,6 +177,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
                 cluster: Arc::clone(cluster),
                 engine: Engine::new(Arc::clone(spec)),
                 recorder: Recorder::new(Arc::clone(spec)),
+                decided_on: None,
                 flipping: false,
                 episode: None,
                 decision: None,
@@ -354,7 +357,6 @@ impl Monitor {
                 let incident = guard.incident((**case).clone(), traffic.seen.clone());
                 let order = Order {
                     incident,
-                    record: guard.recorder.trace(),
                     automatic: true,
                     bad: true,
                     dry_run: false,

@@ -27,8 +27,6 @@ type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 /// One flip to carry out.
 pub(super) struct Order {
     pub incident: Incident,
-    /// The trace that led to it, where it was decided rather than asked for.
-    pub record: Option<String>,
     /// A rule's flip, not a person's.
     pub automatic: bool,
     /// The release that is left is thereby marked as bad.
@@ -131,10 +129,13 @@ impl Monitor {
     pub(super) fn start(&mut self, id: &GuardId, order: Order) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         guard.flipping = true;
+        let automatic = order.automatic;
         let router = Arc::clone(&guard.router);
         let retried = guard.failed().is_some();
         let (incident, dry_run) = (order.incident.clone(), order.dry_run);
         self.flips.spawn(carry_out(id.clone(), router, order));
+        // Written out only now: the flip does not wait for its own record.
+        guard.decided_on = if automatic { guard.recorder.trace() } else { None };
         if dry_run {
             return;
         }
@@ -194,15 +195,16 @@ impl Monitor {
         } = done;
         let Order {
             mut incident,
-            record,
             automatic,
             bad,
             dry_run,
             reply,
         } = order;
-        if let Some(guard) = self.guards.get_mut(&id) {
+        // What led to it, where it was decided rather than asked for.
+        let record = self.guards.get_mut(&id).and_then(|guard| {
             guard.flipping = false;
-        }
+            guard.decided_on.take()
+        });
         let topic = match flip {
             Ok(Flip::Moved {
                 took,
@@ -527,7 +529,6 @@ impl Monitor {
         let incident = guard.incident(case, traffic.seen.clone());
         Ok(Order {
             incident,
-            record: None,
             automatic: false,
             bad,
             dry_run,
