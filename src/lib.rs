@@ -15,6 +15,8 @@ pub mod router;
 
 pub mod evidence;
 
+pub mod words;
+
 pub mod notify;
 
 pub mod cluster;

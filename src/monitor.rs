@@ -197,6 +197,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         poll_seconds: config.poll.as_secs_f64(),
         guards: Vec::new(),
         notifications_pending: 0,
+        chats: Vec::new(),
     }));
     let monitor = Monitor {
         guards,
@@ -449,6 +450,7 @@ impl Monitor {
             poll_seconds: self.poll.as_secs_f64(),
             guards,
             notifications_pending: self.outbox.pending(),
+            chats: self.outbox.health(),
         };
         self.status.send_replace(Arc::new(status));
     }

@@ -16,11 +16,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("backtest", &["model", "decide", "plot"]),
     ("observe", &["model", "cluster", "metrics"]),
     ("router", &["model", "cluster", "metrics"]),
-    ("evidence", &["model", "cluster", "metrics"]),
-    ("notify", &["model", "cluster", "metrics"]),
+    ("evidence", &["model", "cluster", "metrics", "plot"]),
+    // What is said, pure: configuration tries templates on it, chats give it their form.
+    ("words", &["model"]),
+    ("notify", &["model", "cluster", "metrics", "words"]),
+    ("audit", &["model", "metrics"]),
     ("cluster", &["model", "metrics"]),
     ("serve", &["model", "metrics"]),
-    ("config", &["model"]),
+    ("config", &["model", "words"]),
     // Throws things at the ways in; nothing uses it.
     ("fuzzing", &["model", "config", "decide", "observe"]),
     // A double of the world, not a user of the rooms.
@@ -28,7 +31,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "monitor",
         &[
-            "model", "metrics", "decide", "observe", "router", "evidence", "notify", "cluster", "serve", "config",
+            "model", "metrics", "decide", "observe", "router", "evidence", "words", "notify", "audit", "cluster", "serve", "config",
         ],
     ),
     (
@@ -43,7 +46,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "observe",
             "router",
             "evidence",
+            "words",
             "notify",
+            "audit",
             "cluster",
             "serve",
             "config",

@@ -226,6 +226,7 @@ fn of(guards: Vec<GuardStatus>) -> Status {
         poll_seconds: 1.0,
         guards,
         notifications_pending: 0,
+        chats: Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     notify,
     observe::{Buckets, QueryReport, figure},
     router::Router,
+    words::Message,
 };
 
 /// Arguments of `flipback check`.
@@ -441,21 +442,35 @@ fn round(duration: std::time::Duration) -> std::time::Duration {
 /// A chat's secret is there; with guards, a test message is sent.
 async fn chat(findings: &mut Findings, chat: &ChatSettings, test: Option<&Vec<Arc<GuardSpec>>>) {
     let about = format!("chat {}", chat.name);
-    if let Err(error) = chat.url.read() {
-        findings
-            .add(&about, Level::Wrong, chain(&error))
-            .todo(format!("put the webhook's URL there, or correct chats.{}.url_file", chat.name));
-        return;
+    let mut unreadable = false;
+    for secret in chat.channel.secrets() {
+        if let Err(error) = secret.read() {
+            unreadable = true;
+            findings
+                .add(&about, Level::Wrong, chain(&error))
+                .todo(format!("put the secret there, or correct the file's name in chats.{}", chat.name));
+        }
     }
-    if let Some(Err(error)) = chat.token.as_ref().map(crate::model::settings::Secret::read) {
-        findings.add(&about, Level::Wrong, chain(&error));
+    if unreadable {
+        return;
     }
     let Some(spec) = test.and_then(|guards| guards.first()) else {
-        findings.add(&about, Level::Ok, "has its URL (not contacted; --send-test sends a test message)");
+        findings.add(
+            &about,
+            Level::Ok,
+            "has its credentials (not contacted; --send-test sends a test message)",
+        );
         return;
     };
-    match notify::open(chat).deliver(&announcement(spec)).await {
-        Ok(()) => {
+    let announcement = announcement(spec);
+    let message = Message::of(&announcement);
+    let parcel = notify::Parcel {
+        announcement: &announcement,
+        message: &message,
+        thread: None,
+    };
+    match notify::open(chat).deliver(parcel).await {
+        Ok(_) => {
             findings.add(&about, Level::Ok, "took a test message");
         }
         Err(error) => {
@@ -471,19 +486,11 @@ fn announcement(spec: &GuardSpec) -> Announcement {
         id: format!("{}_test_{}", id.file_name(), at.as_millisecond()),
         guard: id.clone(),
         at,
-        topic: Topic::Test,
         why: "this is a test message of `flipback check --send-test`".to_owned(),
+        cluster: spec.cluster.clone(),
         namespace: spec.namespace.clone(),
         object: spec.route.object(),
-        from: None,
-        to: None,
-        from_release: None,
-        to_release: None,
-        trigger: None,
-        incident: None,
-        evidence: None,
-        took_ms: None,
-        chats: Vec::new(),
+        ..Announcement::example(Topic::Test)
     }
 }
 
@@ -615,13 +622,8 @@ mod tests {
     #[tokio::test]
     async fn a_chat_without_its_file_is_wrong_and_names_no_secret() {
         let mut findings = Findings::default();
-        let settings = ChatSettings {
-            name: "slack".into(),
-            kind: crate::model::settings::ChatKind::Slack,
-            url: crate::model::settings::Secret::File("/nonexistent/url".into()),
-            timeout: Duration::from_secs(1),
-            token: None,
-        };
+        let url = crate::model::settings::Secret::File("/nonexistent/url".into());
+        let settings = ChatSettings::new("slack", crate::model::settings::Channel::Slack { url });
         chat(&mut findings, &settings, None).await;
         assert_eq!(findings.list[0].level, Level::Wrong);
         assert!(findings.list[0].what.contains("/nonexistent/url"));

@@ -119,6 +119,7 @@ pub async fn look(config: &Config, guards: &[Arc<GuardSpec>], now: Timestamp) ->
         poll_seconds: config.poll.as_secs_f64(),
         guards: shown,
         notifications_pending: 0,
+        chats: Vec::new(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use url::Url;
 
-use crate::model::settings::{ChatKind, ChatSettings, Secret};
+use crate::model::settings::{Channel, ChatKind, ChatSettings, Secret};
 
 use super::{
     check::{WAIT_MAX, WAIT_MIN, secret},
@@ -105,11 +105,18 @@ fn chat(name: &str, table: Table<'_>, base: &Path) -> Option<ChatSettings> {
         table.problems.add(Problem { found, ..problem });
     }
     table.close();
+    let (kind, url) = (kind?, url?);
+    let channel = match kind {
+        ChatKind::Slack => Channel::Slack { url },
+        ChatKind::Teams => Channel::Teams { url },
+        _ => Channel::Webhook {
+            url,
+            token,
+            signing_key: None,
+        },
+    };
     Some(ChatSettings {
-        name: name.to_owned(),
-        kind: kind?,
-        url: url?,
         timeout,
-        token,
+        ..ChatSettings::new(name, channel)
     })
 }

@@ -136,6 +136,7 @@ pub(super) fn evidence(table: Table<'_>, base: &EvidenceSpec) -> EvidenceSpec {
         before: table.duration("before", Duration::ZERO..=DAY).unwrap_or(base.before),
         after: table.duration("after", Duration::ZERO..=HOUR).unwrap_or(base.after),
         deadline: table.duration("deadline", SECOND..=HOUR).unwrap_or(base.deadline),
+        follow_up: table.duration("follow_up", Duration::ZERO..=DAY).unwrap_or(base.follow_up),
     };
     if evidence.deadline <= evidence.after {
         let found = duration::print(evidence.deadline);

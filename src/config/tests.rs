@@ -408,7 +408,12 @@ fn the_scripts_variables_win_over_the_file() {
         ("user", "hunter2")
     );
     assert!(!format!("{config:?}").contains("hunter2"));
-    assert!(config.chats.iter().all(|chat| matches!(chat.url, Secret::Value(_))));
+    assert!(
+        config
+            .chats
+            .iter()
+            .all(|chat| matches!(chat.channel.credential(), Some(Secret::Value(_))))
+    );
     assert_eq!(config.variables.len(), 13);
 }
 
@@ -416,14 +421,14 @@ fn the_scripts_variables_win_over_the_file() {
 fn a_webhook_in_the_environment_is_a_chat_without_a_file() {
     let config = loaded(GUARD, &[("SLACK_WEBHOOK_URL", "https://hooks.slack.example/x")]);
     assert_eq!(config.chats.len(), 1);
-    assert_eq!((config.chats[0].name.as_str(), config.chats[0].kind), ("slack", ChatKind::Slack));
+    assert_eq!((config.chats[0].name.as_str(), config.chats[0].kind()), ("slack", ChatKind::Slack));
     let renamed = loaded(
         &format!("[chats.ops]\nkind = \"slack\"\nurl_file = \"x\"\n{GUARD}"),
         &[("SLACK_WEBHOOK_URL", "https://hooks.slack.example/x")],
     );
     assert_eq!(renamed.chats.len(), 1);
     assert_eq!(renamed.chats[0].name, "ops");
-    assert!(matches!(renamed.chats[0].url, Secret::Value(_)));
+    assert!(matches!(renamed.chats[0].channel.credential(), Some(Secret::Value(_))));
 }
 
 #[test]
@@ -468,7 +473,7 @@ fn paths_start_at_the_files_folder_and_those_of_variables_where_we_stand() {
         flags: Flags::default(),
     };
     let config = load(&sources).expect("valid");
-    let Secret::File(url) = &config.chats[0].url else {
+    let Some(Secret::File(url)) = config.chats[0].channel.credential() else {
         panic!("a file")
     };
     assert_eq!(*url, repository().join("config/examples/secrets/slack-url"));

@@ -212,10 +212,8 @@ pub(super) fn begin(incidents: &Path, mut incident: Incident, record: Option<&st
                 let _alive = lock(&partial)?;
                 incident.id = id;
                 if record.is_some() {
-                    incident.timeline.push(TimelineEntry {
-                        at: incident.case.at,
-                        what: format!("Recorded in {RECORD}: `flipback replay --explain .` in this folder judges it again"),
-                    });
+                    let recorded = format!("Recorded in {RECORD}: `flipback replay --explain .` in this folder judges it again");
+                    incident.timeline.push(TimelineEntry::remark(incident.case.at, recorded));
                 }
                 write_incident(&partial, &incident)?;
                 if let Some(Err(error)) = record.map(|record| replace(&partial.join(RECORD), record.as_bytes())) {

@@ -135,16 +135,16 @@ pub(super) fn incident() -> Incident {
             value: "green".into(),
         },
         policy: Policy::default(),
+        rules: Vec::new(),
+        switched_at: None,
+        followed_up_at: None,
         outcome: IncidentOutcome::RolledBack {
             at: at("2026-11-21T04:12:34.576Z"),
             took_ms: 8.5,
             resource_version: "4712".into(),
             preview_error: None,
         },
-        timeline: vec![TimelineEntry {
-            at: at(AT),
-            what: why.into(),
-        }],
+        timeline: vec![TimelineEntry::remark(at(AT), why)],
         capture_errors: Vec::new(),
     }
 }

@@ -341,10 +341,7 @@ async fn a_story_goes_on_during_the_capture_and_after_it() {
         async move { keeper.keep(incident(), &hurried(Duration::from_secs(1)), sources).await }
     });
     let id = incident().id;
-    let line = |what: &str| TimelineEntry {
-        at: at(AT),
-        what: what.into(),
-    };
+    let line = |what: &str| TimelineEntry::remark(at(AT), what);
     let partial = data.path().join("incidents").join(format!(".partial-{id}"));
     timeout(Duration::from_secs(10), async {
         while !partial.join("incident.json").exists() {

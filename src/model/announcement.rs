@@ -1,5 +1,7 @@
 //! What is told to people: the facts; each chat gives them its own form.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,9 @@ pub struct Announcement {
     pub topic: Topic,
     /// One sentence with numbers.
     pub why: String,
+    /// The guard's cluster; empty for the only one.
+    #[serde(default)]
+    pub cluster: String,
     /// `<namespace>` of the guard, called environment by some teams.
     pub namespace: String,
     /// The guarded object, `Service/web`.
@@ -34,16 +39,37 @@ pub struct Announcement {
     pub trigger: Option<String>,
     /// The incident's id.
     pub incident: Option<String>,
+    /// What it continues: the incident's id, or `<guard>.<condition>`. Messages of one thread are told in order.
+    #[serde(default)]
+    pub thread: String,
     /// Where the evidence lies.
     pub evidence: Option<String>,
+    /// Where a browser finds the report, if anybody said where evidence is published.
+    #[serde(default)]
+    pub link: Option<String>,
+    /// A picture of what happened, as a file; it may be gone by the time it is sent.
+    #[serde(default)]
+    pub picture: Option<PathBuf>,
     /// Decision to accepted patch, in milliseconds.
     pub took_ms: Option<f64>,
+    /// Equal messages that were held back since the last one, where there were any.
+    #[serde(default)]
+    pub repeats: Option<Repeats>,
     /// Chats to tell; empty = all.
     pub chats: Vec<String>,
 }
 
+/// Equal messages told as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeats {
+    /// How many were held back.
+    pub count: u32,
+    /// When the first of them happened.
+    pub since: Timestamp,
+}
+
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Topic {
     /// A rollback was decided and is under way.
@@ -64,6 +90,12 @@ pub enum Topic {
     DidNotHelp,
     /// Somebody moved traffic back to the color that was rolled back from.
     FlippedBack,
+    /// The incident is over; the bundle holds what came after it too.
+    Resolved,
+    /// The bundle of an incident is complete: the report can be opened.
+    EvidenceReady,
+    /// The evidence of an incident cannot be kept; a human must act.
+    EvidenceLost,
     /// No usable data.
     Blind,
     /// Usable data again.
@@ -72,6 +104,8 @@ pub enum Topic {
     UnknownColor,
     /// The route cannot be read.
     Unreadable,
+    /// The route can be read again, and selects one of the guard's colors.
+    Readable,
     /// Too many flips: the guard has disarmed itself; a human must act.
     Disarmed,
     /// A rule with `action = "alert"` is confirmed.
@@ -100,7 +134,69 @@ pub enum Severity {
     Critical,
 }
 
+/// What a message is to its thread: receivers that keep a list of what is wrong (PagerDuty, Alertmanager) live by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Something is wrong from here on.
+    Opens,
+    /// It still is, and there is news.
+    Continues,
+    /// It is over.
+    Resolves,
+    /// A message by itself: nothing lasts.
+    Once,
+}
+
 impl Topic {
+    /// Every topic, in the order of an incident's life.
+    pub const ALL: [Self; 24] = [
+        Self::RollbackInitiated,
+        Self::RollbackCompleted,
+        Self::RollbackFailed,
+        Self::RollbackWithheld,
+        Self::RollbackBlocked,
+        Self::RollbackSuppressed,
+        Self::EvidenceReady,
+        Self::EvidenceLost,
+        Self::Recovered,
+        Self::DidNotHelp,
+        Self::FlippedBack,
+        Self::Resolved,
+        Self::Blind,
+        Self::Sighted,
+        Self::UnknownColor,
+        Self::Unreadable,
+        Self::Readable,
+        Self::Disarmed,
+        Self::Alert,
+        Self::Degraded,
+        Self::Switched,
+        Self::Paused,
+        Self::Resumed,
+        Self::Test,
+    ];
+
+    /// What it is to its thread.
+    #[must_use]
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::RollbackInitiated
+            | Self::RollbackFailed
+            | Self::RollbackWithheld
+            | Self::RollbackBlocked
+            | Self::RollbackSuppressed
+            | Self::FlippedBack
+            | Self::Blind
+            | Self::UnknownColor
+            | Self::Unreadable
+            | Self::Disarmed => Stage::Opens,
+            Self::RollbackCompleted | Self::EvidenceReady | Self::EvidenceLost | Self::DidNotHelp => Stage::Continues,
+            Self::Recovered | Self::Resolved | Self::Sighted | Self::Readable => Stage::Resolves,
+            Self::Alert | Self::Degraded | Self::Switched | Self::Paused | Self::Resumed | Self::Test => Stage::Once,
+        }
+    }
+
     /// The word used in metrics labels and the generic webhook.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -114,10 +210,14 @@ impl Topic {
             Self::Recovered => "recovered",
             Self::DidNotHelp => "did_not_help",
             Self::FlippedBack => "flipped_back",
+            Self::Resolved => "resolved",
+            Self::EvidenceReady => "evidence_ready",
+            Self::EvidenceLost => "evidence_lost",
             Self::Blind => "blind",
             Self::Sighted => "sighted",
             Self::UnknownColor => "unknown_color",
             Self::Unreadable => "unreadable",
+            Self::Readable => "readable",
             Self::Disarmed => "disarmed",
             Self::Alert => "alert",
             Self::Degraded => "degraded",
@@ -138,13 +238,90 @@ impl Topic {
             | Self::DidNotHelp
             | Self::FlippedBack
             | Self::Disarmed
+            | Self::EvidenceLost
             | Self::UnknownColor => Severity::Critical,
             Self::RollbackWithheld | Self::RollbackSuppressed | Self::Blind | Self::Unreadable | Self::Alert | Self::Degraded => {
                 Severity::Warning
             }
-            Self::RollbackCompleted | Self::Recovered | Self::Sighted | Self::Switched | Self::Paused | Self::Resumed | Self::Test => {
-                Severity::Info
-            }
+            Self::RollbackCompleted
+            | Self::Recovered
+            | Self::Resolved
+            | Self::EvidenceReady
+            | Self::Sighted
+            | Self::Readable
+            | Self::Switched
+            | Self::Paused
+            | Self::Resumed
+            | Self::Test => Severity::Info,
+        }
+    }
+}
+
+impl Announcement {
+    /// A made-up one, as the monitor makes them: for tests, for `flipback notify test`, and to try templates on.
+    ///
+    /// # Panics
+    /// Never: its names and times are constants.
+    #[must_use]
+    pub fn example(topic: Topic) -> Self {
+        let color = |name: &str| Some(Color::new(name).expect("a constant"));
+        let release = |id: &str, image: &str| {
+            Some(Release {
+                id: id.into(),
+                images: vec![image.into()],
+            })
+        };
+        let incident = matches!(
+            topic,
+            Topic::RollbackInitiated
+                | Topic::RollbackCompleted
+                | Topic::RollbackFailed
+                | Topic::RollbackWithheld
+                | Topic::RollbackBlocked
+                | Topic::RollbackSuppressed
+                | Topic::Recovered
+                | Topic::DidNotHelp
+                | Topic::Resolved
+                | Topic::EvidenceReady
+                | Topic::EvidenceLost
+        );
+        let rule = incident || matches!(topic, Topic::Alert | Topic::Degraded);
+        let back = matches!(topic, Topic::FlippedBack | Topic::Switched);
+        let folder = "shop.web_20261121T041234Z";
+        Self {
+            id: format!("20261121T041234.567Z-{}", topic.as_str()),
+            guard: GuardId::new("", "shop", "web").expect("a constant"),
+            at: "2026-11-21T04:12:34.567Z".parse::<Timestamp>().expect("a constant"),
+            topic,
+            why: if rule {
+                "error_rate 12.4 % (31 of 250 requests) is over 5 %, 3 of 3 in a row".into()
+            } else {
+                "a sentence with numbers".into()
+            },
+            cluster: String::new(),
+            namespace: "shop".into(),
+            object: "Service/web".into(),
+            from: if back { color("blue") } else { color("green") },
+            to: if back {
+                color("green")
+            } else {
+                incident.then(|| color("blue")).flatten()
+            },
+            from_release: release("9f1c", "registry.example/shop/web:1.4.0"),
+            to_release: incident.then(|| release("77aa", "registry.example/shop/web:1.3.9")).flatten(),
+            trigger: rule.then(|| "error_rate".into()),
+            incident: incident.then(|| folder.into()),
+            thread: if incident {
+                folder.into()
+            } else {
+                format!("shop.web.{}", topic.as_str())
+            },
+            evidence: incident.then(|| format!("/var/lib/flipback/incidents/{folder}")),
+            link: None,
+            picture: None,
+            took_ms: (topic == Topic::RollbackCompleted).then_some(8.4321),
+            repeats: None,
+            chats: Vec::new(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Case, Mode, Policy, Refusal, Seen, Suppression};
+use super::{Case, Mode, Policy, Refusal, RuleSpec, Seen, Suppression};
 
 /// Version of `incident.json`. A change of meaning raises it; a new optional field does not.
 pub const INCIDENT_SCHEMA: u32 = 1;
@@ -31,6 +31,15 @@ pub struct Incident {
     pub seen: Seen,
     /// The policy in force.
     pub policy: Policy,
+    /// The rules in force; empty in what older versions wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleSpec>,
+    /// When the color that is left became active, as far as known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switched_at: Option<Timestamp>,
+    /// When the second pass, after the incident, was captured; `None`: not yet, or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followed_up_at: Option<Timestamp>,
     /// What became of it.
     pub outcome: IncidentOutcome,
     /// What happened, in order.
@@ -85,6 +94,61 @@ pub enum IncidentOutcome {
 pub struct TimelineEntry {
     /// When.
     pub at: Timestamp,
+    /// What, for a program; `None`: a remark, or what an older version wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Moment>,
     /// What, for a person.
     pub what: String,
+}
+
+impl TimelineEntry {
+    /// A remark.
+    pub fn remark(at: Timestamp, what: impl Into<String>) -> Self {
+        Self {
+            at,
+            moment: None,
+            what: what.into(),
+        }
+    }
+
+    /// One of the known moments.
+    pub fn of(moment: Moment, at: Timestamp, what: impl Into<String>) -> Self {
+        Self {
+            at,
+            moment: Some(moment),
+            what: what.into(),
+        }
+    }
+}
+
+/// The moments that every incident's story is told by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// The color that is left became active.
+    Switched,
+    /// The first bad request that was measured.
+    FirstBad,
+    /// A rule breached.
+    Breach,
+    /// It was decided to act.
+    Decided,
+    /// The API server accepted the patch.
+    Patched,
+    /// It did not.
+    PatchFailed,
+    /// The Service's endpoints follow.
+    Arrived,
+    /// They do not.
+    NotArrived,
+    /// The restored color is good.
+    Recovered,
+    /// The restored color is bad too.
+    DidNotHelp,
+    /// Somebody moved traffic back.
+    FlippedBack,
+    /// The second pass was captured.
+    FollowedUp,
+    /// A chat was never told.
+    NotTold,
 }

@@ -1,10 +1,11 @@
 //! The shared nouns. Data and the little arithmetic that belongs to it: no IO, no clock, no import from another room.
 //!
 //! Reading order: who is guarded ([`name`], [`spec`], [`preset`]), what is live ([`traffic`]), what was measured ([`reading`], of old
-//! [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`]), what is told ([`announcement`],
+//! [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`], [`audit`]), what is told ([`announcement`],
 //! [`status`]) and what a person may ask for ([`command`]).
 
 pub mod announcement;
+pub mod audit;
 pub mod command;
 pub mod decision;
 pub mod history;
@@ -18,11 +19,12 @@ pub mod spec;
 pub mod status;
 pub mod traffic;
 
-pub use announcement::{Announcement, Severity, Topic};
+pub use announcement::{Announcement, Repeats, Severity, Stage, Topic};
+pub use audit::{Actor, AuditEntry};
 pub use command::{Command, CommandError, CommandReply};
 pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Suppression, Trigger, Verdict};
 pub use history::{Evaluation, Past, Survey, Track};
-pub use incident::{Incident, IncidentOutcome, TimelineEntry};
+pub use incident::{Incident, IncidentOutcome, Moment, TimelineEntry};
 pub use ledger::{FlipRecord, Ledger, Pause};
 pub use name::{Color, GuardId, NameError, RuleName, file_segment};
 pub use reading::{Absence, Counter, Observation, Reading, Series};
@@ -30,5 +32,5 @@ pub use spec::{
     Action, AfterWatch, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, Histogram, Judging, LatencyRule, Mode, Policy,
     Preset, ProbeRule, RouteSpec, RuleKind, RuleSpec, ScalarRule, ServiceRoute, TimeUnit, Windows,
 };
-pub use status::{ColorStatus, GuardStatus, IncidentSummary, Phase, RuleStatus, Status};
+pub use status::{ChatStatus, ColorStatus, GuardStatus, IncidentSummary, Phase, RuleStatus, Status};
 pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};

@@ -1,9 +1,17 @@
 //! How to reach the world: checked settings of clusters, Prometheus, chats and our own server. Secrets stay wrapped.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use secrecy::SecretString;
 use url::Url;
+
+use super::{Severity, Topic};
 
 /// A secret, given in place (environment) or by file. Files are read again when they are needed, so that a rotated
 /// credential is picked up. Neither form prints its content.
@@ -127,26 +135,323 @@ impl fmt::Debug for PrometheusSettings {
 pub struct ChatSettings {
     /// Its name in the configuration.
     pub name: String,
-    /// What it speaks.
-    pub kind: ChatKind,
-    /// Its webhook URL, which is a secret.
-    pub url: Secret,
+    /// What it speaks, and where.
+    pub channel: Channel,
     /// How long one delivery may take.
     pub timeout: Duration,
-    /// Bearer token for the generic webhook.
-    pub token: Option<Secret>,
+    /// What it is told.
+    pub filter: Filter,
+    /// Equal messages (same guard and topic) within so long after one are told as one; zero: each by itself.
+    pub quiet: Duration,
+    /// Words of its own.
+    pub templates: Templates,
+}
+
+/// How long one delivery to a chat may take, unless told otherwise.
+pub const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl ChatSettings {
+    /// A chat that hears everything, in flipback's words.
+    #[must_use]
+    pub fn new(name: impl Into<String>, channel: Channel) -> Self {
+        Self {
+            name: name.into(),
+            channel,
+            timeout: CHAT_TIMEOUT,
+            filter: Filter::default(),
+            quiet: Duration::ZERO,
+            templates: Templates::default(),
+        }
+    }
+
+    /// What it speaks.
+    #[must_use]
+    pub fn kind(&self) -> ChatKind {
+        self.channel.kind()
+    }
+}
+
+/// Which announcements a chat hears, besides those that a guard sends it by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Nothing less loud.
+    pub min_severity: Severity,
+    /// Only these topics; `None`: all that suit its kind.
+    pub topics: Option<BTreeSet<Topic>>,
+    /// Only these guards, each a name in which `*` stands for anything but `/`; empty: all.
+    pub guards: Vec<String>,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            min_severity: Severity::Info,
+            topics: None,
+            guards: Vec::new(),
+        }
+    }
+}
+
+/// minijinja templates that replace flipback's own words, by topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Templates {
+    /// For topics that have none of their own.
+    pub any: Words,
+    /// Per topic.
+    pub by_topic: BTreeMap<Topic, Words>,
+}
+
+/// Templates of one message; what is `None` keeps flipback's own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// The news in a few words.
+    pub title: Option<String>,
+    /// The reason.
+    pub sentence: Option<String>,
+    /// What a person can do.
+    pub next: Option<String>,
+}
+
+/// What a chat speaks, and where.
+#[derive(Clone, Debug)]
+pub enum Channel {
+    /// Slack, by an incoming webhook.
+    Slack {
+        /// The webhook.
+        url: Secret,
+    },
+    /// Slack, as an app: threads, pictures, a first message that is kept up to date.
+    SlackBot {
+        /// `xoxb-...`.
+        token: Secret,
+        /// The channel's id, `C0123456789`, or its name.
+        channel: String,
+        /// Base URL of its Web API.
+        api: Url,
+    },
+    /// Teams, by a Workflows webhook.
+    Teams {
+        /// The webhook.
+        url: Secret,
+    },
+    /// Discord, by a webhook.
+    Discord {
+        /// The webhook.
+        url: Secret,
+    },
+    /// `CloudEvents` 1.0 as JSON.
+    Webhook {
+        /// Where to.
+        url: Secret,
+        /// Bearer token.
+        token: Option<Secret>,
+        /// Key of an HMAC-SHA256 signature.
+        signing_key: Option<Secret>,
+    },
+    /// `PagerDuty` Events API v2.
+    PagerDuty {
+        /// The integration's key.
+        routing_key: Secret,
+        /// Base URL of the API.
+        api: Url,
+    },
+    /// Alertmanager API v2.
+    Alertmanager {
+        /// Its base URL.
+        url: Secret,
+        /// Bearer token.
+        token: Option<Secret>,
+    },
+    /// E-mail.
+    Email(Email),
+}
+
+impl Channel {
+    /// The secret that leads there, where one does: what a person looks at first when the chat refuses.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Secret> {
+        match self {
+            Self::Slack { url }
+            | Self::Teams { url }
+            | Self::Discord { url }
+            | Self::Webhook { url, .. }
+            | Self::Alertmanager { url, .. } => Some(url),
+            Self::SlackBot { token, .. } => Some(token),
+            Self::PagerDuty { routing_key, .. } => Some(routing_key),
+            Self::Email(email) => email.login.as_ref().map(|(_, password)| password),
+        }
+    }
+
+    /// Every secret it holds.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<&Secret> {
+        let further = match self {
+            Self::Webhook { token, signing_key, .. } => [token.as_ref(), signing_key.as_ref()],
+            Self::Alertmanager { token, .. } => [token.as_ref(), None],
+            _ => [None, None],
+        };
+        self.credential().into_iter().chain(further.into_iter().flatten()).collect()
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> ChatKind {
+        match self {
+            Self::Slack { .. } => ChatKind::Slack,
+            Self::SlackBot { .. } => ChatKind::SlackBot,
+            Self::Teams { .. } => ChatKind::Teams,
+            Self::Discord { .. } => ChatKind::Discord,
+            Self::Webhook { .. } => ChatKind::Webhook,
+            Self::PagerDuty { .. } => ChatKind::PagerDuty,
+            Self::Alertmanager { .. } => ChatKind::Alertmanager,
+            Self::Email(_) => ChatKind::Email,
+        }
+    }
+}
+
+/// E-mail by SMTP.
+#[derive(Clone, Debug)]
+pub struct Email {
+    /// The server's host name.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub security: MailSecurity,
+    /// User name and password.
+    pub login: Option<(String, Secret)>,
+    /// PEM file of certificate authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The sender, `flipback <flipback@example.com>`.
+    pub from: String,
+    /// The recipients.
+    pub to: Vec<String>,
+}
+
+/// How an SMTP connection is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailSecurity {
+    /// TLS from the first byte; port 465.
+    Tls,
+    /// STARTTLS, required; port 587.
+    #[default]
+    Starttls,
+    /// None; for a relay on the same host.
+    None,
 }
 
 /// What a chat speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChatKind {
     /// Slack incoming webhook.
     Slack,
+    /// Slack app with a bot token.
+    SlackBot,
     /// Teams Workflows webhook.
     Teams,
-    /// Our own JSON.
+    /// Discord webhook.
+    Discord,
+    /// `CloudEvents` over HTTP.
     Webhook,
+    /// `PagerDuty` Events API v2.
+    #[serde(rename = "pagerduty")]
+    PagerDuty,
+    /// Alertmanager API v2.
+    Alertmanager,
+    /// SMTP.
+    Email,
+}
+
+impl ChatKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Slack,
+        Self::SlackBot,
+        Self::Teams,
+        Self::Discord,
+        Self::Webhook,
+        Self::PagerDuty,
+        Self::Alertmanager,
+        Self::Email,
+    ];
+
+    /// The word in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Slack => "slack",
+            Self::SlackBot => "slack_bot",
+            Self::Teams => "teams",
+            Self::Discord => "discord",
+            Self::Webhook => "webhook",
+            Self::PagerDuty => "pagerduty",
+            Self::Alertmanager => "alertmanager",
+            Self::Email => "email",
+        }
+    }
+}
+
+/// What holds for the evidence of all guards.
+#[derive(Clone, Debug, Default)]
+pub struct EvidenceSettings {
+    /// Regular expressions of further secrets in what is captured.
+    pub redact: Vec<String>,
+    /// How much is kept, and for how long.
+    pub retention: Retention,
+    /// Where complete bundles are copied to.
+    pub copy: Option<CopySettings>,
+    /// Where a browser finds the bundles: `<public_url>/<incident>/report.html`.
+    pub public_url: Option<Url>,
+}
+
+/// How much evidence is kept, and for how long; pinned bundles and the newest one stay in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// At most so many bundles.
+    pub count: u32,
+    /// None older than this.
+    pub age: Duration,
+    /// At most so many bytes.
+    pub bytes: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            count: 200,
+            age: Duration::from_secs(90 * 24 * 60 * 60),
+            bytes: 2 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// A second place for complete bundles.
+#[derive(Clone, Debug)]
+pub struct CopySettings {
+    /// `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `file:///folder`.
+    pub url: Url,
+    /// Options of the store, by the names that the `object_store` crate knows (`aws_region`, `aws_endpoint`, ...).
+    pub options: BTreeMap<String, Secret>,
+}
+
+/// The audit journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// A file is closed when it has so many bytes.
+    pub file_bytes: u64,
+    /// So many files are kept.
+    pub files: u32,
+}
+
+impl Default for AuditSettings {
+    fn default() -> Self {
+        Self {
+            file_bytes: 8 * 1024 * 1024,
+            files: 32,
+        }
+    }
 }
 
 /// Our own HTTP server.

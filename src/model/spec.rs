@@ -499,6 +499,9 @@ pub struct EvidenceSpec {
     /// The whole capture ends after so long, with what it has.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
+    /// A second pass so long after the decision, or earlier once the restored color is known to be good or bad, shows what came after.
+    #[serde(with = "humantime_serde")]
+    pub follow_up: Duration,
 }
 
 impl Default for EvidenceSpec {
@@ -510,6 +513,7 @@ impl Default for EvidenceSpec {
             before: Duration::from_secs(30 * 60),
             after: Duration::from_secs(10),
             deadline: Duration::from_secs(60),
+            follow_up: Duration::from_secs(10 * 60),
         }
     }
 }

@@ -22,6 +22,28 @@ pub struct Status {
     pub guards: Vec<GuardStatus>,
     /// Messages waiting for a chat.
     pub notifications_pending: u64,
+    /// How each chat fares.
+    #[serde(default)]
+    pub chats: Vec<ChatStatus>,
+}
+
+/// How a chat fares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it speaks.
+    pub kind: String,
+    /// Messages waiting for it.
+    pub waiting: u64,
+    /// Since when the oldest of them waits.
+    pub waiting_since: Option<Timestamp>,
+    /// When it last accepted a message, since the daemon started.
+    pub delivered_at: Option<Timestamp>,
+    /// Messages given up since the daemon started.
+    pub given_up: u64,
+    /// Why the last attempt failed, and what to do; `None` after a success.
+    pub trouble: Option<String>,
 }
 
 /// One guard.

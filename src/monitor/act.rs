@@ -10,8 +10,8 @@ use super::{ERRANDS_MAX, Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
 use crate::{
     evidence::{self, EvidenceError, Sources},
     model::{
-        Case, Color, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Observation, Pause,
-        Refusal, Seen, TimelineEntry, Topic, Trigger, View, incident::INCIDENT_SCHEMA,
+        Case, Color, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Observation,
+        Pause, Refusal, Seen, TimelineEntry, Topic, Trigger, View, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
@@ -63,15 +63,9 @@ impl Guarded {
     /// A new incident; every attempt is one, so that the ledger, the folder and the messages name the same.
     pub(super) fn incident(&self, case: Case, seen: Seen) -> Incident {
         let at = case.at;
-        let mut timeline = vec![TimelineEntry {
-            at,
-            what: format!("Decided: {}", case.why),
-        }];
+        let mut timeline = vec![TimelineEntry::of(Moment::Decided, at, format!("Decided: {}", case.why))];
         if let Some(failed) = self.failed() {
-            timeline.push(TimelineEntry {
-                at,
-                what: format!("An earlier attempt had failed: {}", failed.id),
-            });
+            timeline.push(TimelineEntry::remark(at, format!("An earlier attempt had failed: {}", failed.id)));
         }
         Incident {
             schema: INCIDENT_SCHEMA,
@@ -84,6 +78,9 @@ impl Guarded {
             case,
             seen,
             policy: self.spec.policy.clone(),
+            rules: self.spec.rules.clone(),
+            switched_at: self.engine.switched_at(),
+            followed_up_at: None,
             outcome: IncidentOutcome::Decided,
             timeline,
             capture_errors: Vec::new(),
@@ -158,10 +155,7 @@ impl Monitor {
         }
         let Some(guard) = self.guards.get_mut(id) else { return };
         let mut incident = guard.incident(case.clone(), seen);
-        incident.timeline.push(TimelineEntry {
-            at: now,
-            what: decision.why.clone(),
-        });
+        incident.timeline.push(TimelineEntry::remark(now, decision.why.clone()));
         incident.outcome = outcome;
         tracing::error!(guard = %id, incident = %incident.id, why = %decision.why, "Not flipped");
         let record = guard.recorder.trace();
@@ -212,15 +206,11 @@ impl Monitor {
                 preview_error,
             }) => {
                 let took_ms = took.as_secs_f64() * 1000.0;
-                incident.timeline.push(TimelineEntry {
-                    at,
-                    what: format!("The API server accepted the patch after {took_ms:.1} ms"),
-                });
+                let accepted = format!("The API server accepted the patch after {took_ms:.1} ms");
+                incident.timeline.push(TimelineEntry::of(Moment::Patched, at, accepted));
                 if let Some(error) = &preview_error {
-                    incident.timeline.push(TimelineEntry {
-                        at: now,
-                        what: format!("The preview Service was not swapped: {error}"),
-                    });
+                    let kept = format!("The preview Service was not swapped: {error}");
+                    incident.timeline.push(TimelineEntry::remark(now, kept));
                 }
                 self.metrics.flip_duration.observe(took.as_secs_f64());
                 tracing::warn!(guard = %id, to = %incident.case.to, took_ms, incident = %incident.id, "Traffic moved");
@@ -263,10 +253,8 @@ impl Monitor {
             Err(error) => {
                 let error = tell::chain(&error);
                 tracing::error!(guard = %id, %error, "Failed to flip");
-                incident.timeline.push(TimelineEntry {
-                    at,
-                    what: format!("Failed: {error}"),
-                });
+                let failed = format!("Failed: {error}");
+                incident.timeline.push(TimelineEntry::of(Moment::PatchFailed, at, failed));
                 incident.outcome = IncidentOutcome::Failed { error };
                 (!dry_run).then_some(Topic::RollbackFailed)
             }

@@ -8,8 +8,8 @@ use super::{Monitor, show};
 use crate::{
     evidence::Keeper,
     model::{
-        Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Note, Observation, Severity, TimelineEntry, Topic, View,
-        traffic::Traffic,
+        Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Severity, TimelineEntry, Topic,
+        View, traffic::Traffic,
     },
     router::{RouterError, Verified},
 };
@@ -57,6 +57,7 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         at,
         topic,
         why,
+        cluster: incident.cluster.clone(),
         namespace: incident.namespace.clone(),
         object: incident.object.clone(),
         from: Some(case.from.clone()),
@@ -65,8 +66,12 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         to_release: case.to_release.clone(),
         trigger: Some(case.trigger.to_string()),
         incident: Some(incident.id.clone()),
+        thread: incident.id.clone(),
         evidence,
+        link: None,
+        picture: None,
         took_ms,
+        repeats: None,
         chats: spec.chats.clone(),
     }
 }
@@ -74,6 +79,17 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
 /// Whether a topic tells of traffic that has arrived on the active color, rather than of what could be left for the standby.
 fn arrived(topic: Topic) -> bool {
     matches!(topic, Topic::Switched | Topic::FlippedBack | Topic::Recovered | Topic::DidNotHelp)
+}
+
+/// The thread of something that is no incident: what begins and ends together shares one.
+fn thread(guard: &GuardId, topic: Topic) -> String {
+    let about = match topic {
+        Topic::Sighted => Topic::Blind,
+        Topic::UnknownColor | Topic::Readable => Topic::Unreadable,
+        Topic::Resumed => Topic::Paused,
+        other => other,
+    };
+    format!("{}.{}", guard.file_name(), about.as_str())
 }
 
 /// The message of something that is no incident.
@@ -87,6 +103,7 @@ fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic
         at,
         topic,
         why,
+        cluster: spec.cluster.clone(),
         namespace: spec.namespace.clone(),
         object: spec.route.object(),
         from: from.as_ref().map(|(color, _)| color.clone()),
@@ -95,9 +112,23 @@ fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic
         to_release: to.and_then(|(_, release)| release),
         trigger: None,
         incident: None,
+        thread: thread(&spec.id, topic),
         evidence: None,
+        link: None,
+        picture: None,
         took_ms: None,
+        repeats: None,
         chats: spec.chats.clone(),
+    }
+}
+
+/// The moment of an incident's story that a topic tells of.
+fn moment(topic: Topic) -> Option<Moment> {
+    match topic {
+        Topic::Recovered => Some(Moment::Recovered),
+        Topic::DidNotHelp => Some(Moment::DidNotHelp),
+        Topic::FlippedBack => Some(Moment::FlippedBack),
+        _ => None,
     }
 }
 
@@ -152,13 +183,14 @@ pub(super) fn verified(at: Timestamp, verified: Result<Verified, RouterError>) -
             false,
         ),
     };
-    (TimelineEntry { at, what }, arrived)
+    let moment = if arrived { Moment::Arrived } else { Moment::NotArrived };
+    (TimelineEntry::of(moment, at, what), arrived)
 }
 
 /// What is said of a flip whose arrival nobody could look at: the patch was accepted, which is what moves traffic.
 pub(super) fn unverified(at: Timestamp) -> (TimelineEntry, bool) {
     let what = "Not verified: the look was cut off".to_owned();
-    (TimelineEntry { at, what }, true)
+    (TimelineEntry::remark(at, what), true)
 }
 
 /// An unknown selector value, with what would be understood.
@@ -265,6 +297,7 @@ impl Monitor {
                         incident,
                         TimelineEntry {
                             at: seen.at,
+                            moment: moment(topic),
                             what: show::sentence(&text),
                         },
                     );

@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 use tracing::{debug, error, info, warn};
 
-use super::{DeliverError, Notifier, post::chain};
+use super::{DeliverError, Notifier, Parcel, post::chain};
 use crate::{
     metrics::Metrics,
     model::{Announcement, settings::ChatSettings},
+    words::Message,
 };
 
 /// Messages a chat may have waiting: a day of a very bad day.
@@ -198,10 +199,16 @@ async fn carry(lane: &Lane, notifier: &dyn Notifier, announcement: &Announcement
     let (chat, id) = (notifier.name(), announcement.id.as_str());
     let (topic, guard) = (announcement.topic.as_str(), announcement.guard.as_str());
     let (mut attempts, mut refusals) = (0_u32, 0_u32);
+    let message = Message::of(announcement);
     loop {
         attempts += 1;
-        let failure = match notifier.deliver(announcement).await {
-            Ok(()) => {
+        let parcel = Parcel {
+            announcement,
+            message: &message,
+            thread: None,
+        };
+        let failure = match notifier.deliver(parcel).await {
+            Ok(_) => {
                 info!(chat, id, topic, guard, attempts, "Delivered message");
                 return Fate::Delivered;
             }
@@ -209,7 +216,7 @@ async fn carry(lane: &Lane, notifier: &dyn Notifier, announcement: &Announcement
         };
         refusals += u32::from(failure.is_permanent());
         let reason = chain(&failure);
-        let remedy = failure.remedy(&lane.chat.url);
+        let remedy = failure.remedy(lane.chat.channel.credential());
         if refusals >= pace.refusals_max || begun.elapsed() >= pace.age_max {
             error!(chat, id, topic, guard, attempts, error = reason, remedy, "Dropped message");
             return Fate::Dropped(format!("{reason}; {remedy}"));
@@ -238,19 +245,14 @@ mod tests {
     use crate::{
         model::{
             Topic,
-            settings::{ChatKind, Secret},
+            settings::{Channel, Secret},
         },
-        notify::message::tests::example,
+        words::tests::example,
     };
 
     fn lane() -> Lane {
-        Lane::new(ChatSettings {
-            name: "chat".into(),
-            kind: ChatKind::Webhook,
-            url: Secret::Value(SecretString::from("http://127.0.0.1:9")),
-            timeout: Duration::from_secs(1),
-            token: None,
-        })
+        let url = Secret::Value(SecretString::from("http://127.0.0.1:9"));
+        Lane::new(ChatSettings::new("chat", Channel::Slack { url }))
     }
 
     fn numbered(topic: Topic, n: usize) -> Arc<Announcement> {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    model::{Announcement, settings::ChatSettings},
+    model::{Announcement, ChatStatus, settings::ChatSettings},
 };
 
 /// How long a stop waits for messages under way; the rest stays on disk.
@@ -93,6 +93,26 @@ impl Outbox {
         }
         self.shared.recount();
         self.shared.unstored.notify_one();
+    }
+
+    /// How each chat fares.
+    #[must_use]
+    pub fn health(&self) -> Vec<ChatStatus> {
+        let lanes = self.shared.lanes.iter();
+        lanes
+            .map(|lane| {
+                let (waiting, waiting_since) = lane.waiting();
+                ChatStatus {
+                    name: lane.chat.name.clone(),
+                    kind: lane.chat.kind().as_str().to_owned(),
+                    waiting: waiting as u64,
+                    waiting_since,
+                    delivered_at: None,
+                    given_up: 0,
+                    trouble: None,
+                }
+            })
+            .collect()
     }
 
     /// Messages waiting for a chat; one that waits for two chats counts twice.

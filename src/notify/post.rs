@@ -1,10 +1,11 @@
-//! One JSON body to one secret URL, once. Knows what an answer means; retries, order and disk are the lane's business.
+//! One request to one chat, once. Knows what an answer means; retries, order and disk are the lane's business.
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
 use reqwest::{
     Client, Response, StatusCode,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    multipart::Form,
     redirect::Policy,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -15,8 +16,8 @@ use crate::model::settings::{ChatSettings, Secret, SecretError};
 
 /// A connection that does not stand by then never will; shorter than most chats' timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// So much of an answer is read; chats say "ok" or one sentence.
-const ANSWER_BYTES_MAX: usize = 4096;
+/// So much of an answer is read; chats say "ok", one sentence, or repeat the message.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// So much of it is repeated in an error.
 const ANSWER_CHARS_MAX: usize = 200;
 /// Parts of a URL shorter than this (`v1`, `hooks`) are no secret and are not searched for in answers.
@@ -43,6 +44,14 @@ pub enum DeliverError {
     /// The request did not reach the chat.
     #[error("failed to reach the chat")]
     Send(#[source] reqwest::Error),
+    /// The chat took the request and refused the message in its answer.
+    #[error("the chat refused: {said}")]
+    Refused {
+        /// What it said, shortened.
+        said: String,
+        /// Whether the same message would be refused again.
+        permanent: bool,
+    },
     /// The chat refused.
     #[error("the chat answered {status}{}", if .said.is_empty() { String::new() } else { format!(": {}", .said) })]
     Status {
@@ -61,6 +70,7 @@ impl DeliverError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::NotAUrl | Self::BadToken => true,
+            Self::Refused { permanent, .. } => *permanent,
             // A redirect is never followed: it would carry the message, and with it the trust in the URL, elsewhere.
             Self::Status { status, .. } => (300..500).contains(status) && !matches!(status, 408 | 425 | 429),
             // A credential file may be mounted a moment later.
@@ -77,12 +87,12 @@ impl DeliverError {
         }
     }
 
-    /// What a person can do about it, given where the chat's URL comes from.
+    /// What a person can do about it, given where the chat's credential comes from.
     #[must_use]
-    pub fn remedy(&self, url: &Secret) -> String {
-        let place = match url {
-            Secret::File(path) => format!("{path:?}"),
-            Secret::Value(_) => "the setting or environment variable that holds it".to_owned(),
+    pub fn remedy(&self, credential: Option<&Secret>) -> String {
+        let place = match credential {
+            Some(Secret::File(path)) => format!("{path:?}"),
+            Some(Secret::Value(_)) | None => "the setting or environment variable that holds it".to_owned(),
         };
         match self {
             Self::Status { status: 404 | 410, .. } => {
@@ -99,6 +109,7 @@ impl DeliverError {
             }
             Self::Status { status: 429, .. } => "the chat limits the rate of messages; it is tried again".to_owned(),
             Self::Status { .. } => "the chat has trouble of its own; it is tried again".to_owned(),
+            Self::Refused { .. } => format!("look up what it said in the chat's documentation; its credential is in {place}"),
             Self::NotAUrl | Self::Secret(_) => format!("put the webhook URL, and nothing else, into {place}"),
             Self::BadToken => "put the token, and nothing else, into its file or environment variable".to_owned(),
             Self::Client(_) => "check that certificate authorities are installed (the package ca-certificates)".to_owned(),
@@ -120,10 +131,56 @@ pub(super) fn chain(error: &dyn Error) -> String {
     line
 }
 
-/// A chat's URL and the client that posts to it.
+/// The HTTP client of one chat.
 pub(super) struct Post {
     chat: ChatSettings,
     client: Result<Client, String>,
+}
+
+/// What an accepted request was answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Its HTTP status, one of 2xx.
+    pub(super) status: u16,
+    /// The start of its body.
+    pub(super) body: Vec<u8>,
+}
+
+/// What is sent.
+pub(super) enum Body {
+    /// JSON, byte by byte as a signature saw it.
+    Json(Vec<u8>),
+    /// Anything else, with its media type.
+    Bytes(Vec<u8>, &'static str),
+    /// `application/x-www-form-urlencoded`.
+    Form(Vec<(&'static str, String)>),
+    /// Parts: name, file name, media type, content.
+    Parts(Vec<Part>),
+}
+
+/// One part of a multipart body.
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) file_name: Option<String>,
+    pub(super) media_type: &'static str,
+    pub(super) content: Vec<u8>,
+}
+
+impl Body {
+    /// A value as JSON; what cannot be written as JSON is a bug, and becomes `null`.
+    pub(super) fn json<B: Serialize>(body: &B) -> Self {
+        Self::Json(serde_json::to_vec(body).unwrap_or_else(|_| b"null".to_vec()))
+    }
+}
+
+/// Where a request goes.
+pub(super) enum To<'a> {
+    /// A URL that is itself a secret.
+    Secret(&'a Secret),
+    /// A secret base URL, and what is appended to its path.
+    Below(&'a Secret, &'a str),
+    /// A URL that is none.
+    Open(Url),
 }
 
 impl Post {
@@ -137,25 +194,26 @@ impl Post {
         Self { chat, client }
     }
 
+    /// The chat's settings.
+    pub(super) fn chat(&self) -> &ChatSettings {
+        &self.chat
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.chat.name
     }
 
     /// Posts `body` and takes any 2xx for success; ends within the chat's timeout.
-    pub(super) async fn send<B: Serialize + Sync>(&self, body: &B, headers: HeaderMap) -> Result<(), DeliverError> {
-        tokio::time::timeout(self.chat.timeout, self.exchange(body, headers))
+    pub(super) async fn send(&self, to: To<'_>, body: Body, headers: HeaderMap, bearer: Option<&Secret>) -> Result<Answer, DeliverError> {
+        tokio::time::timeout(self.chat.timeout, self.exchange(to, body, headers, bearer))
             .await
             .unwrap_or(Err(DeliverError::Timeout(self.chat.timeout)))
     }
 
-    async fn exchange<B: Serialize + Sync>(&self, body: &B, mut headers: HeaderMap) -> Result<(), DeliverError> {
+    async fn exchange(&self, to: To<'_>, body: Body, mut headers: HeaderMap, bearer: Option<&Secret>) -> Result<Answer, DeliverError> {
         let client = self.client.as_ref().map_err(|why| DeliverError::Client(why.clone()))?;
-        let secret = read(&self.chat.url).await?;
-        let url = Url::parse(secret.expose_secret().trim()).map_err(|_| DeliverError::NotAUrl)?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(DeliverError::NotAUrl);
-        }
-        let token = match &self.chat.token {
+        let url = target(to).await?;
+        let token = match bearer {
             Some(token) => Some(read(token).await?),
             None => None,
         };
@@ -165,16 +223,59 @@ impl Post {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let sent = client.post(url.clone()).headers(headers).json(body).send().await;
-        let response = sent.map_err(|error| DeliverError::Send(error.without_url()))?;
+        let request = client.post(url.clone()).headers(headers);
+        let request = match body {
+            Body::Json(bytes) => request.header(CONTENT_TYPE, "application/json").body(bytes),
+            Body::Bytes(bytes, media_type) => request.header(CONTENT_TYPE, media_type).body(bytes),
+            Body::Form(fields) => request.form(&fields),
+            Body::Parts(parts) => request.multipart(form(parts)?),
+        };
+        let mut response = request.send().await.map_err(|error| DeliverError::Send(error.without_url()))?;
         let status = response.status();
-        if status.is_success() {
-            return Ok(());
-        }
         let retry_after = retry_after(response.headers());
-        let said = scrubbed(&answer(response).await, &url, token.as_ref());
+        let body = answer(&mut response).await;
+        if status.is_success() {
+            return Ok(Answer {
+                status: status.as_u16(),
+                body,
+            });
+        }
+        let said = scrubbed(&String::from_utf8_lossy(&body), &url, token.as_ref());
         Err(refused(status, said, retry_after))
     }
+}
+
+async fn target(to: To<'_>) -> Result<Url, DeliverError> {
+    let (secret, below) = match to {
+        To::Open(url) => return Ok(url),
+        To::Secret(secret) => (secret, None),
+        To::Below(secret, below) => (secret, Some(below)),
+    };
+    let secret = read(secret).await?;
+    let mut url = Url::parse(secret.expose_secret().trim()).map_err(|_| DeliverError::NotAUrl)?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(DeliverError::NotAUrl);
+    }
+    if let Some(below) = below {
+        let path = format!("{}/{}", url.path().trim_end_matches('/'), below.trim_start_matches('/'));
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+fn form(parts: Vec<Part>) -> Result<Form, DeliverError> {
+    let mut form = Form::new();
+    for part in parts {
+        let mut made = reqwest::multipart::Part::bytes(part.content);
+        if let Some(file_name) = part.file_name {
+            made = made.file_name(file_name);
+        }
+        let made = made
+            .mime_str(part.media_type)
+            .map_err(|error| DeliverError::Client(chain(&error.without_url())))?;
+        form = form.part(part.name, made);
+    }
+    Ok(form)
 }
 
 fn refused(status: StatusCode, said: String, retry_after: Option<Duration>) -> DeliverError {
@@ -202,7 +303,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The start of the answer's body; a body that breaks off is as good as its start.
-async fn answer(mut response: Response) -> String {
+async fn answer(response: &mut Response) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         body.extend_from_slice(&chunk);
@@ -211,7 +312,7 @@ async fn answer(mut response: Response) -> String {
             break;
         }
     }
-    String::from_utf8_lossy(&body).into_owned()
+    body
 }
 
 /// The answer as one short line, or a placeholder when it repeats a part of the URL or the token.
@@ -259,11 +360,11 @@ mod tests {
     fn every_refusal_says_what_to_do() {
         let file = Secret::File("/etc/flipback/slack-url".into());
         assert_eq!(
-            status(404).remedy(&file),
+            status(404).remedy(Some(&file)),
             "the webhook URL is no longer valid: create a new one in the chat and put it into \"/etc/flipback/slack-url\""
         );
         for code in 300..600 {
-            assert!(!status(code).remedy(&file).is_empty());
+            assert!(!status(code).remedy(Some(&file)).is_empty());
         }
     }
 

@@ -12,11 +12,16 @@ use slack_morphism::{
 };
 
 use super::{
-    DeliverError, Entry, Notifier,
-    message::{Message, clipped},
-    post::Post,
+    DeliverError, Entry, Notifier, Parcel,
+    post::{Body, Post, To},
 };
-use crate::model::{Announcement, Severity, settings::ChatKind};
+use crate::{
+    model::{
+        Announcement, Severity,
+        settings::{Channel, ChatKind},
+    },
+    words::{Message, clipped},
+};
 
 /// Slack's limits: a payload over any of them is refused as a whole.
 const HEADER_CHARS_MAX: usize = 150;
@@ -38,8 +43,15 @@ impl Notifier for Slack {
         self.post.name()
     }
 
-    fn deliver<'a>(&'a self, announcement: &'a Announcement) -> BoxFuture<'a, Result<(), DeliverError>> {
-        async move { self.post.send(&payload(announcement), HeaderMap::new()).await }.boxed()
+    fn deliver<'a>(&'a self, parcel: Parcel<'a>) -> BoxFuture<'a, Result<Option<String>, DeliverError>> {
+        async move {
+            let Channel::Slack { url } = &self.post.chat().channel else {
+                return Err(DeliverError::NotAUrl);
+            };
+            let body = Body::json(&payload(parcel.announcement, parcel.message));
+            self.post.send(To::Secret(url), body, HeaderMap::new(), None).await.map(|_| None)
+        }
+        .boxed()
     }
 }
 
@@ -58,8 +70,7 @@ fn markdown(text: String) -> SlackBlockText {
     SlackBlockMarkDownText::new(text).with_verbatim(true).into()
 }
 
-fn payload(announcement: &Announcement) -> SlackApiPostWebhookMessageRequest {
-    let message = Message::of(announcement);
+fn payload(announcement: &Announcement, message: &Message) -> SlackApiPostWebhookMessageRequest {
     let sign = match message.severity {
         Severity::Critical => "🔴",
         Severity::Warning => "🟠",
@@ -98,19 +109,23 @@ mod tests {
     use super::*;
     use crate::{
         model::Topic,
-        notify::message::tests::{TOPICS, example},
+        words::tests::{TOPICS, example},
     };
+
+    fn of(announcement: &Announcement) -> SlackApiPostWebhookMessageRequest {
+        payload(announcement, &Message::of(announcement))
+    }
 
     #[test]
     fn a_completed_rollback_as_block_kit() {
-        insta::assert_json_snapshot!(payload(&example(Topic::RollbackCompleted)));
+        insta::assert_json_snapshot!(of(&example(Topic::RollbackCompleted)));
     }
 
     #[test]
     fn every_topic_as_block_kit() {
         let lines: Vec<String> = TOPICS
             .iter()
-            .map(|topic| serde_json::to_string(&payload(&example(*topic))).expect("serializes"))
+            .map(|topic| serde_json::to_string(&of(&example(*topic))).expect("serializes"))
             .collect();
         insta::assert_snapshot!(lines.join("\n"));
     }
@@ -124,7 +139,7 @@ mod tests {
             trigger: Some("x".repeat(5000)),
             ..example(Topic::RollbackFailed)
         };
-        let json = serde_json::to_value(payload(&hostile)).expect("serializes");
+        let json = serde_json::to_value(of(&hostile)).expect("serializes");
         assert!(!json.to_string().contains(['<', '>']), "{json}");
         for block in json["blocks"].as_array().expect("blocks") {
             let length = |text: &serde_json::Value| text["text"].as_str().map_or(0, |text| text.chars().count());

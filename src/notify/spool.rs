@@ -219,7 +219,7 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::Topic, notify::message::tests::example};
+    use crate::{model::Topic, words::tests::example};
 
     fn numbered(n: u32) -> Announcement {
         Announcement {

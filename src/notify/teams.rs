@@ -8,11 +8,16 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{
-    DeliverError, Entry, Notifier,
-    message::{Message, clipped},
-    post::Post,
+    DeliverError, Entry, Notifier, Parcel,
+    post::{Body, Post, To},
 };
-use crate::model::{Announcement, Severity, settings::ChatKind};
+use crate::{
+    model::{
+        Severity,
+        settings::{Channel, ChatKind},
+    },
+    words::{Message, clipped},
+};
 
 /// Teams refuses a message over about 28 KB; the rest is room for what Workflows adds.
 const BODY_BYTES_MAX: usize = 24 * 1024;
@@ -33,8 +38,15 @@ impl Notifier for Teams {
         self.post.name()
     }
 
-    fn deliver<'a>(&'a self, announcement: &'a Announcement) -> BoxFuture<'a, Result<(), DeliverError>> {
-        async move { self.post.send(&payload(announcement), HeaderMap::new()).await }.boxed()
+    fn deliver<'a>(&'a self, parcel: Parcel<'a>) -> BoxFuture<'a, Result<Option<String>, DeliverError>> {
+        async move {
+            let Channel::Teams { url } = &self.post.chat().channel else {
+                return Err(DeliverError::NotAUrl);
+            };
+            let body = Body::json(&payload(parcel.message));
+            self.post.send(To::Secret(url), body, HeaderMap::new(), None).await.map(|_| None)
+        }
+        .boxed()
     }
 }
 
@@ -52,12 +64,11 @@ fn escape(c: char) -> Option<&'static str> {
     }
 }
 
-fn payload(announcement: &Announcement) -> Value {
-    let message = Message::of(announcement);
+fn payload(message: &Message) -> Value {
     let [first, rest @ ..] = CHARS_MAX;
-    rest.into_iter().fold(envelope(&message, first), |made, chars_max| {
+    rest.into_iter().fold(envelope(message, first), |made, chars_max| {
         if made.to_string().len() > BODY_BYTES_MAX {
-            envelope(&message, chars_max)
+            envelope(message, chars_max)
         } else {
             made
         }
@@ -112,18 +123,22 @@ fn envelope(message: &Message, chars_max: usize) -> Value {
 mod tests {
     use super::*;
     use crate::{
-        model::Topic,
-        notify::message::tests::{TOPICS, example},
+        model::{Announcement, Topic},
+        words::tests::{TOPICS, example},
     };
+
+    fn of(announcement: &Announcement) -> Value {
+        payload(&Message::of(announcement))
+    }
 
     #[test]
     fn a_completed_rollback_as_an_adaptive_card() {
-        insta::assert_json_snapshot!(payload(&example(Topic::RollbackCompleted)));
+        insta::assert_json_snapshot!(of(&example(Topic::RollbackCompleted)));
     }
 
     #[test]
     fn every_topic_as_an_adaptive_card() {
-        let lines: Vec<String> = TOPICS.iter().map(|topic| payload(&example(*topic)).to_string()).collect();
+        let lines: Vec<String> = TOPICS.iter().map(|topic| of(&example(*topic)).to_string()).collect();
         insta::assert_snapshot!(lines.join("\n"));
     }
 
@@ -137,7 +152,7 @@ mod tests {
             incident: Some("\"\\".repeat(9000)),
             ..example(Topic::RollbackFailed)
         };
-        let card = payload(&hostile);
+        let card = of(&hostile);
         assert!(card.to_string().len() <= BODY_BYTES_MAX, "{}", card.to_string().len());
         let facts = &card["attachments"][0]["content"]["body"][2]["facts"];
         assert_eq!(facts[2]["value"], "\\[a\\](https://evil.example)");

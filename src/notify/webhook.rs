@@ -6,8 +6,17 @@ use futures::{FutureExt, future::BoxFuture};
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde::Serialize;
 
-use super::{DeliverError, Entry, Notifier, message::Message, post::Post};
-use crate::model::{Announcement, Severity, settings::ChatKind};
+use super::{
+    DeliverError, Entry, Notifier, Parcel,
+    post::{Body, Post, To},
+};
+use crate::{
+    model::{
+        Announcement, Severity,
+        settings::{Channel, ChatKind},
+    },
+    words::Message,
+};
 
 /// Version of the body. A change of meaning raises it; a new field does not.
 const SCHEMA: u32 = 1;
@@ -23,7 +32,7 @@ struct Webhook {
 
 /// What is posted.
 #[derive(Serialize)]
-struct Body<'a> {
+struct Event<'a> {
     schema: u32,
     severity: Severity,
     title: String,
@@ -38,21 +47,26 @@ impl Notifier for Webhook {
         self.post.name()
     }
 
-    fn deliver<'a>(&'a self, announcement: &'a Announcement) -> BoxFuture<'a, Result<(), DeliverError>> {
+    fn deliver<'a>(&'a self, parcel: Parcel<'a>) -> BoxFuture<'a, Result<Option<String>, DeliverError>> {
         async move {
+            let Channel::Webhook { url, token, .. } = &self.post.chat().channel else {
+                return Err(DeliverError::NotAUrl);
+            };
+            let announcement = parcel.announcement;
             let mut headers = HeaderMap::new();
             if let Ok(id) = HeaderValue::from_str(&announcement.id) {
                 headers.insert("idempotency-key", id);
             }
-            self.post.send(&payload(announcement), headers).await
+            let body = Body::json(&payload(announcement));
+            self.post.send(To::Secret(url), body, headers, token.as_ref()).await.map(|_| None)
         }
         .boxed()
     }
 }
 
-fn payload(announcement: &Announcement) -> Body<'_> {
+fn payload(announcement: &Announcement) -> Event<'_> {
     let message = Message::of(announcement);
-    Body {
+    Event {
         schema: SCHEMA,
         severity: message.severity,
         text: message.text(),
@@ -66,7 +80,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Topic,
-        notify::message::tests::{TOPICS, example},
+        words::tests::{TOPICS, example},
     };
 
     #[test]

@@ -121,6 +121,7 @@ fn digest(status: &Status) -> Result<Vec<u8>, serde_json::Error> {
     let short = Status {
         guards,
         version: status.version.clone(),
+        chats: status.chats.clone(),
         ..*status
     };
     serde_json::to_vec(&Digest { brief, status: &short })

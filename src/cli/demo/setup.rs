@@ -15,7 +15,7 @@ use crate::{
     model::{
         Action, Color, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardId, GuardSpec, Histogram, LatencyRule, Mode, NameError,
         Policy, Preset, RouteSpec, RuleKind, RuleName, RuleSpec, ServiceRoute,
-        settings::{ChatKind, ChatSettings, ClusterSettings, PrometheusSettings, Secret, ServeSettings},
+        settings::{Channel, ChatSettings, ClusterSettings, PrometheusSettings, Secret, ServeSettings},
     },
     sandbox::Sandbox,
 };
@@ -83,19 +83,21 @@ pub(super) fn config(sandbox: &Sandbox, times: &Times, data_dir: PathBuf) -> Res
             ..ClusterSettings::default()
         }],
         guards: vec![Arc::new(guard(times)?)],
-        chats: [
-            ("slack", ChatKind::Slack),
-            ("teams", ChatKind::Teams),
-            ("webhook", ChatKind::Webhook),
-        ]
-        .map(|(name, kind)| ChatSettings {
-            name: name.to_owned(),
-            kind,
-            url: Secret::Value(SecretString::from(sandbox.chat_url(name))),
-            timeout: Duration::from_secs(5),
-            token: None,
-        })
-        .into(),
+        chats: ["slack", "teams", "webhook"]
+            .map(|name| {
+                let url = Secret::Value(SecretString::from(sandbox.chat_url(name)));
+                let channel = match name {
+                    "slack" => Channel::Slack { url },
+                    "teams" => Channel::Teams { url },
+                    _ => Channel::Webhook {
+                        url,
+                        token: None,
+                        signing_key: None,
+                    },
+                };
+                ChatSettings::new(name, channel)
+            })
+            .into(),
         serve: ServeSettings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             token: None,

@@ -23,9 +23,9 @@ use super::*;
 use crate::{
     model::{
         GuardId, Topic,
-        settings::{ChatKind, Secret},
+        settings::{Channel, Secret},
     },
-    notify::message::tests::example,
+    words::tests::example,
 };
 
 /// The part of every test URL that must never be seen again.
@@ -109,12 +109,14 @@ async fn receive(State(stub): State<Stub>, headers: HeaderMap, uri: axum::http::
 }
 
 fn chat(name: &str, url: &str) -> ChatSettings {
-    ChatSettings {
-        name: name.into(),
-        kind: ChatKind::Webhook,
+    let channel = Channel::Webhook {
         url: Secret::Value(SecretString::from(url.to_owned())),
-        timeout: Duration::from_millis(500),
         token: Some(Secret::Value(SecretString::from(TOKEN))),
+        signing_key: None,
+    };
+    ChatSettings {
+        timeout: Duration::from_millis(500),
+        ..ChatSettings::new(name, channel)
     }
 }
 

@@ -81,6 +81,10 @@ fn title(a: &Announcement) -> String {
         Topic::Recovered => format!("Recovered: {guard} is healthy on {live}"),
         Topic::DidNotHelp => format!("Rollback did not help: {guard} is bad on {live} too"),
         Topic::FlippedBack => format!("Flipped back: somebody moved {guard} to {live} again"),
+        Topic::Resolved => format!("Resolved: the incident of {guard} is over, it is on {live}"),
+        Topic::EvidenceReady => format!("Report ready: why {guard} was not left on {from}"),
+        Topic::EvidenceLost => format!("Evidence lost: that of {guard} cannot be kept"),
+        Topic::Readable => format!("Readable again: the route of {guard}"),
         Topic::Blind => format!("Blind: no usable data for {guard}"),
         Topic::Sighted => format!("Seeing again: usable data for {guard}"),
         Topic::UnknownColor => format!("Unknown color: {guard} selects none of its colors"),
@@ -137,7 +141,20 @@ fn next(a: &Announcement) -> Option<String> {
         }
         Topic::Alert => "This rule only tells; traffic stays where it is.".to_owned(),
         Topic::Paused => format!("When you are done: flipback resume {guard}."),
-        Topic::RollbackInitiated | Topic::Recovered | Topic::Sighted | Topic::Degraded | Topic::Switched | Topic::Resumed | Topic::Test => {
+        Topic::EvidenceLost => {
+            "Traffic is where it should be; only the proof is missing. Make room on the volume of the data folder, or make it writable; flipback tries again."
+                .to_owned()
+        }
+        Topic::RollbackInitiated
+        | Topic::Recovered
+        | Topic::Resolved
+        | Topic::EvidenceReady
+        | Topic::Sighted
+        | Topic::Readable
+        | Topic::Degraded
+        | Topic::Switched
+        | Topic::Resumed
+        | Topic::Test => {
             return None;
         }
     };
@@ -153,6 +170,7 @@ fn facts(a: &Announcement) -> Vec<Fact> {
     let (from, to) = if moves { ("From", "To") } else { ("Active", "Standby") };
     let color = |color: &Option<Color>, release: &Option<Release>| color.as_ref().map(|color| with_images(color, release.as_ref()));
     let facts = [
+        ("Cluster", Some(a.cluster.clone())),
         ("Environment", Some(a.namespace.clone())),
         ("Guard", Some(a.guard.to_string())),
         ("Object", Some(a.object.clone())),
@@ -167,6 +185,7 @@ fn facts(a: &Announcement) -> Vec<Fact> {
                 .map(|ms| format!("{ms:.1} ms from decision to patch")),
         ),
         ("Incident", a.incident.clone()),
+        ("Report", a.link.clone()),
         ("Evidence", a.evidence.clone()),
     ];
     facts
@@ -204,7 +223,7 @@ fn tidy(text: &str) -> String {
 
 /// The first characters of a text, escaped one by one, as many as fit into `chars_max` with an ellipsis: an escape is
 /// never cut in half.
-pub(super) fn clipped(text: &str, chars_max: usize, escape: impl Fn(char) -> Option<&'static str>) -> String {
+pub(crate) fn clipped(text: &str, chars_max: usize, escape: impl Fn(char) -> Option<&'static str>) -> String {
     let mut out = String::new();
     let (mut length, mut fits) = (0, 0);
     for c in text.chars() {
@@ -225,83 +244,13 @@ pub(super) fn clipped(text: &str, chars_max: usize, escape: impl Fn(char) -> Opt
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use jiff::Timestamp;
-
+pub(crate) mod tests {
     use super::*;
-    use crate::model::GuardId;
 
-    pub(in crate::notify) const TOPICS: [Topic; 20] = [
-        Topic::RollbackInitiated,
-        Topic::RollbackCompleted,
-        Topic::RollbackFailed,
-        Topic::RollbackWithheld,
-        Topic::RollbackBlocked,
-        Topic::RollbackSuppressed,
-        Topic::Recovered,
-        Topic::DidNotHelp,
-        Topic::FlippedBack,
-        Topic::Blind,
-        Topic::Sighted,
-        Topic::UnknownColor,
-        Topic::Unreadable,
-        Topic::Disarmed,
-        Topic::Alert,
-        Topic::Degraded,
-        Topic::Switched,
-        Topic::Paused,
-        Topic::Resumed,
-        Topic::Test,
-    ];
+    pub(crate) const TOPICS: [Topic; 24] = Topic::ALL;
 
-    /// An announcement as the monitor makes it.
-    pub(in crate::notify) fn example(topic: Topic) -> Announcement {
-        let color = |name: &str| Some(Color::new(name).expect("valid"));
-        let release = |id: &str, image: &str| {
-            Some(Release {
-                id: id.into(),
-                images: vec![image.into()],
-            })
-        };
-        let flip = matches!(
-            topic,
-            Topic::RollbackInitiated
-                | Topic::RollbackCompleted
-                | Topic::RollbackFailed
-                | Topic::RollbackWithheld
-                | Topic::RollbackBlocked
-                | Topic::RollbackSuppressed
-                | Topic::Recovered
-                | Topic::DidNotHelp
-        );
-        let rule = flip || matches!(topic, Topic::Alert | Topic::Degraded);
-        let back = matches!(topic, Topic::FlippedBack | Topic::Switched);
-        Announcement {
-            id: format!("20261121T041234.567Z-{}", topic.as_str()),
-            guard: GuardId::new("", "shop", "web").expect("valid"),
-            at: "2026-11-21T04:12:34.567Z".parse::<Timestamp>().expect("valid"),
-            topic,
-            why: if rule {
-                "error_rate 12.4 % (31 of 250 requests) is over 5 %, 3 of 3 in a row".into()
-            } else {
-                "a sentence with numbers".into()
-            },
-            namespace: "shop".into(),
-            object: "Service/web".into(),
-            from: if back { color("blue") } else { color("green") },
-            to: if back {
-                color("green")
-            } else {
-                flip.then(|| color("blue")).flatten()
-            },
-            from_release: release("9f1c", "registry.example/shop/web:1.4.0"),
-            to_release: flip.then(|| release("77aa", "registry.example/shop/web:1.3.9")).flatten(),
-            trigger: rule.then(|| "error_rate".into()),
-            incident: flip.then(|| "shop.web_20261121T041234Z".into()),
-            evidence: flip.then(|| "/var/lib/flipback/incidents/shop.web_20261121T041234Z".into()),
-            took_ms: (topic == Topic::RollbackCompleted).then_some(8.4321),
-            chats: Vec::new(),
-        }
+    pub(crate) fn example(topic: Topic) -> Announcement {
+        Announcement::example(topic)
     }
 
     #[test]
