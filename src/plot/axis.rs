@@ -1,6 +1,9 @@
-//! Where values lie and which of them are written down.
+//! Where values lie and which of them are written down: the two axes that the chart library is given.
+
+use std::ops::Range;
 
 use jiff::Timestamp;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
 use super::{Plot, Unit, reduce::share};
 
@@ -16,10 +19,11 @@ const WORDS_MAX: i64 = 6;
 const ROOT_FROM: f64 = 4.0;
 
 /// The vertical scale.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Scale {
     low: f64,
     high: f64,
+    unit: Unit,
     /// Whether heights are the root of values.
     pub(super) root: bool,
 }
@@ -32,12 +36,22 @@ impl Scale {
         let low = columns().map(|column| column.low).fold(0.0, f64::min);
         let high = peak.max(plot.limit.unwrap_or(0.0) * 1.25);
         let root = low >= 0.0 && plot.limit.is_some_and(|limit| limit > 0.0 && peak > ROOT_FROM * limit);
-        let high = match plot.unit {
+        let high = match &plot.unit {
             Unit::Share if high > 0.5 => 1.0,
             _ if high <= low => low + 1.0,
             _ => high * 1.05,
         };
-        Self { low, high, root }
+        Self {
+            low,
+            high,
+            unit: plot.unit.clone(),
+            root,
+        }
+    }
+
+    /// The lowest and the highest value that is shown.
+    pub(super) fn ends(&self) -> (f64, f64) {
+        (self.low, self.high)
     }
 
     /// Height of a value, 0 at the bottom to 1 at the top.
@@ -59,7 +73,7 @@ impl Scale {
             }
             return ticks;
         }
-        let step = nice((self.high - self.low) / 3.0);
+        let step = nice((self.high - self.low) / 5.0);
         let first = (self.low / step).ceil();
         (0..6)
             .map(|n| (first + f64::from(n)) * step)
@@ -112,26 +126,99 @@ fn plain(value: f64) -> String {
     }
 }
 
-/// Words of the time axis with their place, 0 to 1. In UTC, like everything that flipback says.
-pub(super) fn times(from: Timestamp, to: Timestamp) -> Vec<(f64, String)> {
-    let (first, last) = (from.as_second(), to.as_second());
-    let step = TIME_STEPS
-        .into_iter()
-        .find(|step| (last - first) / step <= WORDS_MAX)
-        .unwrap_or_else(|| ((last - first) / WORDS_MAX).max(1));
-    let start = first.div_euclid(step) * step;
-    let instants = (0..=WORDS_MAX + 2)
-        .map(|n| start + n * step)
-        .filter(|at| *at >= first && *at <= last);
-    instants
-        .filter_map(|at| {
-            let at = Timestamp::from_second(at).ok()?;
-            let format = if step >= 86_400 || at.as_second() % 86_400 == 0 {
-                "%b %-d"
-            } else {
-                "%H:%M"
-            };
-            Some((share(at, from, to)?, at.strftime(format).to_string()))
-        })
-        .collect()
+impl Ranged for Scale {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        between(self.height(*value), limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        bold(&hint, || self.ticks())
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.low..self.high
+    }
+}
+
+impl ValueFormatter<f64> for Scale {
+    fn format_ext(&self, value: &f64) -> String {
+        self::value(&self.unit, *value)
+    }
+}
+
+/// The horizontal scale, in UTC like everything that flipback says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Times {
+    from: Timestamp,
+    to: Timestamp,
+    /// Seconds between two words.
+    step: i64,
+}
+
+impl Times {
+    /// The scale of a chart.
+    pub(super) fn of(plot: &Plot) -> Self {
+        let seconds = plot.to.as_second() - plot.from.as_second();
+        let step = TIME_STEPS
+            .into_iter()
+            .find(|step| seconds / step <= WORDS_MAX)
+            .unwrap_or_else(|| (seconds / WORDS_MAX).max(1));
+        Self {
+            from: plot.from,
+            to: plot.to,
+            step,
+        }
+    }
+
+    /// The instants that are written down.
+    fn ticks(&self) -> Vec<Timestamp> {
+        let (first, last) = (self.from.as_second(), self.to.as_second());
+        let start = first.div_euclid(self.step) * self.step;
+        (0..=WORDS_MAX + 2)
+            .map(|n| start + n * self.step)
+            .filter(|at| *at >= first && *at <= last)
+            .filter_map(|at| Timestamp::from_second(at).ok())
+            .collect()
+    }
+}
+
+impl Ranged for Times {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = Timestamp;
+
+    fn map(&self, value: &Timestamp, limit: (i32, i32)) -> i32 {
+        let value = (*value).clamp(self.from, self.to.max(self.from));
+        between(share(value, self.from, self.to).unwrap_or(0.0), limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<Timestamp> {
+        bold(&hint, || self.ticks())
+    }
+
+    fn range(&self) -> Range<Timestamp> {
+        self.from..self.to
+    }
+}
+
+impl ValueFormatter<Timestamp> for Times {
+    fn format_ext(&self, at: &Timestamp) -> String {
+        let midnight = at.as_second() % 86_400 == 0;
+        let format = if self.step >= 86_400 || midnight { "%b %-d" } else { "%H:%M" };
+        at.strftime(format).to_string()
+    }
+}
+
+/// A share of the way between two ends.
+fn between(share: f64, (start, end): (i32, i32)) -> i32 {
+    let at = f64::from(start) + share * (f64::from(end) - f64::from(start));
+    // Between two numbers of that type: the share is within 0 and 1.
+    at.round() as i32
+}
+
+/// There are no lighter lines between those that have a word.
+fn bold<T>(hint: &impl KeyPointHint, points: impl FnOnce() -> Vec<T>) -> Vec<T> {
+    if hint.weight().allow_light_points() { Vec::new() } else { points() }
 }

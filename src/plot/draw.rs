@@ -1,133 +1,163 @@
-//! The drawing itself.
+//! What is drawn, in which order: the chart as the library is told it.
 
-use std::fmt::Write as _;
+use std::{convert::Infallible, fmt::Write as _};
 
-use super::{
-    Column, Line, Mark, MarkKind, Plot, Size,
-    axis::{Scale, times, value},
-    reduce::share,
+use jiff::Timestamp;
+use plotters::{
+    chart::{ChartBuilder, ChartContext},
+    coord::{Shift, cartesian::Cartesian2d, ranged1d::ValueFormatter as _},
+    drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea as _},
+    element::{Circle, PathElement, Polygon, Rectangle, Text},
+    series::LineSeries,
+    style::{Color as _, IntoFont as _, TRANSPARENT, TextStyle},
 };
 
-/// Units of the inner drawing: stretched to whatever the page gives.
-const WIDE: f64 = 1000.0;
-/// The same, from top to bottom.
-const HIGH: f64 = 1000.0;
+use super::{
+    Column, Line, Plot, STYLE, Size,
+    axis::{Scale, Times},
+    legend::Legend,
+    sheet::{Frame, Ink, PARTS, Role, Sheet, escape},
+};
+
 /// Pixels above the drawing, for flags and words.
 const TOP: u32 = 16;
 /// Pixels below it, for ticks and times.
 const BOTTOM: u32 = 28;
-/// A word on the time axis nearer to an end than this would be cut off.
-const EDGE: f64 = 0.04;
+/// Pixels beside the drawing of a picture: a chat frames it.
+const SIDE: u32 = 10;
+/// A drawing is no lower than this, in pixels.
+const INNER_MIN: u32 = 20;
+/// The narrowest paper, in pixels.
+const SIDE_MIN: u32 = 100;
+/// The largest paper, in pixels: what is asked for comes from elsewhere, and a picture is made of it.
+const SIDE_MAX: u32 = 4000;
 /// Marks of one kind in one chart: more cannot be told apart.
 const MARKS_MAX: usize = 400;
+/// Words nearer to the limit's own than this, in pixels, give way to it.
+const WORD_HIGH: i32 = 13;
+
+type Chart<'a, 's> = ChartContext<'a, Sheet<'s>, Cartesian2d<Times, Scale>>;
+pub(super) type Drawn = Result<(), DrawingAreaErrorKind<Infallible>>;
 
 /// Draws a chart.
 #[must_use]
 pub fn svg(plot: &Plot) -> String {
-    let scale = Scale::of(plot);
+    match plot.size {
+        Size::Fluid { height } => {
+            let frame = frame(None, height, (TOP, 0));
+            let head = format!(r#"width="100%" height="{}""#, frame.height);
+            document(plot, frame, &head, "", |_| Ok(()))
+        }
+        Size::Fixed { width, height } => {
+            let frame = frame(Some(width), height, (TOP, 0));
+            let style = format!("<style>{STYLE}</style>");
+            document(plot, frame, &fixed(frame), &style, |_| Ok(()))
+        }
+    }
+}
+
+/// Draws a chart that stands alone: with a title and a legend, in pixels, without colors.
+pub(super) fn picture(plot: &Plot, width: u32, height: u32) -> String {
+    let legend = Legend::of(plot, width.clamp(SIDE_MIN, SIDE_MAX));
+    let frame = frame(Some(width), height, (legend.height() + TOP, SIDE));
+    document(plot, frame, &fixed(frame), "", |root| legend.draw(root))
+}
+
+fn frame(width: Option<u32>, height: u32, (top, side): (u32, u32)) -> Frame {
+    Frame {
+        width: width.map(|width| width.clamp(SIDE_MIN, SIDE_MAX)),
+        height: height.clamp(top + BOTTOM + INNER_MIN, SIDE_MAX),
+        top,
+        bottom: BOTTOM,
+        side,
+    }
+}
+
+fn fixed(frame: Frame) -> String {
+    let (width, height) = (frame.width.unwrap_or_default(), frame.height);
+    format!(r#"xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}""#)
+}
+
+fn document(plot: &Plot, frame: Frame, head: &str, style: &str, before: impl FnOnce(&DrawingArea<Sheet<'_>, Shift>) -> Drawn) -> String {
     let mut out = String::with_capacity(4096);
-    let (head, height) = match plot.size {
-        Size::Fluid { height } => (format!(r#"width="100%" height="{height}""#), height),
-        Size::Fixed { width, height } => (
-            format!(r#"xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}""#),
-            height,
-        ),
-    };
-    let inner = height.saturating_sub(TOP + BOTTOM).max(20);
     let title = escape(&plot.title);
-    // Writing to a String cannot fail, here and below.
-    let _ = write!(out, r#"<svg class="plot" {head} role="img" aria-label="{title}">"#);
-    if matches!(plot.size, Size::Fixed { .. }) {
-        let _ = write!(out, "<style>{}</style>", super::STYLE);
-    }
-    grid(plot, &scale, inner, &mut out);
-    let _ = write!(
-        out,
-        r#"<svg y="{TOP}" width="100%" height="{inner}" viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none">"#
-    );
-    spans(plot, &mut out);
-    for line in plot.lines.iter().rev() {
-        draw_line(line, &scale, &mut out);
-    }
-    if let Some(limit) = plot.limit {
-        let y = y(&scale, limit);
-        let _ = write!(out, r#"<path class="limit" d="M0 {y}H{WIDE}"/>"#);
-    }
-    out.push_str("</svg>");
-    words(plot, &scale, inner, &mut out);
-    marks(plot, inner, &mut out);
+    // Writing to a String cannot fail.
+    let _ = write!(out, r#"<svg class="plot" {head} role="img" aria-label="{title}">{style}"#);
+    let root = Sheet::new(plot, frame, &mut out).into_drawing_area();
+    before(&root)
+        .and_then(|()| chart(plot, frame, &root))
+        .expect("a sheet takes every stroke, and is large enough for its margins");
+    drop(root);
     out.push_str("</svg>");
     out
 }
 
-fn y(scale: &Scale, value: f64) -> i64 {
-    // Within 0 and 1000 by the clamp of `height`.
-    (HIGH * (1.0 - scale.height(value))).round() as i64
+fn chart(plot: &Plot, frame: Frame, root: &DrawingArea<Sheet<'_>, Shift>) -> Drawn {
+    let scale = Scale::of(plot);
+    let parts = PARTS.unsigned_abs();
+    let mut chart = ChartBuilder::on(root)
+        .margin_top(frame.top * parts)
+        .margin_left(frame.side * parts)
+        .margin_right(frame.side * parts)
+        .x_label_area_size(frame.bottom * parts)
+        .build_cartesian_2d(Times::of(plot), scale.clone())?;
+    chart
+        .configure_mesh()
+        .disable_y_axis()
+        .axis_style(TRANSPARENT)
+        .bold_line_style(Ink::new(Role::Grid, 0).color())
+        .light_line_style(TRANSPARENT)
+        .label_style(words(Role::Time))
+        .set_all_tick_mark_size(0)
+        .x_label_offset(0)
+        .draw()?;
+    spans(plot, &scale, &mut chart)?;
+    for (index, line) in plot.lines.iter().enumerate().rev() {
+        draw_line(plot, line, index, &mut chart)?;
+    }
+    if let Some(limit) = plot.limit {
+        let ends = vec![(plot.from, limit), (plot.to, limit)];
+        chart.draw_series([PathElement::new(ends, Ink::new(Role::Limit, 0).color())])?;
+    }
+    values(plot, &scale, &mut chart)?;
+    marks(plot, &scale, &mut chart)?;
+    root.present()
 }
 
-fn pixel(scale: &Scale, value: f64, inner: u32) -> f64 {
-    f64::from(TOP) + f64::from(inner) * (1.0 - scale.height(value))
-}
-
-fn grid(plot: &Plot, scale: &Scale, inner: u32, out: &mut String) {
-    for tick in scale.ticks() {
-        let y = pixel(scale, tick, inner);
-        let _ = write!(out, r#"<line class="grid" x2="100%" y1="{y:.1}" y2="{y:.1}"/>"#);
+fn spans(plot: &Plot, scale: &Scale, chart: &mut Chart<'_, '_>) -> Drawn {
+    let (low, high) = scale.ends();
+    let shown = |span: &super::Span| span.to >= plot.from && span.from <= plot.to && span.from <= span.to;
+    for (index, span) in plot.spans.iter().enumerate().filter(|(_, span)| shown(span)) {
+        let corners = [(span.from.max(plot.from), high), (span.to.min(plot.to), low)];
+        chart.draw_series([Rectangle::new(corners, Ink::new(Role::Span, index).color().filled())])?;
     }
-    let (top, bottom) = (TOP, TOP + inner);
-    for (share, _) in times(plot.from, plot.to) {
-        let x = share * 100.0;
-        let _ = write!(out, r#"<line class="grid" x1="{x:.2}%" x2="{x:.2}%" y1="{top}" y2="{bottom}"/>"#);
-    }
-}
-
-fn spans(plot: &Plot, out: &mut String) {
-    for span in &plot.spans {
-        let (from, to) = (span.from.max(plot.from), span.to.min(plot.to));
-        let (Some(left), Some(right)) = (share(from, plot.from, plot.to), share(to, plot.from, plot.to)) else {
-            continue;
-        };
-        let (x, width) = (left * WIDE, ((right - left) * WIDE).max(1.5));
-        let _ = write!(
-            out,
-            r#"<rect class="span {}" x="{x:.1}" width="{width:.1}" height="{HIGH}"><title>{}</title></rect>"#,
-            escape(&span.class),
-            escape(&span.text)
-        );
-    }
+    Ok(())
 }
 
 /// A band from the lowest to the highest value of each column, and a line along its top.
-fn draw_line(line: &Line, scale: &Scale, out: &mut String) {
-    let count = line.columns.len().max(1) as f64;
-    let (mut top, mut band) = (String::new(), String::new());
-    for run in runs(&line.columns) {
-        let x = |index: usize| ((run.0 + index) as f64 + 0.5) * WIDE / count;
-        let highs = thinned(&run.1, |column| y(scale, column.high));
-        let lows = thinned(&run.1, |column| y(scale, column.low));
-        for (n, (index, y)) in highs.iter().enumerate() {
-            let _ = write!(top, "{}{:.0} {y}", joint(n), x(*index));
+fn draw_line(plot: &Plot, line: &Line, index: usize, chart: &mut Chart<'_, '_>) -> Drawn {
+    let middle = |n: usize| instant(plot, (n as f64 + 0.5) / line.columns.len().max(1) as f64);
+    let (band, top) = (Ink::new(Role::Band, index).color(), Ink::new(Role::Line, index).color());
+    for (first, run) in runs(&line.columns) {
+        let at = |value: fn(&Column) -> f64| run.iter().enumerate().map(move |(n, column)| (middle(first + n), value(column)));
+        let (highs, lows): (Vec<_>, Vec<_>) = (at(|column| column.high).collect(), at(|column| column.low).collect());
+        let thick = highs
+            .iter()
+            .zip(&lows)
+            .any(|(high, low)| chart.backend_coord(high) != chart.backend_coord(low));
+        if thick && run.len() > 1 {
+            let around: Vec<_> = highs.iter().copied().chain(lows.into_iter().rev()).collect();
+            chart.draw_series([Polygon::new(around, band)])?;
         }
-        if highs.len() == 1 {
-            top.push_str("h2");
-        }
-        if highs != lows && highs.len() > 1 {
-            for (n, (index, y)) in highs.iter().chain(lows.iter().rev()).enumerate() {
-                let _ = write!(band, "{}{:.0} {y}", joint(n), x(*index));
-            }
-            band.push('Z');
-        }
+        chart.draw_series(LineSeries::new(highs, top))?;
     }
-    let class = escape(&line.class);
-    if !band.is_empty() {
-        let _ = write!(out, r#"<path class="band {class}" d="{band}"/>"#);
-    }
-    let _ = write!(out, r#"<path class="line {class}" d="{top}"/>"#);
+    Ok(())
 }
 
-/// What stands before a point: a line to it needs no letter.
-fn joint(n: usize) -> char {
-    if n == 0 { 'M' } else { ' ' }
+/// An instant of the chart, 0 at the left to 1 at the right.
+fn instant(plot: &Plot, share: f64) -> Timestamp {
+    let whole = plot.to.duration_since(plot.from);
+    plot.from.saturating_add(whole.mul_f64(share)).unwrap_or(plot.from)
 }
 
 /// Columns with values, in unbroken runs with the index of their first.
@@ -143,95 +173,39 @@ fn runs(columns: &[Option<Column>]) -> Vec<(usize, Vec<Column>)> {
     runs
 }
 
-/// The heights of a run, without those that lie on the level between two equal ones.
-fn thinned(run: &[Column], height: impl Fn(&Column) -> i64) -> Vec<(usize, i64)> {
-    let heights: Vec<i64> = run.iter().map(height).collect();
-    let level = |index: usize| {
-        index > 0 && index + 1 < heights.len() && heights[index - 1] == heights[index] && heights[index] == heights[index + 1]
-    };
-    (0..heights.len())
-        .filter(|index| !level(*index))
-        .map(|index| (index, heights[index]))
-        .collect()
-}
-
-fn words(plot: &Plot, scale: &Scale, inner: u32, out: &mut String) {
-    let limit = plot.limit.map(|limit| (pixel(scale, limit, inner), limit));
+/// The words of the values and of the limit, on their lines.
+fn values(plot: &Plot, scale: &Scale, chart: &mut Chart<'_, '_>) -> Drawn {
+    let height = |chart: &Chart<'_, '_>, value| chart.backend_coord(&(plot.from, value)).1;
+    let limit = plot.limit.map(|limit| height(chart, limit));
     for tick in scale.ticks() {
-        let y = pixel(scale, tick, inner);
         // The limit's own word stands there.
-        if limit.is_none_or(|(at, _)| (at - y).abs() > 13.0) {
-            let _ = write!(
-                out,
-                r#"<text class="tick" x="3" y="{:.1}">{}</text>"#,
-                y - 3.0,
-                value(&plot.unit, tick)
-            );
+        if limit.is_none_or(|limit| (limit - height(chart, tick)).abs() > WORD_HIGH * PARTS) {
+            chart.draw_series([Text::new(scale.format_ext(&tick), (plot.from, tick), words(Role::Tick))])?;
         }
     }
-    if let Some((y, limit)) = limit {
-        let _ = write!(
-            out,
-            r#"<text class="limit" x="3" y="{:.1}">{} allowed</text>"#,
-            y - 3.0,
-            value(&plot.unit, limit)
-        );
+    if let Some(limit) = plot.limit {
+        let text = format!("{} allowed", scale.format_ext(&limit));
+        chart.draw_series([Text::new(text, (plot.from, limit), words(Role::Limit))])?;
     }
-    let below = TOP + inner + 22;
-    for (share, word) in times(plot.from, plot.to) {
-        let anchor = if share < EDGE {
-            "start"
-        } else if share > 1.0 - EDGE {
-            "end"
-        } else {
-            "middle"
-        };
-        let x = share * 100.0;
-        let _ = write!(out, r#"<text class="time {anchor}" x="{x:.2}%" y="{below}">{word}</text>"#);
-    }
+    Ok(())
 }
 
-fn marks(plot: &Plot, inner: u32, out: &mut String) {
-    let mut sorted: Vec<&Mark> = plot.marks.iter().collect();
-    sorted.sort_by_key(|mark| (mark.kind, mark.at));
+fn marks(plot: &Plot, scale: &Scale, chart: &mut Chart<'_, '_>) -> Drawn {
+    let mut sorted: Vec<_> = plot.marks.iter().enumerate().collect();
+    sorted.sort_by_key(|(_, mark)| (mark.kind, mark.at));
     let (mut drawn, mut kind) = (0, None);
-    for mark in sorted {
+    for (index, mark) in sorted {
         drawn = if kind == Some(mark.kind) { drawn + 1 } else { 0 };
         kind = Some(mark.kind);
-        let Some(share) = share(mark.at, plot.from, plot.to).filter(|_| drawn < MARKS_MAX) else {
-            continue;
-        };
-        let x = share * 100.0;
-        let shape = match mark.kind {
-            MarkKind::Breach => format!(r#"<path class="breach" d="M0 {}v5"/>"#, inner + 2),
-            MarkKind::Near => format!(r#"<path class="near" d="M0 {}l4 4l-4 4l-4-4z"/>"#, inner + 1),
-            MarkKind::Switch => format!(r#"<path class="switch" d="M0-2V{inner}"/>"#),
-            MarkKind::Decision => format!(r#"<path class="decision" d="M0-14V{inner}M0-14h11l-3 4.5l3 4.5H0z"/>"#),
-            MarkKind::Held => format!(r#"<path class="held" d="M0-14V{inner}M0-14h11l-3 4.5l3 4.5H0z"/>"#),
-        };
-        // Ticks are many and all say the same: the legend says it for them.
-        let tip = if mark.kind == MarkKind::Breach {
-            String::new()
-        } else {
-            format!("<title>{}</title>", escape(&mark.text))
-        };
-        let _ = write!(out, r#"<svg class="mark" x="{x:.2}%" y="{TOP}">{shape}{tip}</svg>"#);
-    }
-}
-
-/// Turns text from anywhere into text as it may stand in markup, attributes included.
-#[must_use]
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
+        if drawn < MARKS_MAX && mark.at >= plot.from && mark.at <= plot.to {
+            let place = (mark.at, scale.ends().0);
+            chart.draw_series([Circle::new(place, 1, Ink::new(Role::Mark, index).color())])?;
         }
     }
-    out
+    Ok(())
+}
+
+/// A style for words; the size is the style sheet's.
+pub(super) fn words(role: Role) -> TextStyle<'static> {
+    ("sans-serif", 11 * PARTS).into_font().color(&Ink::new(role, 0).color())
 }

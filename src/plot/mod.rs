@@ -1,26 +1,37 @@
-//! Charts of values over time, as SVG text: lines, a limit, marks, shaded spans. Pure; knows nothing of guards.
+//! Charts of values over time, as SVG text and as PNG: lines, a limit, marks, shaded spans. Pure; knows nothing of guards.
 //!
-//! Own templates, since no library tried gives what a report needs: colors by CSS class (one chart for light, dark and paper), a time
-//! axis, shaded spans, and text that keeps its size on a phone. `charts-rs` writes colors into the SVG, knows categories instead of time
-//! and has no spans; `poloto` has classes, no marks or spans, and had its last release in 2023; `plotters` neither.
+//! `plotters` draws: areas and margins, the two axes ([`axis`] tells it about UTC and about a scale on which a limit stays visible under
+//! a peak), grid, series and elements. Its own SVG backend writes fixed colors, pixels and no tooltips; the backend here ([`sheet`])
+//! writes a class for each role instead (one chart for light, dark and paper) and keeps words at their size on a phone: only lines and
+//! areas are stretched with the page, words and marks are placed by percent. Looked at besides: `charts-rs` (categories, no time,
+//! no spans), `poloto` (no marks, last release of 2023), `kuva` (fresh and able, but colors and pixels are fixed in its scene, all 64
+//! kinds of plots come along, and there is no backend to put in), `charming` (a browser's engine for PNG).
 //!
-//! Text keeps its size since only the drawing is stretched: the chart's width is the page's, the drawing lies in an inner SVG without
-//! aspect ratio, and words are placed by percent. Every line is reduced to the lowest and highest value per column ([`reduce`]) before
-//! it is drawn, so that a week costs no more bytes than an hour, and no peak is lost.
-//!
-//! Colors speak never alone: marks have a shape and a tooltip, spans a word.
+//! Every line is reduced to the lowest and highest value per column ([`reduce`]) before it is drawn, so that a week costs no more bytes
+//! than an hour, and no peak is lost. Colors speak never alone: marks have a shape and a tooltip, spans a word.
 
 mod axis;
 mod draw;
+mod legend;
+mod png;
 mod reduce;
+mod sheet;
 
 use jiff::Timestamp;
 
-pub use draw::{escape, svg};
+pub use draw::svg;
+pub use png::{FONT, FONT_FAMILY, PlotError, Theme, png};
 pub use reduce::{Column, reduce};
+pub use sheet::escape;
 
 /// The style of every chart, to be put into a page once: light, dark and paper, by CSS variables that a page may override.
-pub const STYLE: &str = include_str!("plot.css");
+pub const STYLE: &str = concat!(
+    include_str!("light.css"),
+    "@media screen and (prefers-color-scheme: dark) {\n  ",
+    include_str!("dark.css"),
+    "}\n",
+    include_str!("plot.css")
+);
 
 /// One chart.
 #[derive(Clone, Debug, PartialEq)]
