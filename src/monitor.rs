@@ -6,6 +6,8 @@
 //! the story; the engine itself learns of success only from the next observation, as it learns of a human's flip.
 
 pub mod act;
+mod keep;
+mod person;
 pub mod show;
 pub mod tell;
 
@@ -28,14 +30,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::{Journal, JournalTask},
     cluster::Cluster,
     config::Config,
     decide::{Engine, record::Recorder},
     evidence::Keeper,
     metrics::Metrics,
     model::{
-        Color, Command, CommandError, CommandReply, Decision, GuardId, GuardSpec, Incident, IncidentSummary, Observation, Phase, Reading,
-        RuleName, Status, Verdict, View, status::EventLine,
+        Actor, Color, Command, CommandError, CommandReply, Decision, GuardId, GuardSpec, Incident, IncidentSummary, Observation, Phase,
+        Reading, RuleName, Status, Verdict, View, status::EventLine,
     },
     notify::{Outbox, OutboxTask},
     observe::Observer,
@@ -43,6 +46,7 @@ use crate::{
     serve::Request,
 };
 use act::{Arrival, Order, Step};
+use keep::FollowUp;
 
 /// Requests that wait for the conductor; a person gives one at a time.
 pub const COMMANDS_MAX: usize = 16;
@@ -57,7 +61,7 @@ const FLIPS_FINISH: Duration = Duration::from_millis(3500);
 /// What remains of the 5 s goes to evidence; what is cut is finished at the next start.
 const ERRANDS_FINISH: Duration = Duration::from_millis(700);
 /// Evidence, events and verifications under way at once; each is bounded in time by its own room.
-const ERRANDS_MAX: usize = 256;
+const ERRANDS_MAX: usize = 4096;
 /// While a release stays bad and cannot be flipped, people hear of it this often.
 pub(crate) const TELL_AGAIN: Duration = Duration::from_secs(5 * 60);
 
@@ -81,6 +85,8 @@ struct Guarded {
     router: Arc<dyn Router>,
     cluster: Arc<Cluster>,
     engine: Engine,
+    /// The thread of messages of its newest incident.
+    thread: Option<String>,
     /// What the engine saw lately, for the record of what it decides.
     recorder: Recorder,
     /// The trace that led to the flip that is under way.
@@ -109,6 +115,7 @@ pub struct Monitor {
     observer: Arc<Observer>,
     keeper: Arc<Keeper>,
     outbox: Outbox,
+    journal: Journal,
     metrics: Metrics,
     poll: Duration,
     started_at: Timestamp,
@@ -119,6 +126,10 @@ pub struct Monitor {
     arrivals: BTreeMap<String, Arrival>,
     /// Evidence, events: nobody waits for them.
     errands: JoinSet<()>,
+    /// Second passes that are owed, by incident.
+    follow_ups: BTreeMap<String, FollowUp>,
+    /// Our own server shows the evidence.
+    served: bool,
 }
 
 /// What `assemble` hands out besides the conductor.
@@ -127,6 +138,8 @@ pub struct Parts {
     pub monitor: Monitor,
     /// Delivers messages.
     pub outbox: OutboxTask,
+    /// Writes the journal.
+    pub journal: JournalTask,
     /// What the page, the API and the command line show.
     pub status: watch::Receiver<Arc<Status>>,
     /// The metrics all rooms count through.
@@ -142,7 +155,8 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
     let metrics = Metrics::new().map_err(MonitorError::Metrics)?;
     let observer =
         Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics.clone()).map_err(MonitorError::Observe)?;
-    let keeper = Arc::new(Keeper::open(config.data_dir.clone(), metrics.clone()));
+    let keeper = Arc::new(Keeper::open(config.data_dir.clone(), config.evidence.clone(), metrics.clone()));
+    let (journal, journal_task) = Journal::open(config.data_dir.join("audit"), config.audit, metrics.clone());
     let (outbox, outbox_task) = Outbox::open(config.data_dir.join("outbox"), config.chats.clone(), metrics.clone());
     let mut clusters = BTreeMap::new();
     for settings in &config.clusters {
@@ -155,15 +169,15 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         let cluster = Cluster::open(settings.clone(), namespaces, metrics.clone(), stop.child_token());
         clusters.insert(settings.name.clone(), cluster);
     }
+    let served = config.serve.evidence.is_some();
     let mut incidents = keeper.kept();
     incidents.reverse();
-    let remembered: BTreeMap<GuardId, IncidentSummary> = incidents
+    let remembered: BTreeMap<GuardId, (IncidentSummary, String)> = incidents
         .into_iter()
         .map(|(folder, incident)| {
-            (
-                incident.case.guard.clone(),
-                show::summary(&incident, Some(folder.display().to_string())),
-            )
+            let report = keeper.link(&incident.id).or_else(|| served.then(|| show::served(&incident.id)));
+            let summary = show::summary(&incident, Some(folder.display().to_string()), report);
+            (incident.case.guard.clone(), (summary, incident.thread().to_owned()))
         })
         .collect();
     let guards = config
@@ -182,7 +196,8 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
                 episode: None,
                 decision: None,
                 view: None,
-                last_incident: remembered.get(&spec.id).cloned(),
+                last_incident: remembered.get(&spec.id).map(|(summary, _)| summary.clone()),
+                thread: remembered.get(&spec.id).map(|(_, thread)| thread.clone()),
                 events: VecDeque::new(),
                 history: BTreeMap::new(),
                 spec: Arc::clone(spec),
@@ -199,12 +214,13 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         notifications_pending: 0,
         chats: Vec::new(),
     }));
-    let monitor = Monitor {
+    let mut monitor = Monitor {
         guards,
         clusters: clusters.into_values().collect(),
         observer: Arc::new(observer),
         keeper,
         outbox,
+        journal,
         metrics: metrics.clone(),
         poll: config.poll,
         started_at: now,
@@ -212,10 +228,15 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
         flips: JoinSet::new(),
         arrivals: BTreeMap::new(),
         errands: JoinSet::new(),
+        follow_ups: BTreeMap::new(),
+        served,
     };
+    let owed = monitor.keeper.awaiting();
+    monitor.remember_follow_ups(owed, now);
     Ok(Parts {
         monitor,
         outbox: outbox_task,
+        journal: journal_task,
         status: receiver,
         metrics,
     })
@@ -230,6 +251,7 @@ pub async fn command(config: Config, command: Command) -> Result<CommandReply, C
     let parts = assemble(&config, now(), &stop).map_err(|error| CommandError::Failed(tell::chain(&error)))?;
     let mut monitor = parts.monitor;
     let sender = tokio::spawn(parts.outbox.run(stop.clone()));
+    let scribe = tokio::spawn(parts.journal.run(stop.clone()));
     first_lists(monitor.clusters.clone()).await;
     let (reply, answer) = oneshot::channel();
     monitor.command(Request { command, reply }, now());
@@ -244,6 +266,7 @@ pub async fn command(config: Config, command: Command) -> Result<CommandReply, C
     stop.cancel();
     // The outbox bounds its own drain; what it could not send stays on disk.
     let _ = tokio::time::timeout(Duration::from_secs(10), sender).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), scribe).await;
     answer.await.unwrap_or(Err(CommandError::Busy))
 }
 
@@ -270,6 +293,8 @@ enum Look {
 impl Monitor {
     /// Looks at every guard once per poll until stopped, then finishes what is under way.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Request>, stop: CancellationToken) {
+        let watched = format!("flipback {} watches {} guards", env!("CARGO_PKG_VERSION"), self.guards.len());
+        self.audit(now(), Actor::Flipback, None, "started", &watched, None);
         let lists = first_lists(self.clusters.clone());
         let mut look: Option<BoxFuture<'static, Look>> = Some(lists.map(|()| Look::Lists).boxed());
         let mut timer = tokio::time::interval(self.poll);
@@ -297,6 +322,7 @@ impl Monitor {
             }
         }
         self.finish().await;
+        self.audit(now(), Actor::Flipback, None, "stopped", "asked to stop", None);
     }
 
     /// First half of a tick: what is live, and the measurements of it, on their way.
@@ -337,6 +363,8 @@ impl Monitor {
                 guard.view = Some(seen.view);
             }
         }
+        self.follow_up(now);
+        self.given_up();
         self.publish(now);
     }
 
@@ -347,8 +375,10 @@ impl Monitor {
         match &decision.verdict {
             Verdict::Hold => {
                 // A held or still growing streak belongs to the episode; calm ends it.
-                if !matches!(decision.phase, Phase::Breaching | Phase::Blind | Phase::Blocked | Phase::Suppressed) {
-                    guard.episode = None;
+                if !matches!(decision.phase, Phase::Breaching | Phase::Blind | Phase::Blocked | Phase::Suppressed)
+                    && let Some(episode) = guard.episode.take()
+                {
+                    self.resolved(id, &episode, decision, seen.at);
                 }
             }
             Verdict::Rollback(case) => {

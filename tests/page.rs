@@ -180,7 +180,11 @@ struct Daemon {
 impl Daemon {
     async fn start(listen: SocketAddr, guards: Vec<GuardStatus>) -> Self {
         let (status, receiver) = watch::channel(Arc::new(of(guards)));
-        let settings = ServeSettings { listen, token: None };
+        let settings = ServeSettings {
+            listen,
+            token: None,
+            evidence: None,
+        };
         let server = serve::bind(settings, receiver, mpsc::channel(1).0, Metrics::new().expect("registers"))
             .await
             .expect("binds");
@@ -301,6 +305,7 @@ fn rolled_back(name: &str) -> GuardStatus {
         why: "12.4 % of 1000 requests were bad three times in a row".into(),
         took_ms: Some(6.24),
         evidence: Some("/var/lib/flipback/incidents/shop.web_20261121T031244Z".into()),
+        report: None,
     });
     after
 }

@@ -90,11 +90,12 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, S
     // Messages and the page outlive the conductor: what it says last must still be heard.
     let (last, serving) = (CancellationToken::new(), CancellationToken::new());
     let outbox = tokio::spawn(parts.outbox.run(last.clone()));
+    let journal = tokio::spawn(parts.journal.run(last.clone()));
     let page = tokio::spawn(server.run(serving.clone()));
     let task = tokio::spawn(async move {
         parts.monitor.run(requests, stop).await;
         last.cancel();
-        let _ = outbox.await;
+        let _ = tokio::join!(outbox, journal);
         serving.cancel();
         let _ = page.await;
         tracing::info!("Stopped");

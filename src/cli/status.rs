@@ -365,6 +365,7 @@ mod tests {
                 why: "12 % over 5 %".into(),
                 took_ms: Some(11.7),
                 evidence: Some("/var/lib/flipback/incidents/shop.web_x".into()),
+                report: None,
             }),
             events: vec![EventLine {
                 at: Timestamp::from_second(1_800_000_000).expect("in range"),

@@ -8,6 +8,9 @@ use super::{Case, Mode, Policy, Refusal, RuleSpec, Seen, Suppression};
 /// Version of `incident.json`. A change of meaning raises it; a new optional field does not.
 pub const INCIDENT_SCHEMA: u32 = 1;
 
+/// The folder of incidents below the data folder.
+pub const INCIDENTS: &str = "incidents";
+
 /// A case and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
@@ -37,6 +40,9 @@ pub struct Incident {
     /// When the color that is left became active, as far as known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched_at: Option<Timestamp>,
+    /// The incident that the same bad time began with, whose thread of messages it goes on with; `None`: it began with this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<String>,
     /// When the second pass, after the incident, was captured; `None`: not yet, or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followed_up_at: Option<Timestamp>,
@@ -46,6 +52,14 @@ pub struct Incident {
     pub timeline: Vec<TimelineEntry>,
     /// Whether every part of the evidence was captured; parts that failed are named.
     pub capture_errors: Vec<String>,
+}
+
+impl Incident {
+    /// The thread of messages it belongs to.
+    #[must_use]
+    pub fn thread(&self) -> &str {
+        self.thread.as_deref().unwrap_or(&self.id)
+    }
 }
 
 /// What became of a case.

@@ -461,6 +461,8 @@ pub struct ServeSettings {
     pub listen: SocketAddr,
     /// Needed by everything that acts; `None`: nothing acts over HTTP.
     pub token: Option<Secret>,
+    /// The folder of incidents, where browsers may read it; `None`: nobody reads evidence over HTTP.
+    pub evidence: Option<PathBuf>,
 }
 
 /// How the daemon writes its log.

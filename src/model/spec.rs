@@ -499,7 +499,7 @@ pub struct EvidenceSpec {
     /// The whole capture ends after so long, with what it has.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
-    /// A second pass so long after the decision, or earlier once the restored color is known to be good or bad, shows what came after.
+    /// A second pass so long after the decision shows what came after; zero: none.
     #[serde(with = "humantime_serde")]
     pub follow_up: Duration,
 }

@@ -305,6 +305,9 @@ pub struct IncidentSummary {
     pub took_ms: Option<f64>,
     /// Where the evidence lies, once it does.
     pub evidence: Option<String>,
+    /// Where a browser finds the report, once it is there: an address, or a path on our own server.
+    #[serde(default)]
+    pub report: Option<String>,
 }
 
 /// One line of what happened.

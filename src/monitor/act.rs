@@ -1,28 +1,22 @@
 //! From a decision to a moved Service, and the story of it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::{ERRANDS_MAX, Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
+use super::{Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
 use crate::{
-    evidence::{self, EvidenceError, Sources},
+    evidence,
     model::{
-        Case, Color, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Observation,
-        Pause, Refusal, Seen, TimelineEntry, Topic, Trigger, View, incident::INCIDENT_SCHEMA,
+        Actor, Case, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Phase, Seen,
+        TimelineEntry, Topic, Trigger, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
 
-/// How often a line is offered to an incident whose folder does not exist yet.
-const AMEND_TRIES: u32 = 10;
-/// Between two offers; a sound disk has written the first file long before.
-const AMEND_AGAIN: Duration = Duration::from_millis(200);
-
 /// Where a command's answer goes.
-type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
+pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 
 /// One flip to carry out.
 pub(super) struct Order {
@@ -80,6 +74,7 @@ impl Guarded {
             policy: self.spec.policy.clone(),
             rules: self.spec.rules.clone(),
             switched_at: self.engine.switched_at(),
+            thread: self.episode.as_ref().map(|episode| episode.incident.thread().to_owned()),
             followed_up_at: None,
             outcome: IncidentOutcome::Decided,
             timeline,
@@ -141,6 +136,7 @@ impl Monitor {
             self.outbox
                 .push(tell::incident(&incident, Topic::RollbackInitiated, &self.keeper, &guard.spec));
         }
+        self.audited(&incident, "decided", &incident.case.why, incident.case.at);
     }
 
     /// A confirmed breach that is not carried out: told and recorded once, and told again while it lasts.
@@ -355,7 +351,12 @@ impl Monitor {
         let told_at = incident.timeline.last().map_or(incident.case.at, |entry| entry.at);
         let folder = self.keeper.folder(&incident.id);
         guard.note(told_at, tell::line(topic, incident));
-        guard.last_incident = Some(show::summary(incident, Some(folder.display().to_string())));
+        guard.thread = Some(incident.thread().to_owned());
+        let report = self
+            .keeper
+            .link(&incident.id)
+            .or_else(|| self.served.then(|| show::served(&incident.id)));
+        guard.last_incident = Some(show::summary(incident, Some(folder.display().to_string()), report));
         guard.episode = Some(Episode {
             incident: incident.clone(),
             told_at,
@@ -374,7 +375,8 @@ impl Monitor {
             at: told_at,
         };
         let router = Arc::clone(&guard.router);
-        let keep = self.keep(id, incident.clone(), record);
+        self.audited(incident, result, &tell::line(topic, incident), told_at);
+        let keep = self.keep(id, incident.clone(), topic, record);
         self.errand(async move {
             if let Err(error) = router.tell(&event).await {
                 tracing::warn!(error = %tell::chain(&error), "Failed to record a Kubernetes Event");
@@ -385,167 +387,33 @@ impl Monitor {
         }
     }
 
-    /// Captures the evidence of an incident, in the background.
-    fn keep(&self, id: &GuardId, incident: Incident, record: Option<String>) -> Option<BoxFuture<'static, ()>> {
-        let guard = self.guards.get(id)?;
-        let (keeper, observer, spec) = (Arc::clone(&self.keeper), Arc::clone(&self.observer), Arc::clone(&guard.spec));
-        let client = guard.cluster.reads().map_err(|error| tell::chain(&error));
-        let id = id.clone();
-        let ranges = Box::new(move |from: Timestamp, to: Timestamp| {
-            async move {
-                let step = show::step(from, to);
-                observer.range(&id, from, to, step).await.map_err(|error| tell::chain(&error))
-            }
-            .boxed()
-        });
-        let keep = async move {
-            let name = incident.id.clone();
-            match keeper.keep(incident, &spec, Sources { record, client, ranges }).await {
-                Ok(folder) => tracing::info!(incident = %name, folder = %folder.display(), "Evidence kept"),
-                Err(error) => tracing::error!(incident = %name, error = %tell::chain(&error), "Failed to keep the evidence"),
-            }
+    /// Writes what became of an incident into the journal, with who asked for it.
+    fn audited(&self, incident: &Incident, action: &str, why: &str, at: Timestamp) {
+        let actor = match &incident.case.trigger {
+            Trigger::Manual { by, .. } => Actor::Person { name: by.clone() },
+            Trigger::Rule { .. } => Actor::Flipback,
         };
-        Some(keep.boxed())
+        self.audit(at, actor, Some(&incident.case.guard), action, why, Some(&incident.id));
     }
 
-    /// Adds a line to an incident's story. The incident's own first line may still be on its way to the disk.
-    pub(super) fn amend(&mut self, incident: String, entry: TimelineEntry) {
-        let keeper = Arc::clone(&self.keeper);
-        self.errand(async move {
-            for left in (0..AMEND_TRIES).rev() {
-                match keeper.amend(&incident, entry.clone()).await {
-                    Err(EvidenceError::Missing { .. }) if left > 0 => tokio::time::sleep(AMEND_AGAIN).await,
-                    Err(error) => {
-                        tracing::warn!(%incident, error = %tell::chain(&error), "Failed to add to the evidence");
-                        return;
-                    }
-                    Ok(()) => return,
-                }
-            }
-        });
-    }
-
-    /// Runs something nobody waits for.
-    fn errand(&mut self, errand: impl Future<Output = ()> + Send + 'static) {
-        while self.errands.try_join_next().is_some() {}
-        if self.errands.len() < ERRANDS_MAX {
-            self.errands.spawn(errand);
-        } else {
-            tracing::error!(max = ERRANDS_MAX, "Too much is being recorded at once: one piece is dropped");
+    /// A bad time in which nothing was moved is over.
+    pub(super) fn resolved(&mut self, id: &GuardId, episode: &Episode, decision: &Decision, now: Timestamp) {
+        let open = matches!(
+            episode.incident.outcome,
+            IncidentOutcome::Withheld
+                | IncidentOutcome::Failed { .. }
+                | IncidentOutcome::Blocked { .. }
+                | IncidentOutcome::Suppressed { .. }
+        );
+        let Some(guard) = self.guards.get_mut(id) else { return };
+        if !open || !matches!(decision.phase, Phase::Watching | Phase::Steady | Phase::RolledBack) {
+            return;
         }
-    }
-
-    /// A person's flip: the same road, with the target gate alone before it.
-    pub(super) fn manual(&mut self, id: &GuardId, to: Option<Color>, who: (&str, &str), dry_run: bool, reply: Reply, now: Timestamp) {
-        match self.manual_order(id, to, who, dry_run, now) {
-            Ok(mut order) => {
-                order.reply = Some(reply);
-                self.start(id, order);
-            }
-            Err(error) => {
-                // A caller that went away is no concern of ours.
-                let _ = reply.send(Err(error));
-            }
-        }
-    }
-
-    /// Why a rollback from a named color is none any more: somebody was quicker, and the way back would lead to what they left.
-    pub(super) fn left_already(&self, id: &GuardId, from: Option<&Color>) -> Option<CommandError> {
-        let (guard, from) = (self.guards.get(id)?, from?);
-        match guard.router.view() {
-            View::Known(traffic) if traffic.active != *from => Some(CommandError::Refused(format!(
-                "{} is active, not {from}: somebody has moved traffic already",
-                traffic.active
-            ))),
-            _ => None,
-        }
-    }
-
-    fn manual_order(
-        &mut self,
-        id: &GuardId,
-        to: Option<Color>,
-        who: (&str, &str),
-        dry_run: bool,
-        now: Timestamp,
-    ) -> Result<Order, CommandError> {
-        let guard = self.guards.get(id).ok_or_else(|| CommandError::UnknownGuard(id.to_string()))?;
-        if guard.flipping {
-            return Err(CommandError::Busy);
-        }
-        let seen = Observation {
-            at: now,
-            view: guard.router.view(),
-            readings: std::collections::BTreeMap::new(),
-        };
-        let traffic = match &seen.view {
-            View::Known(traffic) => traffic,
-            View::UnknownColor { found, known } => return Err(CommandError::Failed(tell::unknown_color(found.as_deref(), known))),
-            View::Unreadable(why) => return Err(CommandError::Failed(why.clone())),
-        };
-        let bad = to.is_none();
-        let to = to.unwrap_or_else(|| traffic.standby.clone());
-        if !guard.spec.colors.contains_key(&to) {
-            let known: Vec<&str> = guard.spec.colors.keys().map(Color::as_str).collect();
-            return Err(CommandError::UnknownColor(format!(
-                "{id} has no color {:?}; it has {}",
-                to.as_str(),
-                known.join(", ")
-            )));
-        }
-        if to == traffic.active {
-            return Err(CommandError::Refused(format!("{to} is already active")));
-        }
-        let release = traffic.sides.get(&to).and_then(|side| side.release.as_ref());
-        if let Some(release) = release.filter(|release| bad && traffic.ledger.is_bad(&release.id)) {
-            // A repeated request must not bring back what the first one left; who means it says `switch`.
-            let refusal = Refusal::StandbyKnownBad {
-                release: release.id.clone(),
-            };
-            return Err(CommandError::Refused(format!(
-                "{refusal}; `flipback switch {id} {to}` moves traffic there all the same"
-            )));
-        }
-        let trigger = Trigger::Manual {
-            by: who.0.to_owned(),
-            reason: who.1.to_owned(),
-        };
-        let case = guard
-            .engine
-            .manual(&seen, &to, trigger)
-            .map_err(|refusal| CommandError::Refused(refusal.to_string()))?;
-        let incident = guard.incident(case, traffic.seen.clone());
-        Ok(Order {
-            incident,
-            automatic: false,
-            bad,
-            dry_run,
-            reply: None,
-        })
-    }
-
-    /// Writes or removes the pause on the guarded object; the next look sees it, as it would see anybody's.
-    pub(super) fn pause(&mut self, id: &GuardId, pause: Option<Pause>, reply: Reply) -> Option<(Reply, CommandError)> {
-        let Some(guard) = self.guards.get(id) else {
-            return Some((reply, CommandError::UnknownGuard(id.to_string())));
-        };
-        let router = Arc::clone(&guard.router);
-        let what = if pause.is_some() {
-            "paused: nothing will be flipped until it is resumed"
-        } else {
-            "resumed"
-        };
-        let id = id.clone();
-        self.errand(async move {
-            let answer = match router.pause(pause).await {
-                Ok(()) => Ok(CommandReply::Done {
-                    what: format!("{id} is {what}"),
-                }),
-                Err(error) => Err(CommandError::Failed(tell::chain(&error))),
-            };
-            // A caller that went away is no concern of ours.
-            let _ = reply.send(answer);
-        });
-        None
+        let lasted = tell::people(show::since(now, episode.incident.case.at));
+        let what = format!("Over after {lasted}, without a flip: {}", decision.why);
+        guard.note(now, what.clone());
+        self.outbox
+            .push(tell::resolved(&episode.incident, what.clone(), now, &self.keeper, &guard.spec));
+        self.amend(episode.incident.id.clone(), TimelineEntry::remark(now, what));
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     metrics::Metrics,
     model::{
         Color, ColorStatus, Decision, GuardId, GuardSpec, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Observation, Outcome,
-        Phase, RuleState, RuleStatus, View,
+        Phase, RuleState, RuleStatus, View, file_segment,
         status::{EventLine, unit},
     },
 };
@@ -50,8 +50,13 @@ pub(super) fn result(outcome: &IncidentOutcome) -> &'static str {
     }
 }
 
+/// Where our own server shows an incident's report.
+pub(super) fn served(incident: &str) -> String {
+    format!("/incidents/{}/report.html", file_segment(incident))
+}
+
 /// An incident in short.
-pub(super) fn summary(incident: &Incident, evidence: Option<String>) -> IncidentSummary {
+pub(super) fn summary(incident: &Incident, evidence: Option<String>, report: Option<String>) -> IncidentSummary {
     let case = &incident.case;
     let took_ms = match &incident.outcome {
         IncidentOutcome::RolledBack { took_ms, .. } => Some(*took_ms),
@@ -67,6 +72,7 @@ pub(super) fn summary(incident: &Incident, evidence: Option<String>) -> Incident
         why: case.why.clone(),
         took_ms,
         evidence,
+        report,
     }
 }
 

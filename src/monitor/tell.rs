@@ -1,6 +1,6 @@
 //! From what happened to what is said. Words only; who hears them is the outbox's business.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use jiff::Timestamp;
 
@@ -8,8 +8,8 @@ use super::{Monitor, show};
 use crate::{
     evidence::Keeper,
     model::{
-        Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Severity, TimelineEntry, Topic,
-        View, traffic::Traffic,
+        Actor, Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Severity, TimelineEntry,
+        Topic, View, traffic::Traffic,
     },
     router::{RouterError, Verified},
 };
@@ -66,14 +66,86 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         to_release: case.to_release.clone(),
         trigger: Some(case.trigger.to_string()),
         incident: Some(incident.id.clone()),
-        thread: incident.id.clone(),
+        thread: incident.thread().to_owned(),
         evidence,
-        link: None,
+        link: keeper.link(&incident.id).filter(|_| topic != Topic::RollbackInitiated),
         picture: None,
         took_ms,
         repeats: None,
         chats: spec.chats.clone(),
     }
+}
+
+/// The message that an incident's report can be opened, now or as a whole, with its picture.
+pub(super) fn evidence_ready(incident: &Incident, topic: Topic, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
+    let why = match topic {
+        Topic::Resolved => format!(
+            "{} serves well since {}; the report holds the time before and after",
+            incident.case.to,
+            recovered_at(incident).strftime("%H:%M:%S UTC")
+        ),
+        _ => incident.case.why.clone(),
+    };
+    Announcement {
+        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
+        at,
+        topic,
+        why,
+        picture: keeper.picture(&incident.id),
+        ..self::incident(incident, topic, keeper, spec)
+    }
+}
+
+fn recovered_at(incident: &Incident) -> Timestamp {
+    let recovered = incident.timeline.iter().find(|entry| entry.moment == Some(Moment::Recovered));
+    recovered.map_or(incident.case.at, |entry| entry.at)
+}
+
+/// The message that an incident's evidence cannot be kept.
+pub(super) fn evidence_lost(incident: &Incident, error: &str, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
+    let topic = Topic::EvidenceLost;
+    Announcement {
+        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
+        at,
+        topic,
+        why: error.to_owned(),
+        evidence: None,
+        link: None,
+        ..self::incident(incident, topic, keeper, spec)
+    }
+}
+
+/// The message that a bad time in which nothing was moved is over.
+pub(super) fn resolved(incident: &Incident, why: String, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
+    let topic = Topic::Resolved;
+    Announcement {
+        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
+        at,
+        topic,
+        why,
+        // Nothing was moved: who serves is who served.
+        to: Some(incident.case.from.clone()),
+        to_release: incident.case.from_release.clone(),
+        from: None,
+        from_release: None,
+        ..self::incident(incident, topic, keeper, spec)
+    }
+}
+
+/// The topic that an incident's outcome is told by.
+pub(super) fn topic(incident: &Incident) -> Topic {
+    match &incident.outcome {
+        IncidentOutcome::RolledBack { .. } => Topic::RollbackCompleted,
+        IncidentOutcome::Withheld => Topic::RollbackWithheld,
+        IncidentOutcome::Blocked { .. } => Topic::RollbackBlocked,
+        IncidentOutcome::Suppressed { .. } => Topic::RollbackSuppressed,
+        IncidentOutcome::Failed { .. } | IncidentOutcome::Decided | IncidentOutcome::DryRun => Topic::RollbackFailed,
+    }
+}
+
+/// A duration as people say it: `34s`, `2m 5s`.
+pub(super) fn people(duration: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }
 
 /// Whether a topic tells of traffic that has arrived on the active color, rather than of what could be left for the standby.
@@ -244,12 +316,49 @@ pub(crate) fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, S
         Note::WatchEnded => (None, "The watch after the switch has ended".to_owned()),
         Note::UnknownColor { found, known } => (Some(Topic::UnknownColor), unknown_color(found.as_deref(), known)),
         Note::Unreadable { why } => (Some(Topic::Unreadable), why.clone()),
-        Note::Readable => (None, "The route can be read again".to_owned()),
+        Note::Readable => (
+            Some(Topic::Readable),
+            "the route can be read again, and selects a known color".to_owned(),
+        ),
         Note::PauseChanged { by: Some(by) } => (
             Some(Topic::Paused),
             format!("paused by {by}: nothing is flipped until it is resumed"),
         ),
         Note::PauseChanged { by: None } => (Some(Topic::Resumed), "resumed".to_owned()),
+    }
+}
+
+/// Whether a topic goes on with the story of the newest incident.
+fn of_incident(topic: Topic) -> bool {
+    matches!(topic, Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack)
+}
+
+/// Who did what, of the notes that the journal keeps.
+fn audited(note: &Note) -> Option<(Actor, &'static str)> {
+    match note {
+        Note::Switched { undone, by, .. } => {
+            let name = by.clone().unwrap_or_else(|| "unknown".to_owned());
+            Some((Actor::FieldManager { name }, if *undone { "flipped_back" } else { "switched" }))
+        }
+        Note::Recovered => Some((Actor::Flipback, "recovered")),
+        Note::DidNotHelp { .. } => Some((Actor::Flipback, "did_not_help")),
+        Note::Disarmed { .. } => Some((Actor::Flipback, "disarmed")),
+        Note::PauseChanged { by: Some(by) } => Some((Actor::Person { name: by.clone() }, "paused")),
+        Note::PauseChanged { by: None } => Some((
+            Actor::Person {
+                name: "unknown".to_owned(),
+            },
+            "resumed",
+        )),
+        Note::Expired { .. }
+        | Note::Blind { .. }
+        | Note::Sighted { .. }
+        | Note::Degraded { .. }
+        | Note::Alert { .. }
+        | Note::WatchEnded
+        | Note::UnknownColor { .. }
+        | Note::Unreadable { .. }
+        | Note::Readable => None,
     }
 }
 
@@ -287,12 +396,21 @@ impl Monitor {
                 Some(Severity::Warning) => tracing::warn!(guard = %id, "{line}"),
                 Some(Severity::Info) | None => tracing::info!(guard = %id, "{line}"),
             }
+            if let Some((actor, action)) = audited(happened).filter(|_| !own) {
+                let incident = topic.filter(|topic| of_incident(*topic)).and(ours.as_deref());
+                self.audit(seen.at, actor, Some(id), action, &text, incident);
+            }
             let Some(topic) = topic.filter(|_| !own) else { continue };
+            let Some(guard) = self.guards.get(id) else { return };
             let mut message = note(&guard.spec, traffic, seen.at, topic, text.clone());
-            if matches!(topic, Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack) {
+            if of_incident(topic) {
                 message.incident.clone_from(&ours);
+                if let Some(thread) = &guard.thread {
+                    message.thread.clone_from(thread);
+                }
                 if let Some(incident) = ours {
                     message.evidence = Some(self.keeper.folder(&incident).display().to_string());
+                    message.link = self.keeper.link(&incident);
                     self.amend(
                         incident,
                         TimelineEntry {

@@ -1,7 +1,7 @@
 //! The daemon's window: `/metrics`, `/healthz`, `/readyz`, the API and the web page.
 //!
 //! It reads one `watch` channel of [`Status`] and writes one queue of [`Request`]s, and touches nothing else: it can
-//! neither delay a judgement nor make one. It refuses to act without a token, to answer a command sent through a
+//! neither delay a judgement nor make one. Where it is told to, it hands out the files of the evidence ([`bundles`]). It refuses to act without a token, to answer a command sent through a
 //! foreign host name ([`commands`]), and to grow: connections, headers, bodies, waiting times and live pages are
 //! bounded, since it may be reachable by a whole cluster. It speaks plain HTTP/1 and listens on loopback unless told
 //! otherwise; TLS is left to what stands in front of it.
@@ -9,6 +9,7 @@
 //! The accept loop is our own (30 lines over hyper) because axum's has neither a header limit, nor a limit of
 //! connections, nor an end to a graceful stop.
 
+mod bundles;
 mod commands;
 mod feed;
 mod health;
@@ -148,6 +149,7 @@ impl Server {
             commands: self.commands,
             metrics: self.metrics,
             token: self.settings.token,
+            evidence: self.settings.evidence,
         };
         let app = TowerToHyperService::new(routes::router(shared));
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));

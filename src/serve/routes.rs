@@ -1,6 +1,6 @@
 //! Every route and what it answers. Nothing here acts; that is [`super::commands`].
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,7 +18,7 @@ use tokio::{
 use tracing::error;
 
 use super::{
-    commands,
+    bundles, commands,
     feed::Feed,
     health::{self, Health},
 };
@@ -68,6 +68,7 @@ pub(super) struct Shared {
     pub(super) commands: mpsc::Sender<super::Request>,
     pub(super) metrics: Metrics,
     pub(super) token: Option<Secret>,
+    pub(super) evidence: Option<PathBuf>,
 }
 
 /// What went wrong, for a program (`error`) and for a person (`message`).
@@ -96,6 +97,9 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/api/v1/guards/{*guard}", get(guard));
     for (path, kind, text) in PAGE {
         answered = answered.route(path, get(move || async move { typed(StatusCode::OK, kind, text) }));
+    }
+    if let Some(incidents) = &shared.evidence {
+        answered = answered.merge(bundles::router(incidents));
     }
     answered
         .layer(middleware::from_fn(in_time))
@@ -218,7 +222,7 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 async fn with_headers(mut response: Response) -> Response {
     for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -60,11 +60,16 @@ struct Daemon {
 }
 
 async fn daemon(token: Option<&str>) -> Daemon {
+    daemon_with(token, None).await
+}
+
+async fn daemon_with(token: Option<&str>, evidence: Option<PathBuf>) -> Daemon {
     let (status, receiver) = watch::channel(Arc::new(Status::default()));
     let (sender, commands) = mpsc::channel(1);
     let settings = ServeSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         token: token.map(|token| Secret::Value(SecretString::from(token.to_owned()))),
+        evidence,
     };
     let server = bind(settings, receiver, sender, Metrics::new().expect("registers"))
         .await
@@ -354,6 +359,7 @@ async fn a_taken_port_says_what_to_do() {
     let settings = ServeSettings {
         listen: daemon.address,
         token: None,
+        evidence: None,
     };
     let error = bind(settings, receiver, mpsc::channel(1).0, Metrics::new().expect("registers"))
         .await
@@ -363,4 +369,75 @@ async fn a_taken_port_says_what_to_do() {
         "{error}"
     );
     daemon.stopped().await;
+}
+
+#[tokio::test]
+async fn evidence_is_read_only_where_it_was_allowed_and_nothing_beside_it() {
+    let data = tempfile::tempdir().expect("a folder");
+    let incidents = data.path().join("incidents");
+    let write = |name: &str, text: &str| {
+        let path = incidents.join(name);
+        std::fs::create_dir_all(path.parent().expect("has one")).expect("makes");
+        std::fs::write(path, text).expect("writes");
+    };
+    write("shop.web_1/report.html", "<h1>why</h1>");
+    write("shop.web_1/plot.png", "PNG");
+    write("shop.web_1/logs/green/web/app.log", "<script>alert(1)</script>");
+    write("shop.web_1/.pinned", "pin");
+    write(".partial-shop.web_2/report.html", "half");
+    std::fs::write(data.path().join("secret"), "outside").expect("writes");
+
+    let shut = daemon(None).await;
+    assert_eq!(
+        shut.get("/incidents/shop.web_1/report.html").await.0,
+        404,
+        "off unless told otherwise"
+    );
+    shut.stopped().await;
+
+    let open = daemon_with(None, Some(incidents.clone())).await;
+    let (code, text) = open.get("/incidents/shop.web_1/report.html").await;
+    assert!(code == 200 && text.ends_with("<h1>why</h1>"), "{text}");
+    assert!(text.contains("content-type: text/html") && text.contains("nosniff"), "{text}");
+    let policy = text
+        .lines()
+        .find(|line| line.starts_with("content-security-policy"))
+        .expect("has one");
+    assert!(
+        policy.contains("default-src 'none'") && policy.contains("sandbox") && !policy.contains("script"),
+        "{policy}"
+    );
+    let (code, text) = open.get("/incidents/shop.web_1/logs/green/web/app.log").await;
+    assert!(code == 200 && text.contains("content-type: text/plain"), "{text}");
+    assert!(
+        open.get("/incidents/shop.web_1/plot.png")
+            .await
+            .1
+            .contains("content-type: image/png")
+    );
+    let (code, text) = open.get("/incidents/shop.web_1/").await;
+    assert!(
+        code == 307 && text.contains("location: /incidents/shop.web_1/report.html"),
+        "{text}"
+    );
+    for closed in [
+        "/incidents/",
+        "/incidents/shop.web_1/.pinned",
+        "/incidents/shop.web_1/%2epinned",
+        "/incidents/.partial-shop.web_2/report.html",
+        "/incidents/%2Epartial-shop.web_2/report.html",
+        "/incidents/../secret",
+        "/incidents/shop.web_1/../../secret",
+        "/incidents/shop.web_1/%2e%2e/%2e%2e/secret",
+        "/incidents/shop.web_1/..%2f..%2fsecret",
+        "/incidents/shop.web_1/none.html",
+        "/incidents/shop.web_1/logs",
+    ] {
+        let (code, text) = open.get(closed).await;
+        assert!(
+            code == 404 && !text.contains("outside") && !text.contains("half"),
+            "{closed}: {text}"
+        );
+    }
+    open.stopped().await;
 }

@@ -101,6 +101,7 @@ pub(super) fn config(sandbox: &Sandbox, times: &Times, data_dir: PathBuf) -> Res
         serve: ServeSettings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             token: None,
+            evidence: None,
         },
         data_dir,
         poll: times.poll,

@@ -434,9 +434,17 @@ function fillIncident(section, incident) {
   text(find("incident-took"), took === null || took === undefined ? "–" : `${took < 100 ? took.toFixed(1) : Math.round(took)} ms from decision to accepted patch`);
   text(find("incident-trigger"), incident.trigger);
   const evidence = find("incident-evidence");
-  if (evidence.dataset.path !== (incident.evidence ?? "")) {
-    evidence.dataset.path = incident.evidence ?? "";
+  const where = `${incident.evidence ?? ""} ${incident.report ?? ""}`;
+  if (evidence.dataset.path !== where) {
+    evidence.dataset.path = where;
     evidence.replaceChildren(incident.evidence ? make("code", incident.evidence) : "being captured");
+    if (incident.report && /^(\/|https?:\/\/)/.test(incident.report)) {
+      const link = make("a", "Open the report");
+      link.href = incident.report;
+      link.target = "_blank";
+      link.rel = "noopener";
+      evidence.append(" ", link);
+    }
   }
 }
 

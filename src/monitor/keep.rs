@@ -1,0 +1,277 @@
+//! The proof of what was done: captured in the background, told when it is there, told louder when it is not, and completed
+//! once it is known what came after.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::Timestamp;
+
+use super::{ERRANDS_MAX, Monitor, now, show, tell};
+use crate::{
+    cluster::Cluster,
+    evidence::{EvidenceError, Keeper, Ranges, Sources},
+    model::{Actor, AuditEntry, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, TimelineEntry, Topic},
+    notify::Outbox,
+    observe::Observer,
+};
+
+/// How often a line is offered to an incident whose folder does not exist yet.
+const AMEND_TRIES: u32 = 10;
+/// Between two offers; a sound disk has written the first file long before.
+const AMEND_AGAIN: Duration = Duration::from_millis(200);
+/// How often the evidence of one incident is tried to be kept: with the pauses below for about half an hour.
+const KEEP_TRIES: usize = 9;
+/// Before the first further try.
+const KEEP_AGAIN_MIN: Duration = Duration::from_secs(5);
+/// Before any.
+const KEEP_AGAIN_MAX: Duration = Duration::from_secs(5 * 60);
+/// What an earlier run left without its second pass is completed only while Prometheus can be expected to remember it.
+const FOLLOW_UP_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// After a start the first looks go first.
+const FOLLOW_UP_AFTER_START: Duration = Duration::from_secs(30);
+
+/// A second pass that is owed.
+pub(super) struct FollowUp {
+    guard: GuardId,
+    due: Timestamp,
+    topic: Topic,
+}
+
+/// Everything that keeping an incident needs, however long it takes.
+struct Archivist {
+    keeper: Arc<Keeper>,
+    observer: Arc<Observer>,
+    cluster: Arc<Cluster>,
+    spec: Arc<GuardSpec>,
+    outbox: Outbox,
+    journal: crate::audit::Journal,
+}
+
+impl Archivist {
+    /// Where the evidence comes from; made anew for each try.
+    fn sources(&self, record: Option<String>) -> Sources {
+        let (observer, id) = (Arc::clone(&self.observer), self.spec.id.clone());
+        let ranges: Ranges = Box::new(move |from: Timestamp, to: Timestamp| {
+            async move {
+                let step = show::step(from, to);
+                observer.range(&id, from, to, step).await.map_err(|error| tell::chain(&error))
+            }
+            .boxed()
+        });
+        Sources {
+            record,
+            client: self.cluster.reads().map_err(|error| tell::chain(&error)),
+            ranges,
+        }
+    }
+
+    /// Keeps an incident, and tells what became of it. A disk that refuses is told at once, and tried again: what can be
+    /// captured later is better than nothing.
+    async fn keep(self, incident: Incident, topic: Topic, record: Option<String>) {
+        let mut pauses = ExponentialBuilder::new()
+            .with_min_delay(KEEP_AGAIN_MIN)
+            .with_max_delay(KEEP_AGAIN_MAX)
+            .with_jitter()
+            .with_max_times(KEEP_TRIES - 1)
+            .build();
+        let name = incident.id.clone();
+        let mut told = false;
+        loop {
+            let kept = self.keeper.keep(incident.clone(), &self.spec, self.sources(record.clone())).await;
+            let error = match kept {
+                Ok(folder) => {
+                    tracing::info!(incident = %name, folder = %folder.display(), "Evidence kept");
+                    self.note(&incident, "evidence_kept", folder.display().to_string());
+                    self.ready(&incident, topic);
+                    return;
+                }
+                Err(error) => tell::chain(&error),
+            };
+            tracing::error!(incident = %name, %error, "Failed to keep the evidence");
+            if !told {
+                told = true;
+                self.note(&incident, "evidence_lost", error.clone());
+                self.outbox
+                    .push(tell::evidence_lost(&incident, &error, now(), &self.keeper, &self.spec));
+            }
+            let Some(pause) = pauses.next() else { return };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Tells that the report can be opened. A person's switch has one too, and nobody waits for it.
+    fn ready(&self, incident: &Incident, topic: Topic) {
+        if topic != Topic::Switched {
+            self.outbox.push(tell::evidence_ready(
+                incident,
+                Topic::EvidenceReady,
+                now(),
+                &self.keeper,
+                &self.spec,
+            ));
+        }
+    }
+
+    /// Captures what came after, and says that the incident is over where it is.
+    async fn follow_up(self, id: String, topic: Topic) {
+        let completed = self.keeper.follow_up(&id, &self.spec, self.sources(None), now()).await;
+        let incident = match completed {
+            Ok(incident) => incident,
+            Err(error) => {
+                tracing::warn!(incident = %id, error = %tell::chain(&error), "Failed to complete the evidence");
+                return;
+            }
+        };
+        tracing::info!(incident = %id, "Evidence completed with what came after");
+        let moved = matches!(incident.outcome, IncidentOutcome::RolledBack { .. });
+        let has = |moment: Moment| incident.timeline.iter().any(|entry| entry.moment == Some(moment));
+        let well = has(Moment::Recovered) && !has(Moment::DidNotHelp) && !has(Moment::FlippedBack);
+        if moved && well && topic != Topic::Switched {
+            self.outbox
+                .push(tell::evidence_ready(&incident, Topic::Resolved, now(), &self.keeper, &self.spec));
+        }
+    }
+
+    fn note(&self, incident: &Incident, action: &str, why: String) {
+        self.journal.write(AuditEntry {
+            at: now(),
+            actor: Actor::Flipback,
+            guard: Some(incident.case.guard.clone()),
+            action: action.to_owned(),
+            why,
+            incident: Some(incident.id.clone()),
+        });
+    }
+}
+
+impl Monitor {
+    fn archivist(&self, id: &GuardId) -> Option<Archivist> {
+        let guard = self.guards.get(id)?;
+        Some(Archivist {
+            keeper: Arc::clone(&self.keeper),
+            observer: Arc::clone(&self.observer),
+            cluster: Arc::clone(&guard.cluster),
+            spec: Arc::clone(&guard.spec),
+            outbox: self.outbox.clone(),
+            journal: self.journal.clone(),
+        })
+    }
+
+    /// Captures the evidence of an incident, in the background, and remembers that the second pass is owed.
+    pub(super) fn keep(
+        &mut self,
+        id: &GuardId,
+        incident: Incident,
+        topic: Topic,
+        record: Option<String>,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let archivist = self.archivist(id)?;
+        self.owe(&archivist.spec, &incident, topic);
+        Some(archivist.keep(incident, topic, record).boxed())
+    }
+
+    fn owe(&mut self, spec: &GuardSpec, incident: &Incident, topic: Topic) {
+        let wait = spec.evidence.follow_up;
+        if wait.is_zero() {
+            return;
+        }
+        // Beyond the range of timestamps only for a configuration of millennia.
+        let due = incident.case.at.checked_add(wait).unwrap_or(incident.case.at);
+        let guard = spec.id.clone();
+        self.follow_ups.insert(incident.id.clone(), FollowUp { guard, due, topic });
+    }
+
+    /// What earlier runs left without its second pass.
+    pub(super) fn remember_follow_ups(&mut self, incidents: Vec<Incident>, started: Timestamp) {
+        let earliest = started.checked_add(FOLLOW_UP_AFTER_START).unwrap_or(started);
+        for incident in incidents {
+            let Some(guard) = self.guards.get(&incident.case.guard) else {
+                continue;
+            };
+            if show::since(started, incident.case.at) > FOLLOW_UP_AGE_MAX {
+                continue;
+            }
+            let spec = Arc::clone(&guard.spec);
+            let topic = tell::topic(&incident);
+            self.owe(&spec, &incident, topic);
+            if let Some(owed) = self.follow_ups.get_mut(&incident.id) {
+                owed.due = owed.due.max(earliest);
+            }
+        }
+    }
+
+    /// Begins the second passes whose time has come.
+    pub(super) fn follow_up(&mut self, now: Timestamp) {
+        let (due, later): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.follow_ups)
+            .into_iter()
+            .partition(|(_, owed)| owed.due <= now);
+        self.follow_ups = later;
+        for (incident, FollowUp { guard, topic, .. }) in due {
+            if let Some(archivist) = self.archivist(&guard) {
+                self.errand(archivist.follow_up(incident, topic));
+            }
+        }
+    }
+
+    /// Says where people look of messages that will never arrive: on the page, in the journal, in the bundle.
+    pub(super) fn given_up(&mut self) {
+        for lost in self.outbox.take_given_up() {
+            let about = &lost.announcement;
+            let what = format!("The chat {} was not told ({}): {}", lost.chat, about.topic.as_str(), lost.why);
+            self.audit(
+                lost.at,
+                Actor::Flipback,
+                Some(&about.guard),
+                "message_lost",
+                &what,
+                about.incident.as_deref(),
+            );
+            if let Some(guard) = self.guards.get_mut(&about.guard) {
+                guard.note(lost.at, what.clone());
+            }
+            if let Some(incident) = about.incident.clone() {
+                self.amend(incident, TimelineEntry::of(Moment::NotTold, lost.at, what));
+            }
+        }
+    }
+
+    /// Writes a line into the journal.
+    pub(super) fn audit(&self, at: Timestamp, actor: Actor, guard: Option<&GuardId>, action: &str, why: &str, incident: Option<&str>) {
+        self.journal.write(AuditEntry {
+            at,
+            actor,
+            guard: guard.cloned(),
+            action: action.to_owned(),
+            why: why.to_owned(),
+            incident: incident.map(str::to_owned),
+        });
+    }
+
+    /// Adds a line to an incident's story. The incident's own first line may still be on its way to the disk.
+    pub(super) fn amend(&mut self, incident: String, entry: TimelineEntry) {
+        let keeper = Arc::clone(&self.keeper);
+        self.errand(async move {
+            for left in (0..AMEND_TRIES).rev() {
+                match keeper.amend(&incident, entry.clone()).await {
+                    Err(EvidenceError::Missing { .. }) if left > 0 => tokio::time::sleep(AMEND_AGAIN).await,
+                    Err(error) => {
+                        tracing::warn!(%incident, error = %tell::chain(&error), "Failed to add to the evidence");
+                        return;
+                    }
+                    Ok(()) => return,
+                }
+            }
+        });
+    }
+
+    /// Runs something nobody waits for.
+    pub(super) fn errand(&mut self, errand: impl Future<Output = ()> + Send + 'static) {
+        while self.errands.try_join_next().is_some() {}
+        if self.errands.len() < ERRANDS_MAX {
+            self.errands.spawn(errand);
+        } else {
+            tracing::error!(max = ERRANDS_MAX, "Too much is being recorded at once: one piece is dropped");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a person asks for: the same road as a rule's flip, with the target gate alone before it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{
+    Monitor,
+    act::{Order, Reply},
+    tell,
+};
+use crate::model::{Actor, Color, CommandError, CommandReply, GuardId, Observation, Pause, Refusal, Trigger, View};
+
+impl Monitor {
+    /// A person's flip: the same road, with the target gate alone before it.
+    pub(super) fn manual(&mut self, id: &GuardId, to: Option<Color>, who: (&str, &str), dry_run: bool, reply: Reply, now: Timestamp) {
+        match self.manual_order(id, to, who, dry_run, now) {
+            Ok(mut order) => {
+                order.reply = Some(reply);
+                self.start(id, order);
+            }
+            Err(error) => {
+                let actor = Actor::Person { name: who.0.to_owned() };
+                self.audit(now, actor, Some(id), "refused", &error.to_string(), None);
+                // A caller that went away is no concern of ours.
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Why a rollback from a named color is none any more: somebody was quicker, and the way back would lead to what they left.
+    pub(super) fn left_already(&self, id: &GuardId, from: Option<&Color>) -> Option<CommandError> {
+        let (guard, from) = (self.guards.get(id)?, from?);
+        match guard.router.view() {
+            View::Known(traffic) if traffic.active != *from => Some(CommandError::Refused(format!(
+                "{} is active, not {from}: somebody has moved traffic already",
+                traffic.active
+            ))),
+            _ => None,
+        }
+    }
+
+    fn manual_order(
+        &mut self,
+        id: &GuardId,
+        to: Option<Color>,
+        who: (&str, &str),
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<Order, CommandError> {
+        let guard = self.guards.get(id).ok_or_else(|| CommandError::UnknownGuard(id.to_string()))?;
+        if guard.flipping {
+            return Err(CommandError::Busy);
+        }
+        let seen = Observation {
+            at: now,
+            view: guard.router.view(),
+            readings: std::collections::BTreeMap::new(),
+        };
+        let traffic = match &seen.view {
+            View::Known(traffic) => traffic,
+            View::UnknownColor { found, known } => return Err(CommandError::Failed(tell::unknown_color(found.as_deref(), known))),
+            View::Unreadable(why) => return Err(CommandError::Failed(why.clone())),
+        };
+        let bad = to.is_none();
+        let to = to.unwrap_or_else(|| traffic.standby.clone());
+        if !guard.spec.colors.contains_key(&to) {
+            let known: Vec<&str> = guard.spec.colors.keys().map(Color::as_str).collect();
+            return Err(CommandError::UnknownColor(format!(
+                "{id} has no color {:?}; it has {}",
+                to.as_str(),
+                known.join(", ")
+            )));
+        }
+        if to == traffic.active {
+            return Err(CommandError::Refused(format!("{to} is already active")));
+        }
+        let release = traffic.sides.get(&to).and_then(|side| side.release.as_ref());
+        if let Some(release) = release.filter(|release| bad && traffic.ledger.is_bad(&release.id)) {
+            // A repeated request must not bring back what the first one left; who means it says `switch`.
+            let refusal = Refusal::StandbyKnownBad {
+                release: release.id.clone(),
+            };
+            return Err(CommandError::Refused(format!(
+                "{refusal}; `flipback switch {id} {to}` moves traffic there all the same"
+            )));
+        }
+        let trigger = Trigger::Manual {
+            by: who.0.to_owned(),
+            reason: who.1.to_owned(),
+        };
+        let case = guard
+            .engine
+            .manual(&seen, &to, trigger)
+            .map_err(|refusal| CommandError::Refused(refusal.to_string()))?;
+        let incident = guard.incident(case, traffic.seen.clone());
+        Ok(Order {
+            incident,
+            automatic: false,
+            bad,
+            dry_run,
+            reply: None,
+        })
+    }
+
+    /// Writes or removes the pause on the guarded object; the next look sees it, as it would see anybody's.
+    pub(super) fn pause(&mut self, id: &GuardId, pause: Option<Pause>, reply: Reply) -> Option<(Reply, CommandError)> {
+        let Some(guard) = self.guards.get(id) else {
+            return Some((reply, CommandError::UnknownGuard(id.to_string())));
+        };
+        let router = Arc::clone(&guard.router);
+        let what = if pause.is_some() {
+            "paused: nothing will be flipped until it is resumed"
+        } else {
+            "resumed"
+        };
+        let id = id.clone();
+        self.errand(async move {
+            let answer = match router.pause(pause).await {
+                Ok(()) => Ok(CommandReply::Done {
+                    what: format!("{id} is {what}"),
+                }),
+                Err(error) => Err(CommandError::Failed(tell::chain(&error))),
+            };
+            // A caller that went away is no concern of ours.
+            let _ = reply.send(answer);
+        });
+        None
+    }
+}
