@@ -45,9 +45,10 @@ const EXIT_CODES: &str = "Exit codes:
   0   healthy; for a command: done
   1   breaching or rolled back; for a command: refused or failed
   2   cannot tell: no usable data, nothing reachable, no answer
-  10  gate: the color is bad
-  11  gate: it cannot be told
+  10  gate: the color is bad; replay: it is rolled back
+  11  gate: it cannot be told; replay: it is suppressed or blocked
   64  the command line or the configuration is wrong
+  69  backtest: Prometheus does not answer
 
 Configuration: defaults < file < environment (FLIPBACK_...) < flags; config/flipback.toml explains every key.";
 
@@ -279,17 +280,28 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Backtest(args) => backtest::backtest(global, &args).await?,
         Command::Demo(args) => play(global, &args).await?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "flipback", &mut std::io::stdout());
-            HEALTHY
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "flipback", &mut script);
+            printed(&script, "the completions")?
         }
         Command::Man => {
-            let page = clap_mangen::Man::new(Cli::command());
-            page.render(&mut std::io::stdout())
-                .map_err(|error| Failure::unknown(format!("failed to print the manual page: {error}")))?;
-            HEALTHY
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command())
+                .render(&mut page)
+                .map_err(|error| Failure::unknown(format!("failed to make the manual page: {error}")))?;
+            printed(&page, "the manual page")?
         }
     };
     Ok(ExitCode::from(code))
+}
+
+/// Prints a whole text; a reader such as `head` that has seen enough is no failure.
+fn printed(text: &[u8], what: &str) -> Result<u8, Failure> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::unknown(format!("failed to print {what}: {error}"))),
+        _ => Ok(HEALTHY),
+    }
 }
 
 /// `flipback run`.
