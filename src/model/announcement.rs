@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Color, GuardId, Release};
+use super::{Color, GuardId, Mode, Release};
 
 /// Something people must hear about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Announcement {
     pub topic: Topic,
     /// One sentence with numbers.
     pub why: String,
+    /// Whether the guard may flip: a guard that only monitors is told of in the conditional.
+    #[serde(default)]
+    pub mode: Mode,
     /// The guard's cluster; empty for the only one.
     #[serde(default)]
     pub cluster: String,
@@ -50,8 +53,14 @@ pub struct Announcement {
     /// A picture of what happened, as a file; it may be gone by the time it is sent.
     #[serde(default)]
     pub picture: Option<PathBuf>,
-    /// Decision to accepted patch, in milliseconds.
+    /// Decision to accepted patch, in milliseconds; there only if traffic was moved.
     pub took_ms: Option<f64>,
+    /// When it was decided, where something was.
+    #[serde(default)]
+    pub decided_at: Option<Timestamp>,
+    /// When the color that is or would be left became active, as far as known.
+    #[serde(default)]
+    pub switched_at: Option<Timestamp>,
     /// Equal messages that were held back since the last one, where there were any.
     #[serde(default)]
     pub repeats: Option<Repeats>,
@@ -265,11 +274,20 @@ impl Announcement {
     #[must_use]
     pub fn example(topic: Topic) -> Self {
         let color = |name: &str| Some(Color::new(name).expect("a constant"));
+        let time = |text: &str| text.parse::<Timestamp>().expect("a constant");
         let release = |id: &str, image: &str| {
             Some(Release {
                 id: id.into(),
                 images: vec![image.into()],
             })
+        };
+        let bad = || (color("green"), release("9f1c", "registry.example/shop/web:1.4.0"));
+        let good = || (color("blue"), release("77aa", "registry.example/shop/web:1.3.9"));
+        // Somebody's own move leads to the new release, and no color is known where the route cannot be understood.
+        let ((from, from_release), (to, to_release)) = match topic {
+            Topic::FlippedBack | Topic::Switched => (good(), bad()),
+            Topic::UnknownColor | Topic::Unreadable | Topic::Test => ((None, None), (None, None)),
+            _ => (bad(), good()),
         };
         let incident = matches!(
             topic,
@@ -285,43 +303,89 @@ impl Announcement {
                 | Topic::EvidenceReady
                 | Topic::EvidenceLost
         );
+        let moved = matches!(
+            topic,
+            Topic::RollbackCompleted | Topic::EvidenceReady | Topic::EvidenceLost | Topic::Resolved
+        );
         let rule = incident || matches!(topic, Topic::Alert | Topic::Degraded);
-        let back = matches!(topic, Topic::FlippedBack | Topic::Switched);
         let folder = "shop.web_20261121T041234Z";
         Self {
             id: format!("20261121T041234.567Z-{}", topic.as_str()),
             guard: GuardId::new("", "shop", "web").expect("a constant"),
-            at: "2026-11-21T04:12:34.567Z".parse::<Timestamp>().expect("a constant"),
+            at: time(match topic {
+                Topic::RollbackCompleted => "2026-11-21T04:12:35.8Z",
+                Topic::EvidenceReady | Topic::EvidenceLost => "2026-11-21T04:12:41Z",
+                Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack => "2026-11-21T04:17:40Z",
+                Topic::Resolved => "2026-11-21T04:22:40Z",
+                _ => "2026-11-21T04:12:34.567Z",
+            }),
             topic,
-            why: if rule {
-                "error_rate 12.4 % (31 of 250 requests) is over 5 %, 3 of 3 in a row".into()
+            why: example_why(topic),
+            mode: if topic == Topic::RollbackWithheld {
+                Mode::Monitor
             } else {
-                "a sentence with numbers".into()
+                Mode::Enforce
             },
             cluster: String::new(),
             namespace: "shop".into(),
             object: "Service/web".into(),
-            from: if back { color("blue") } else { color("green") },
-            to: if back {
-                color("green")
-            } else {
-                incident.then(|| color("blue")).flatten()
-            },
-            from_release: release("9f1c", "registry.example/shop/web:1.4.0"),
-            to_release: incident.then(|| release("77aa", "registry.example/shop/web:1.3.9")).flatten(),
+            from,
+            to,
+            from_release,
+            to_release,
             trigger: rule.then(|| "error_rate".into()),
-            incident: incident.then(|| folder.into()),
+            incident: (incident || topic == Topic::FlippedBack).then(|| folder.into()),
             thread: if incident {
                 folder.into()
             } else {
                 format!("shop.web.{}", topic.as_str())
             },
-            evidence: incident.then(|| format!("/var/lib/flipback/incidents/{folder}")),
+            evidence: (incident || topic == Topic::FlippedBack).then(|| format!("/var/lib/flipback/incidents/{folder}")),
             link: None,
             picture: None,
-            took_ms: (topic == Topic::RollbackCompleted).then_some(8.4321),
+            took_ms: moved.then_some(8.4321),
+            decided_at: incident.then(|| time("2026-11-21T04:12:34.567Z")),
+            switched_at: incident.then(|| time("2026-11-21T04:06:12Z")),
             repeats: None,
             chats: Vec::new(),
         }
+    }
+}
+
+/// What the monitor would say of the example.
+fn example_why(topic: Topic) -> String {
+    const RULE: &str = "error_rate 12.4 % (31 of 250 requests) is over 5 %, 3 of 3 in a row";
+    match topic {
+        Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::RollbackWithheld | Topic::EvidenceReady | Topic::Alert => {
+            RULE.to_owned()
+        }
+        Topic::RollbackFailed => {
+            format!("{RULE}. Failed to patch Service \"shop/web\": services \"web\" is forbidden (403)")
+        }
+        Topic::RollbackBlocked => format!("{RULE}, but the standby color cannot serve: 0 Ready endpoints, 2 needed"),
+        Topic::RollbackSuppressed => format!("{RULE}, but the standby color is just as bad now, so switching back would not help"),
+        Topic::EvidenceLost => "failed to write metrics/error_rate.green.json: No space left on device".to_owned(),
+        Topic::Recovered => "blue serves well after the rollback, with 3 Ready endpoints".to_owned(),
+        Topic::DidNotHelp => {
+            "the restored color is over its threshold too: error_rate 9.8 % (24 of 245 requests) is over 5 %, 3 of 3 in a row".to_owned()
+        }
+        Topic::FlippedBack => {
+            "kubectl-edit moved traffic back to green, which flipback had rolled back from; it is not flipped away again automatically"
+                .to_owned()
+        }
+        Topic::Resolved => "blue has served well since the rollback".to_owned(),
+        Topic::Blind => "no usable data since 04:11:34 UTC: Prometheus did not answer within 4 s; nothing is flipped meanwhile".to_owned(),
+        Topic::Sighted => "usable data again after 72 s".to_owned(),
+        Topic::UnknownColor => {
+            "the selector says \"purple\", which is none of this guard's colors (blue, green): nothing is done until it is".to_owned()
+        }
+        Topic::Unreadable => "Service \"shop/web\" does not exist".to_owned(),
+        Topic::Readable => "the route can be read again".to_owned(),
+        Topic::Disarmed => "3 automatic flips in 24 h: this guard flips no more until a person looks at it".to_owned(),
+        Topic::Degraded => "error_rate 4.3 % (11 of 256 requests) is near its limit of 5 %".to_owned(),
+        Topic::Switched => "green is live, switched from blue by kubectl-edit; watching it".to_owned(),
+        Topic::Paused => "paused by ana@ops-1: nothing is flipped until it is resumed".to_owned(),
+        Topic::Resumed => "resumed".to_owned(),
+        Topic::Test => "a test message, sent by hand".to_owned(),
     }
 }

@@ -57,6 +57,7 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         at,
         topic,
         why,
+        mode: incident.mode,
         cluster: incident.cluster.clone(),
         namespace: incident.namespace.clone(),
         object: incident.object.clone(),
@@ -71,6 +72,8 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         link: keeper.link(&incident.id).filter(|_| topic != Topic::RollbackInitiated),
         picture: None,
         took_ms,
+        decided_at: Some(case.at),
+        switched_at: incident.switched_at,
         repeats: None,
         chats: spec.chats.clone(),
     }
@@ -175,6 +178,7 @@ fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic
         at,
         topic,
         why,
+        mode: spec.mode,
         cluster: spec.cluster.clone(),
         namespace: spec.namespace.clone(),
         object: spec.route.object(),
@@ -189,6 +193,8 @@ fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic
         link: None,
         picture: None,
         took_ms: None,
+        decided_at: None,
+        switched_at: None,
         repeats: None,
         chats: spec.chats.clone(),
     }
