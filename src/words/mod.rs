@@ -1,9 +1,21 @@
 //! What every chat says, in words. Pure: an [`Announcement`] in, a [`Message`] out; each chat only gives it its form.
 //!
 //! Written for somebody who is woken by it: the title is the news, the sentence is the reason with its numbers, the facts
-//! are what they will look for next, and where a human must act the message says how.
+//! are what they will look for next, and every message ends with what to do, even where that is nothing. A guard that only
+//! monitors is told of in the conditional wherever flipback did nothing.
+//!
+//! Teams may put words of their own in place of title, sentence and next ([`Message::by`]); [`check`] tries them when the
+//! configuration is read, and where one fails all the same, our own words stand in: a message is never lost to its template.
 
-use crate::model::{Announcement, Color, Release, Severity, Topic};
+use jiff::Timestamp;
+
+use crate::model::{Announcement, Color, Mode, Release, Repeats, Severity, Topic, settings::Templates};
+
+mod template;
+mod time;
+mod topic;
+
+pub use template::{Problem, check};
 
 /// Images named for one color; a pod with many sidecars would bury the one that matters.
 const IMAGES_MAX: usize = 3;
@@ -37,12 +49,19 @@ impl Message {
     #[must_use]
     pub fn of(announcement: &Announcement) -> Self {
         Self {
-            title: tidy(&title(announcement)),
+            title: tidy(&topic::title(announcement)),
             severity: announcement.topic.severity(),
-            sentence: tidy(&announcement.why),
+            sentence: sentence(announcement),
             facts: facts(announcement),
-            next: next(announcement).map(|next| tidy(&next)),
+            next: Some(tidy(&topic::next(announcement))),
         }
+    }
+
+    /// Puts an announcement into words, a team's own where `templates` has some. A template that fails after all is logged
+    /// once and replaced by our own words.
+    #[must_use]
+    pub fn by(announcement: &Announcement, templates: &Templates) -> Self {
+        template::replaced(Self::of(announcement), announcement, templates)
     }
 
     /// The whole message as plain text, one fact per line.
@@ -60,133 +79,78 @@ impl Message {
     }
 }
 
-fn name(color: Option<&Color>, unknown: &'static str) -> String {
-    color.map_or_else(|| unknown.to_owned(), |color| color.to_string())
+/// The reason as a sentence, with what was held back since.
+fn sentence(a: &Announcement) -> String {
+    let why = tidy(&a.why);
+    let mut text = capitalized(why.trim_end_matches('.'));
+    if let Some(repeats) = a.repeats {
+        let repeated = repeated(repeats, a.at);
+        text = if text.is_empty() {
+            capitalized(&repeated)
+        } else {
+            format!("{text}, and {repeated}")
+        };
+    }
+    if text.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '%' | ')' | '"' | '\'')) {
+        text.push('.');
+    }
+    text
 }
 
-fn title(a: &Announcement) -> String {
-    let guard = &a.guard;
-    let from = name(a.from.as_ref(), "the live color");
-    let to = name(a.to.as_ref(), "the other color");
-    // Where nothing moves, one color is meant: the one that serves.
-    let live = name(a.to.as_ref().or(a.from.as_ref()), "its color");
-    let rule = a.trigger.as_deref().unwrap_or("a rule");
-    match a.topic {
-        Topic::RollbackInitiated => format!("Rolling back: {guard} from {from} to {to}"),
-        Topic::RollbackCompleted => format!("Rolled back: {guard} is on {to} again"),
-        Topic::RollbackFailed => format!("Rollback failed: {guard} is still on {from}"),
-        Topic::RollbackWithheld => format!("Would roll back: {guard} from {from} to {to}"),
-        Topic::RollbackBlocked => format!("Rollback blocked: {guard} stays on {from}"),
-        Topic::RollbackSuppressed => format!("Not rolled back: {guard} stays on {from}"),
-        Topic::Recovered => format!("Recovered: {guard} is healthy on {live}"),
-        Topic::DidNotHelp => format!("Rollback did not help: {guard} is bad on {live} too"),
-        Topic::FlippedBack => format!("Flipped back: somebody moved {guard} to {live} again"),
-        Topic::Resolved => format!("Resolved: the incident of {guard} is over, it is on {live}"),
-        Topic::EvidenceReady => format!("Report ready: why {guard} was not left on {from}"),
-        Topic::EvidenceLost => format!("Evidence lost: that of {guard} cannot be kept"),
-        Topic::Readable => format!("Readable again: the route of {guard}"),
-        Topic::Blind => format!("Blind: no usable data for {guard}"),
-        Topic::Sighted => format!("Seeing again: usable data for {guard}"),
-        Topic::UnknownColor => format!("Unknown color: {guard} selects none of its colors"),
-        Topic::Unreadable => format!("Unreadable: the route of {guard} cannot be read"),
-        Topic::Disarmed => format!("Disarmed: {guard} was rolled back too often"),
-        Topic::Alert => format!("Alert: {rule} of {guard} is over its threshold"),
-        Topic::Degraded => format!("Degraded: {rule} of {guard} is near its threshold"),
-        Topic::Switched => format!("Switched by hand: {guard} is on {live}"),
-        Topic::Paused => format!("Paused: {guard} will not be rolled back"),
-        Topic::Resumed => format!("Resumed: {guard} is guarded again"),
-        Topic::Test => format!("Test: messages about {guard} arrive here"),
+/// `5 more times since 04:02 UTC`.
+fn repeated(repeats: Repeats, at: Timestamp) -> String {
+    let since = time::clock(repeats.since, at);
+    match repeats.count {
+        1 => format!("once more since {since}"),
+        count => format!("{count} more times since {since}"),
     }
 }
 
-/// What is left for a person to do; commands are complete, so that they can be copied.
-fn next(a: &Announcement) -> Option<String> {
-    let (guard, object) = (&a.guard, &a.object);
-    // Somebody's move back leads from the good color to the bad one; every other announcement leads to the good one.
-    let good = if a.topic == Topic::FlippedBack { &a.from } else { &a.to };
-    let switch = format!("flipback switch {guard} {}", name(good.as_ref(), "COLOR"));
-    let next = match a.topic {
-        Topic::RollbackCompleted => {
-            format!(
-                "Find out what was wrong with the release. If Git or a GitOps tool owns {object}, change it there too, else it moves traffic back."
-            )
-        }
-        Topic::RollbackFailed => {
-            format!(
-                "Users are still served by the bad release. Move traffic by hand now: {switch}. `flipback check` tells what flipback may not or cannot do."
-            )
-        }
-        Topic::RollbackWithheld => {
-            "Nothing was changed, since this guard only monitors. Set mode = \"enforce\" to have it rolled back.".to_owned()
-        }
-        Topic::RollbackBlocked => format!(
-            "Users are still served by the bad release. flipback tries again as long as it is bad: remove what blocks it, or move traffic by hand: {switch}."
-        ),
-        Topic::RollbackSuppressed => {
-            format!("Look at what both colors depend on. To move traffic all the same: {switch}.")
-        }
-        Topic::DidNotHelp => "Look at what both colors depend on: flipback will not move traffic to and fro.".to_owned(),
-        Topic::FlippedBack => format!(
-            "flipback will not roll this release back a second time. If nobody meant it, a GitOps tool has applied an old state of {object}: change it there, then {switch}."
-        ),
-        Topic::Blind => {
-            "Nothing is judged and nothing is rolled back until data returns. `flipback check` shows which query or probe fails.".to_owned()
-        }
-        Topic::UnknownColor => {
-            format!("Nothing is rolled back until {object} selects a known color. `flipback check` shows which are known.")
-        }
-        Topic::Unreadable => format!("Nothing is rolled back until {object} can be read. `flipback check` shows what is missing."),
-        Topic::Disarmed => {
-            format!("flipback will not flip this guard by itself for now. Find the cause; to move traffic by hand: {switch}.")
-        }
-        Topic::Alert => "This rule only tells; traffic stays where it is.".to_owned(),
-        Topic::Paused => format!("When you are done: flipback resume {guard}."),
-        Topic::EvidenceLost => {
-            "Traffic is where it should be; only the proof is missing. Make room on the volume of the data folder, or make it writable; flipback tries again."
-                .to_owned()
-        }
-        Topic::RollbackInitiated
-        | Topic::Recovered
-        | Topic::Resolved
-        | Topic::EvidenceReady
-        | Topic::Sighted
-        | Topic::Readable
-        | Topic::Degraded
-        | Topic::Switched
-        | Topic::Resumed
-        | Topic::Test => {
-            return None;
-        }
-    };
-    Some(next)
+/// A first word that is no name (of a rule, a user, a file) begins with a capital.
+fn capitalized(text: &str) -> String {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    if !word.chars().all(|c| c.is_alphabetic() || matches!(c, ',' | ':' | ';')) {
+        return text.to_owned();
+    }
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
+}
+
+/// Whether traffic was moved, or somebody has just moved it: then the colors are a way, elsewhere they are positions.
+fn moved(a: &Announcement) -> bool {
+    let moves = matches!(
+        a.topic,
+        Topic::RollbackInitiated | Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack | Topic::Switched
+    );
+    a.took_ms.is_some() || (moves && !(a.topic == Topic::RollbackInitiated && a.mode == Mode::Monitor))
 }
 
 fn facts(a: &Announcement) -> Vec<Fact> {
-    // Where traffic moved or is about to, the colors are a way; elsewhere they are positions.
-    let moves = matches!(
-        a.topic,
-        Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack | Topic::Switched
-    );
-    let (from, to) = if moves { ("From", "To") } else { ("Active", "Standby") };
+    let (from, to) = if moved(a) { ("From", "To") } else { ("Active", "Standby") };
     let color = |color: &Option<Color>, release: &Option<Release>| color.as_ref().map(|color| with_images(color, release.as_ref()));
     let facts = [
         ("Cluster", Some(a.cluster.clone())),
         ("Environment", Some(a.namespace.clone())),
         ("Guard", Some(a.guard.to_string())),
         ("Object", Some(a.object.clone())),
+        (
+            "Mode",
+            (a.mode == Mode::Monitor).then(|| "monitor only, nothing is changed".to_owned()),
+        ),
         (from, color(&a.from, &a.from_release)),
         (to, color(&a.to, &a.to_release)),
         ("Trigger", a.trigger.clone()),
-        ("Time", Some(a.at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())),
-        (
-            "Took",
-            a.took_ms
-                .filter(|ms| ms.is_finite())
-                .map(|ms| format!("{ms:.1} ms from decision to patch")),
-        ),
+        ("Time", Some(time::stamp(a.at))),
+        ("Decided", decided(a)),
+        ("Switched", switched(a)),
+        ("Took", took(a)),
         ("Incident", a.incident.clone()),
+        // One place to look at: the report in a browser, or the folder where nobody publishes it.
         ("Report", a.link.clone()),
-        ("Evidence", a.evidence.clone()),
+        ("Evidence", a.evidence.clone().filter(|_| a.link.is_none())),
     ];
     facts
         .into_iter()
@@ -195,6 +159,38 @@ fn facts(a: &Announcement) -> Vec<Fact> {
             (!value.is_empty()).then_some(Fact { name, value })
         })
         .collect()
+}
+
+/// `04:12:34 UTC, 5 min 5 s earlier`, where the decision is not of this very minute.
+fn decided(a: &Announcement) -> Option<String> {
+    let at = a.decided_at?;
+    let earlier = time::between(at, a.at)?;
+    (earlier >= 60.0).then(|| format!("{}, {} earlier", time::clock_seconds(at, a.at), time::span(earlier)))
+}
+
+/// `to green at 04:06:12 UTC, 6 min 22 s before the decision`.
+fn switched(a: &Announcement) -> Option<String> {
+    let (at, decided, color) = (a.switched_at?, a.decided_at?, a.from.as_ref()?);
+    let before = time::between(at, decided)?;
+    Some(format!(
+        "to {color} at {}, {} before the decision",
+        time::clock_seconds(at, a.at),
+        time::span(before)
+    ))
+}
+
+/// `8.4 ms from decision to patch, 1.2 s until traffic had moved`.
+fn took(a: &Announcement) -> Option<String> {
+    let ms = a.took_ms.filter(|ms| ms.is_finite() && *ms >= 0.0)?;
+    let patch = format!("{} from decision to patch", time::span(ms / 1000.0));
+    let arrived = (a.topic == Topic::RollbackCompleted)
+        .then(|| time::between(a.decided_at?, a.at))
+        .flatten()
+        .filter(|seconds| *seconds * 1000.0 > ms);
+    Some(match arrived {
+        Some(seconds) => format!("{patch}, {} until traffic had moved", time::span(seconds)),
+        None => patch,
+    })
 }
 
 /// `green (shop/web:1.4.0)`.
@@ -215,9 +211,11 @@ fn with_images(color: &Color, release: Option<&Release>) -> String {
     }
 }
 
-/// One line without control characters: a reason typed by a person, or a label, must not forge lines of a message.
+/// One line without control characters: a reason typed by a person, or a label, must not forge lines of a message. What
+/// turns the direction of reading, or breaks lines without being a control character, counts as one.
 fn tidy(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let forges = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let printable = |c: char| if forges(c) { ' ' } else { c };
     text.chars().map(printable).collect::<String>().trim().to_owned()
 }
 
@@ -253,53 +251,149 @@ pub(crate) mod tests {
         Announcement::example(topic)
     }
 
-    #[test]
-    fn every_topic_in_plain_words() {
+    /// Every topic as one reads it, in an order that tells an incident's story.
+    fn told(mode: Mode) -> String {
         let all: Vec<String> = TOPICS
             .iter()
             .map(|topic| {
-                let message = Message::of(&example(*topic));
-                format!("[{:?}] {}", message.severity, message.text())
+                let message = Message::of(&Announcement {
+                    mode,
+                    // A guard that only monitors moves nothing.
+                    took_ms: example(*topic).took_ms.filter(|_| mode == Mode::Enforce),
+                    ..example(*topic)
+                });
+                format!("[{:?}, {}] {}", message.severity, topic.as_str(), message.text())
             })
             .collect();
-        insta::assert_snapshot!(all.join("\n\n"));
+        all.join("\n\n")
+    }
+
+    #[test]
+    fn every_topic_in_plain_words() {
+        insta::assert_snapshot!(told(Mode::Enforce));
+    }
+
+    #[test]
+    fn every_topic_in_plain_words_where_flipback_only_monitors() {
+        insta::assert_snapshot!(told(Mode::Monitor));
+    }
+
+    #[test]
+    fn what_was_not_done_is_told_as_what_would_have_been() {
+        for topic in [
+            Topic::RollbackInitiated,
+            Topic::RollbackCompleted,
+            Topic::RollbackFailed,
+            Topic::RollbackWithheld,
+            Topic::RollbackBlocked,
+            Topic::RollbackSuppressed,
+            Topic::EvidenceReady,
+            Topic::Disarmed,
+        ] {
+            let monitor = Announcement {
+                mode: Mode::Monitor,
+                took_ms: None,
+                ..example(topic)
+            };
+            let message = Message::of(&monitor);
+            assert!(message.title.to_lowercase().contains("would"), "{}", message.title);
+            assert!(!message.text().contains("flipback switch"), "{}", message.text());
+        }
     }
 
     #[test]
     fn a_message_without_colors_still_reads() {
         for topic in TOPICS {
-            let bare = Announcement {
-                from: None,
-                to: None,
-                from_release: None,
-                to_release: None,
-                trigger: None,
-                ..example(topic)
-            };
-            let message = Message::of(&bare);
-            assert!(
-                !message.title.contains("None") && !message.title.contains("  "),
-                "{}",
-                message.title
-            );
+            for mode in [Mode::Enforce, Mode::Monitor] {
+                let bare = Announcement {
+                    from: None,
+                    to: None,
+                    from_release: None,
+                    to_release: None,
+                    trigger: None,
+                    incident: None,
+                    evidence: None,
+                    decided_at: None,
+                    switched_at: None,
+                    mode,
+                    ..example(topic)
+                };
+                let text = Message::of(&bare).text();
+                assert!(!text.contains("None") && !text.contains("  "), "{text}");
+            }
         }
+    }
+
+    #[test]
+    fn what_was_moved_and_what_was_not_read_differently() {
+        let moved = |topic, took_ms| {
+            let message = Message::of(&Announcement {
+                took_ms,
+                incident: Some("shop.web_x".into()),
+                evidence: Some("/x".into()),
+                link: Some("https://evidence.example/shop.web_x/report.html".into()),
+                ..example(topic)
+            });
+            format!("{}\n{}", message.title, message.next.unwrap_or_default())
+        };
+        let said: Vec<String> = [Topic::RollbackFailed, Topic::EvidenceReady, Topic::Resolved]
+            .into_iter()
+            .flat_map(|topic| [moved(topic, Some(8.4)), moved(topic, None)])
+            .collect();
+        insta::assert_snapshot!(said.join("\n\n"));
+    }
+
+    #[test]
+    fn the_report_is_one_link_and_else_the_folder() {
+        let names = |link: Option<&str>| {
+            let message = Message::of(&Announcement {
+                link: link.map(str::to_owned),
+                ..example(Topic::EvidenceReady)
+            });
+            message.facts.iter().map(|fact| fact.name).collect::<Vec<_>>()
+        };
+        let published = names(Some("https://evidence.example/x/report.html"));
+        assert!(published.contains(&"Report") && !published.contains(&"Evidence"), "{published:?}");
+        let local = names(None);
+        assert!(local.contains(&"Evidence") && !local.contains(&"Report"), "{local:?}");
+    }
+
+    #[test]
+    fn what_was_held_back_is_counted() {
+        let said = |count, since: &str| {
+            let repeats = Some(Repeats {
+                count,
+                since: since.parse().expect("a time"),
+            });
+            Message::of(&Announcement {
+                repeats,
+                ..example(Topic::Degraded)
+            })
+            .sentence
+        };
+        assert_eq!(
+            said(5, "2026-11-21T04:02:10Z"),
+            "error_rate 4.3 % (11 of 256 requests) is near its limit of 5 %, and 5 more times since 04:02 UTC."
+        );
+        assert!(said(1, "2026-11-20T23:59:10Z").ends_with(", and once more since 2026-11-20 23:59 UTC."));
     }
 
     #[test]
     fn a_persons_words_cannot_forge_lines() {
         let forged = Announcement {
-            why: "fine\nTrigger: none\u{7}".into(),
+            why: "fine\nTrigger: none\u{7}\u{2028}\u{202e}".into(),
             ..example(Topic::RollbackCompleted)
         };
-        assert_eq!(Message::of(&forged).sentence, "fine Trigger: none");
+        assert_eq!(Message::of(&forged).sentence, "Fine Trigger: none.");
     }
 
     #[test]
-    fn a_message_waking_a_human_says_what_to_do() {
+    fn every_message_says_what_to_do() {
         for topic in TOPICS {
-            if topic.severity() == Severity::Critical && topic != Topic::RollbackInitiated {
-                assert!(Message::of(&example(topic)).next.is_some(), "{topic:?}");
-            }
+            let next = Message::of(&example(topic)).next.unwrap_or_default();
+            assert!(next.len() > 10, "{topic:?}");
+            // Commands are whole: what `switch` needs is there.
+            assert!(!next.contains("flipback switch") || next.contains("--reason"), "{next}");
         }
     }
 

@@ -1,0 +1,223 @@
+//! The news of each topic, and what a person should do about it.
+//!
+//! Commands are complete, so that they can be copied, and stand in backticks, so that it is seen where they end.
+
+use crate::model::{Announcement, Color, Mode, Topic};
+
+fn name(color: Option<&Color>, unknown: &'static str) -> String {
+    color.map_or_else(|| unknown.to_owned(), |color| color.to_string())
+}
+
+/// The news in a few words.
+pub(super) fn title(a: &Announcement) -> String {
+    let guard = &a.guard;
+    let from = name(a.from.as_ref(), "the live color");
+    let to = name(a.to.as_ref(), "the other color");
+    let rule = a.trigger.as_deref().unwrap_or("a rule");
+    let moved = a.took_ms.is_some();
+    if let (Mode::Monitor, Some(title)) = (a.mode, title_in_monitor_mode(a, &from, &to)) {
+        return title;
+    }
+    match a.topic {
+        Topic::RollbackInitiated => format!("Rolling back: {guard} from {from} to {to}"),
+        Topic::RollbackCompleted => format!("Rolled back: {guard} is on {to} again"),
+        Topic::RollbackFailed if moved => format!("Rollback not finished: {guard} was switched to {to}, and traffic has not arrived"),
+        Topic::RollbackFailed => format!("Rollback failed: {guard} is still on {from}"),
+        Topic::RollbackWithheld => format!("Would have rolled back: {guard} from {from} to {to}"),
+        Topic::RollbackBlocked => format!("Rollback blocked: {guard} stays on {from}"),
+        Topic::RollbackSuppressed => format!("Not rolled back: {guard} stays on {from}"),
+        Topic::Recovered => format!("Recovered: {guard} is healthy on {to}"),
+        Topic::DidNotHelp => format!("Rollback did not help: {guard} is bad on {to} too"),
+        Topic::FlippedBack => format!("Flipped back: somebody moved {guard} to {to} again"),
+        Topic::Resolved if moved => format!("Resolved: {guard} is on {to}, and the incident is over"),
+        Topic::Resolved => format!("Resolved: the incident of {guard} is over"),
+        Topic::EvidenceReady if moved => format!("Report ready: why {guard} was rolled back from {from}"),
+        Topic::EvidenceReady => format!("Report ready: what was wrong with {from} of {guard}"),
+        Topic::EvidenceLost => format!("Evidence lost: that of {guard} cannot be kept"),
+        Topic::Blind => format!("Blind: no usable data for {guard}"),
+        Topic::Sighted => format!("Seeing again: usable data for {guard}"),
+        Topic::UnknownColor => format!("Unknown color: {guard} selects none of its colors"),
+        Topic::Unreadable => format!("Unreadable: the route of {guard} cannot be read"),
+        Topic::Readable => format!("Readable again: the route of {guard}"),
+        Topic::Disarmed => format!("Disarmed: {guard} was rolled back too often"),
+        Topic::Alert => format!("Alert: {rule} of {guard} is past its threshold"),
+        Topic::Degraded => format!("Degraded: {rule} of {guard} is near its threshold"),
+        Topic::Switched => format!("Switched by hand: {guard} is on {to}"),
+        Topic::Paused => format!("Paused: {guard} will not be rolled back"),
+        Topic::Resumed => format!("Resumed: {guard} is guarded again"),
+        Topic::Test => format!("Test: messages about {guard} arrive here"),
+    }
+}
+
+/// What would have happened, where the guard only watches; `None` where it happened all the same, or never does.
+fn title_in_monitor_mode(a: &Announcement, from: &str, to: &str) -> Option<String> {
+    let guard = &a.guard;
+    Some(match a.topic {
+        Topic::RollbackInitiated | Topic::RollbackCompleted => format!("Would have rolled back: {guard} from {from} to {to}"),
+        Topic::RollbackFailed => format!("Rollback would have failed: {guard} is still on {from}"),
+        Topic::RollbackBlocked => format!("Rollback would have been blocked: {guard} stays on {from}"),
+        Topic::RollbackSuppressed => format!("Would not have been rolled back: {guard} stays on {from}"),
+        Topic::EvidenceReady => format!("Report ready: why {guard} would have been rolled back from {from}"),
+        Topic::Disarmed => format!("Disarmed: {guard} would have been rolled back too often"),
+        Topic::Paused => format!("Paused: {guard} would not be rolled back"),
+        Topic::Resumed => format!("Resumed: {guard} is watched again"),
+        _ => return None,
+    })
+}
+
+/// What is left for a person to do.
+pub(super) fn next(a: &Announcement) -> String {
+    match a.mode {
+        Mode::Enforce => next_in_enforce_mode(a),
+        Mode::Monitor => next_in_monitor_mode(a).unwrap_or_else(|| next_in_enforce_mode(a)),
+    }
+}
+
+/// How traffic is moved by hand: flipback withholds a person's commands, too, where it only monitors.
+fn by_hand(a: &Announcement) -> String {
+    // Somebody's move back leads from the good color to the bad one, and a rollback that did not help may have left the
+    // better one; every other announcement leads to the good one.
+    let good = if matches!(a.topic, Topic::FlippedBack | Topic::DidNotHelp) {
+        &a.from
+    } else {
+        &a.to
+    };
+    let color = name(good.as_ref(), "COLOR");
+    match a.mode {
+        Mode::Enforce => format!("`flipback switch {} {color} --reason \"by hand\"`", a.guard),
+        Mode::Monitor => format!("set the selector of {} to {color} your own way", a.object),
+    }
+}
+
+fn next_in_enforce_mode(a: &Announcement) -> String {
+    let (guard, object) = (&a.guard, &a.object);
+    let from = name(a.from.as_ref(), "the color that was left");
+    let to = name(a.to.as_ref(), "the other color");
+    let by_hand = by_hand(a);
+    let check = format!("`flipback check {guard}`");
+    let status = format!("`flipback status {guard}`");
+    match a.topic {
+        Topic::RollbackInitiated => {
+            format!("Nothing yet: the outcome follows within seconds. If it does not, look with {status}.")
+        }
+        Topic::RollbackCompleted => format!(
+            "No hurry: users are served by {to}, and the pods of {from} still run, so that you can look at them. Find out what was wrong \
+             before you release it again. If Git or a GitOps tool owns {object}, change it there too, else it moves traffic back."
+        ),
+        Topic::RollbackFailed if a.took_ms.is_some() => format!(
+            "Look at once whether users are served: {object} selects {to}, and its endpoints do not follow. {status} shows who is Ready. \
+             To go back: `flipback switch {guard} {from} --reason \"by hand\"`."
+        ),
+        Topic::RollbackFailed => format!(
+            "Users are still served by the bad release. Do not wait for the next attempt, move traffic by hand now: {by_hand}. {check} \
+             tells what flipback may not or cannot do."
+        ),
+        Topic::RollbackWithheld => format!(
+            "Users are still served by the bad release, and flipback changes nothing, since this guard only monitors. To move traffic, \
+             set the selector of {object} to {to} your own way. With mode = \"enforce\" flipback does it."
+        ),
+        Topic::RollbackBlocked => format!(
+            "Users are still served by the bad release. flipback tries again as long as it is bad: remove what blocks it, or move traffic \
+             by hand: {by_hand}."
+        ),
+        Topic::RollbackSuppressed => format!(
+            "Users may be hurt, and flipback leaves traffic where it is. Look first at what both colors share: database, network, a \
+             backend. To move traffic all the same: {by_hand}."
+        ),
+        Topic::EvidenceReady => open_report(a),
+        Topic::EvidenceLost => {
+            "Traffic is not affected, only the evidence. Make room on the volume of flipback's data folder, or make it \
+             writable: flipback tries again."
+                .to_owned()
+        }
+        Topic::Recovered => format!("Nothing urgent. Find out what was wrong with {from} before you release it again."),
+        Topic::DidNotHelp => format!(
+            "Look at what both colors share: database, network, a backend, the requests themselves. flipback does not move traffic to and \
+             fro. If {from} was the better one: {by_hand}."
+        ),
+        Topic::FlippedBack => format!(
+            "Users are served by the release that was bad, and flipback does not roll it back a second time. If nobody meant it, a GitOps \
+             tool has applied an old state of {object}: change it there, then {by_hand}."
+        ),
+        Topic::Resolved => a.incident.as_ref().map_or_else(
+            || "Nothing: it is over.".to_owned(),
+            |incident| {
+                format!("Nothing urgent: the evidence has what came after it too. `flipback evidence pin {incident}` keeps it for the post-mortem.")
+            },
+        ),
+        Topic::Blind => {
+            format!("Watch it yourself: nothing is judged and nothing is rolled back until data returns. {check} shows which query or probe fails.")
+        }
+        Topic::Sighted => "Nothing: it is judged again from here on. What happened in between was not.".to_owned(),
+        Topic::UnknownColor => {
+            format!("Nothing is rolled back until {object} selects a known color: correct its selector, or the guard's colors. {check} shows which are known.")
+        }
+        Topic::Unreadable => {
+            format!("Watch it yourself: nothing is judged and nothing is rolled back until {object} can be read. {check} shows what is missing.")
+        }
+        Topic::Readable => "Nothing: it is guarded again from here on.".to_owned(),
+        Topic::Disarmed => format!("Find the cause: flipback does not flip this guard by itself until its flips are a day old. To move traffic by hand: {by_hand}."),
+        Topic::Alert => format!("Look whether users are hurt: this rule only tells, and traffic stays where it is. To move it by hand: {by_hand}."),
+        Topic::Degraded => format!("Nothing yet, it is within its threshold. {status} shows where it goes."),
+        Topic::Switched => "Nothing: flipback watches the new color closely from here on.".to_owned(),
+        Topic::Paused => format!("When you are done: `flipback resume {guard}`. Until then it is judged, and nothing is moved."),
+        Topic::Resumed => "Nothing: it is rolled back again when it is bad.".to_owned(),
+        Topic::Test => "Nothing: whoever reads this is told.".to_owned(),
+    }
+}
+
+/// What differs where the guard only watches.
+fn next_in_monitor_mode(a: &Announcement) -> Option<String> {
+    let (guard, object) = (&a.guard, &a.object);
+    let check = format!("`flipback check {guard}`");
+    let by_hand = by_hand(a);
+    Some(match a.topic {
+        Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::RollbackFailed => {
+            format!("Nothing was changed, since this guard only monitors. To move traffic, {by_hand}.")
+        }
+        Topic::RollbackBlocked => format!(
+            "Users are still served by the bad release, and flipback changes nothing, since this guard only monitors. With mode = \
+             \"enforce\" it would not have moved traffic either, for the reason above. To do so, {by_hand}."
+        ),
+        Topic::RollbackSuppressed => format!(
+            "Users may be hurt. Look first at what both colors share: database, network, a backend. flipback would have left traffic \
+             where it is; to move it all the same, {by_hand}."
+        ),
+        Topic::DidNotHelp => format!(
+            "Look at what both colors share: database, network, a backend, the requests themselves. To move traffic once more, {by_hand}."
+        ),
+        Topic::FlippedBack => format!(
+            "Users are served by the release that was bad. If nobody meant it, a GitOps tool has applied an old state of {object}: change \
+             it there, then {by_hand}."
+        ),
+        Topic::Blind => format!(
+            "Watch it yourself: nothing is judged, and nothing would be rolled back, until data returns. {check} shows which query or probe fails."
+        ),
+        Topic::UnknownColor => format!(
+            "Nothing would be rolled back until {object} selects a known color: correct its selector, or the guard's colors. {check} shows which are known."
+        ),
+        Topic::Unreadable => format!(
+            "Watch it yourself: nothing is judged, and nothing would be rolled back, until {object} can be read. {check} shows what is missing."
+        ),
+        Topic::Readable => "Nothing: it is watched again from here on.".to_owned(),
+        Topic::Disarmed => {
+            format!(
+                "Find the cause. With mode = \"enforce\" flipback would flip this guard no more until its flips are a day old. To move traffic, {by_hand}."
+            )
+        }
+        Topic::Alert => format!("Look whether users are hurt: this rule only tells. To move traffic, {by_hand}."),
+        Topic::Paused => format!("When you are done: `flipback resume {guard}`. Until then it is judged, and nothing would be moved."),
+        Topic::Resumed => "Nothing: it is told again when it would be rolled back.".to_owned(),
+        _ => return None,
+    })
+}
+
+fn open_report(a: &Announcement) -> String {
+    match (&a.link, &a.incident) {
+        (Some(link), _) => format!("Open {link}: what happened when, both colors side by side, and the log lines that matter."),
+        (None, Some(incident)) => format!(
+            "`flipback evidence open {incident}`, where flipback runs: what happened when, both colors side by side, and the log lines that matter."
+        ),
+        (None, None) => "Open report.html in the folder of the evidence.".to_owned(),
+    }
+}
