@@ -1,33 +1,51 @@
-//! Chats: those of the file, and those that the scripts' variables add.
+//! Chats: those of the file, and those that the scripts' variables add. What is common to all kinds is read here, what leads to
+//! each of them by `channel`, their own words by `templates`.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
-
-use url::Url;
-
-use crate::model::settings::{Channel, ChatKind, ChatSettings, Secret};
-
-use super::{
-    check::{WAIT_MAX, WAIT_MIN, secret},
-    environment::Scripts,
-    error::{Problem, Problems},
-    raw::{Node, NodeKind, Table},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
 };
 
-/// How long one delivery may take.
-const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::model::{
+    Severity, Topic,
+    settings::{CHAT_TIMEOUT, ChatKind, ChatSettings, Filter},
+};
 
-const CHAT_KINDS: &[(&str, ChatKind)] = &[
-    ("slack", ChatKind::Slack),
-    ("teams", ChatKind::Teams),
-    ("webhook", ChatKind::Webhook),
+use super::{
+    channel::{self, KINDS},
+    check::{WAIT_MAX, WAIT_MIN},
+    environment::Scripts,
+    error::{Problem, Problems},
+    raw::{Node, NodeKind, Table, nearest},
+    templates,
+};
+
+/// Equal messages within so long after one are told as one. Shorter than the usual cooldown (10m), so that two rollbacks of one guard
+/// are never told as one; long enough that a reading which dances around its threshold is not an alarm clock; and not longer than what
+/// lasts is told again (5m).
+const QUIET: Duration = Duration::from_secs(5 * 60);
+/// Held back for longer than this, a message is no news.
+const QUIET_MAX: Duration = Duration::from_secs(24 * 3600);
+
+const SEVERITIES: &[(&str, Severity)] = &[
+    ("info", Severity::Info),
+    ("warning", Severity::Warning),
+    ("critical", Severity::Critical),
 ];
 
+/// The chats, and what was noticed on the way.
+pub(super) struct Chats {
+    /// Also of those that are refused: guards may name them.
+    pub(super) names: Vec<String>,
+    pub(super) settings: Vec<ChatSettings>,
+    pub(super) warnings: Vec<String>,
+}
+
 /// `[chats.<name>]`, and those that the scripts' variables add.
-///
-/// The names come along: a chat that is refused is still one that guards may name.
-pub(super) fn chats(root: &Table<'_>, base: &Path, scripts: &Scripts) -> (Vec<String>, Vec<ChatSettings>) {
+pub(super) fn chats(root: &Table<'_>, base: &Path, scripts: &Scripts) -> Chats {
     let mut tables: BTreeMap<String, Node> = root.table_or_empty("chats").entries().into_iter().collect();
-    for (kind, url) in [("slack", &scripts.slack), ("teams", &scripts.teams)] {
+    for (kind, url) in [("slack", &scripts.slack), ("teams", &scripts.teams), ("discord", &scripts.discord)] {
         let Some(url) = url else { continue };
         if let Some(name) = chat_for(kind, &tables, url, root.problems) {
             let at = format!("chats.{name}");
@@ -38,11 +56,19 @@ pub(super) fn chats(root: &Table<'_>, base: &Path, scripts: &Scripts) -> (Vec<St
             }
         }
     }
-    let chats = tables
+    // Read once for their own sake: without a chat nobody would see what is wrong with them.
+    let words = root.table_or_empty("defaults").table_or_empty("templates").node();
+    templates::templates(&words, base, root.problems);
+    let mut warnings = Vec::new();
+    let settings = tables
         .iter()
-        .filter_map(|(name, node)| chat(name, node.table(root.problems)?, base))
+        .filter_map(|(name, node)| chat(name, node.table(root.problems)?, &words, base, &mut warnings))
         .collect();
-    (tables.into_keys().collect(), chats)
+    Chats {
+        names: tables.into_keys().collect(),
+        settings,
+        warnings,
+    }
 }
 
 /// The chat whose URL a variable sets: the one of that name, the only one of that kind, or a new one.
@@ -68,55 +94,148 @@ fn chat_for(kind: &str, tables: &BTreeMap<String, Node>, url: &Node, problems: &
     }
 }
 
-fn chat(name: &str, table: Table<'_>, base: &Path) -> Option<ChatSettings> {
-    let by_name = CHAT_KINDS.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind);
-    let kind = match table.choice("kind", CHAT_KINDS) {
-        Some(kind) => Some(kind),
-        None if by_name.is_none() && table.get("kind").is_none() => {
-            table.problems.add(table.missing("kind", "\"slack\", \"teams\", \"webhook\""));
-            None
+fn chat(name: &str, table: Table<'_>, words: &Node, base: &Path, warnings: &mut Vec<String>) -> Option<ChatSettings> {
+    let kind = kind(name, &table);
+    let channel = channel::channel(name, kind, &table, base, warnings);
+    let timeout = table.duration("timeout", WAIT_MIN..=WAIT_MAX).unwrap_or(CHAT_TIMEOUT);
+    let quiet = table.duration("quiet", Duration::ZERO..=QUIET_MAX).unwrap_or(QUIET);
+    let filter = filter(&table);
+    if let Some(topics) = &filter.topics
+        && topics.iter().all(|topic| topic.severity() < filter.min_severity)
+    {
+        warnings.push(format!(
+            "chat {name}: it is told nothing, since none of its topics is as loud as its min_severity"
+        ));
+    }
+    let own = table.table_or_empty("templates").node();
+    let templates = templates::templates(&words.overlaid(&own), base, table.problems);
+    table.close();
+    Some(ChatSettings {
+        timeout,
+        filter,
+        quiet,
+        templates,
+        ..ChatSettings::new(name, channel?)
+    })
+}
+
+/// The kind that is written, else the one that the name is.
+fn kind(name: &str, table: &Table<'_>) -> Option<ChatKind> {
+    let by_name = KINDS.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind);
+    let written = table.choice("kind", KINDS);
+    if written.is_none() && by_name.is_none() && table.get("kind").is_none() {
+        let words: Vec<String> = KINDS.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let problem = table.missing("kind", words.join(", "));
+        let hint = nearest(name, KINDS.iter().map(|(word, _)| *word)).map(|near| format!("did you mean {near:?}?"));
+        table.problems.add(Problem { hint, ..problem });
+    }
+    if table.get("kind").is_some() { written } else { by_name }
+}
+
+fn filter(table: &Table<'_>) -> Filter {
+    let default = Filter::default();
+    Filter {
+        min_severity: table.choice("min_severity", SEVERITIES).unwrap_or(default.min_severity),
+        topics: topics(table),
+        guards: guards(table),
+    }
+}
+
+fn topics(table: &Table<'_>) -> Option<BTreeSet<Topic>> {
+    let words = table.texts("topics")?;
+    let known = Topic::ALL.map(Topic::as_str);
+    if words.is_empty() {
+        let problem = table.problem("topics", "at least one topic");
+        table.problems.add(problem.hint("leave the key out to be told of every topic"));
+        return None;
+    }
+    let mut topics = BTreeSet::new();
+    for word in words {
+        match Topic::ALL.into_iter().find(|topic| topic.as_str() == word) {
+            Some(topic) => {
+                topics.insert(topic);
+            }
+            None => {
+                let hint = nearest(&word, known.into_iter()).map(|near| format!("did you mean {near:?}?"));
+                table.problems.add(Problem {
+                    found: format!("{word:?}, which is no topic"),
+                    hint,
+                    ..table.problem("topics", known.join(", "))
+                });
+            }
         }
-        None => by_name,
-    };
-    let url = secret(&table, "url", base);
-    if let Some(Secret::Value(value)) = &url {
-        use secrecy::ExposeSecret;
-        if !Url::parse(value.expose_secret()).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
+    }
+    Some(topics)
+}
+
+fn guards(table: &Table<'_>) -> Vec<String> {
+    let patterns = table.texts("guards").unwrap_or_default();
+    for pattern in &patterns {
+        let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.' | '*');
+        let parts = pattern.split('/').count();
+        if !(2..=3).contains(&parts) || !pattern.split('/').all(|part| !part.is_empty() && part.chars().all(sound)) {
             table.problems.add(Problem {
-                found: "a value that is not shown here".to_owned(),
-                ..table.problem("url", "a URL that begins with https:// or http://")
+                found: format!("{pattern:?}"),
+                ..table
+                    .problem(
+                        "guards",
+                        "guards' names, in which * stands for anything but '/', such as \"shop/*\"",
+                    )
+                    .hint("a guard's name is <namespace>/<name>, with several clusters <cluster>/<namespace>/<name>")
             });
         }
     }
-    if url.is_none() && table.whisper("url").is_none() && table.get("url_file").is_none() {
-        let variable = format!("FLIPBACK_CHATS__{}__URL", name.to_ascii_uppercase().replace(['-', '.'], "_"));
-        table.problems.add(
-            table
-                .missing("url_file", "the path of a file that holds the webhook's URL")
-                .hint(format!("or set {variable}")),
-        );
-    }
-    let timeout = table.duration("timeout", WAIT_MIN..=WAIT_MAX).unwrap_or(CHAT_TIMEOUT);
-    let token = secret(&table, "token", base);
-    if token.is_some() && kind.is_some_and(|kind| kind != ChatKind::Webhook) {
-        let key = if table.whisper("token").is_some() { "token" } else { "token_file" };
-        let problem = table.problem(key, "no token: only chats of kind \"webhook\" have one");
-        let found = "a token".to_owned();
-        table.problems.add(Problem { found, ..problem });
-    }
-    table.close();
-    let (kind, url) = (kind?, url?);
-    let channel = match kind {
-        ChatKind::Slack => Channel::Slack { url },
-        ChatKind::Teams => Channel::Teams { url },
-        _ => Channel::Webhook {
-            url,
-            token,
-            signing_key: None,
-        },
+    patterns
+}
+
+/// Whether a guard's name fits a pattern in which `*` stands for anything but `/`.
+pub(super) fn fits(pattern: &str, guard: &str) -> bool {
+    let parts: Vec<&str> = pattern.split('/').collect();
+    let names: Vec<&str> = guard.split('/').collect();
+    parts.len() == names.len() && parts.into_iter().zip(names).all(|(part, name)| part_fits(part, name))
+}
+
+fn part_fits(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == name;
     };
-    Some(ChatSettings {
-        timeout,
-        ..ChatSettings::new(name, channel)
-    })
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let mut pieces: Vec<&str> = rest.split('*').collect();
+    let last = pieces.pop().unwrap_or_default();
+    for piece in pieces {
+        let Some((_, after)) = name.split_once(piece) else { return false };
+        name = after;
+    }
+    name.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_anything_but_a_slash() {
+        for (pattern, guard, expected) in [
+            ("shop/web", "shop/web", true),
+            ("shop/*", "shop/web", true),
+            ("*/web", "shop/web", true),
+            ("*/*", "shop/web", true),
+            ("sh*p/w*b", "shop/web", true),
+            ("shop/*-*", "shop/web-eu-1", true),
+            ("shop/w*w*b", "shop/web", false),
+            ("shop/*", "shop2/web", false),
+            ("shop/*", "eu/shop/web", false),
+            ("*", "shop/web", false),
+            ("shop/web*", "shop/we", false),
+        ] {
+            assert_eq!(fits(pattern, guard), expected, "{pattern} {guard}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_chat_can_be_written() {
+        for kind in ChatKind::ALL {
+            assert!(KINDS.contains(&(kind.as_str(), kind)), "{kind:?}");
+        }
+    }
 }

@@ -7,14 +7,14 @@ use secrecy::SecretString;
 
 use crate::model::{
     GuardSpec, Judging, Preset, RuleKind, RuleSpec, TimeUnit,
-    settings::{LogFormat, LogSettings, Secret, ServeSettings},
+    settings::{ChatSettings, LogFormat, LogSettings, Secret, ServeSettings},
 };
 
 use super::{
     Config, Sources, chat, cluster, duration,
     environment::{self, Scripts},
     error::Problems,
-    guard, layers,
+    evidence, guard, layers,
     raw::{Node, NodeKind, Table},
 };
 
@@ -49,12 +49,14 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let log = log(root.table_or_empty("log"), defaults.log);
     let probe_resolve = probe_resolve(root.table_or_empty("probe"));
     let clusters = cluster::clusters(&root, &base, &scripts, defaults.clusters);
-    let (chat_names, chats) = chat::chats(&root, &base, &scripts);
+    let chats = chat::chats(&root, &base, &scripts);
+    let evidence = evidence::evidence(root.table_or_empty("evidence"), &data_dir, &base);
+    let audit = evidence::audit(root.table_or_empty("audit"));
     let monitor_only = root.flag("monitor_only").unwrap_or(false);
     let shared = guard::Shared {
         poll,
         clusters: &clusters,
-        chats: &chat_names,
+        chats: &chats.names,
         scripts: &scripts,
         monitor_only,
     };
@@ -63,7 +65,9 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let mut config = Config {
         clusters,
         guards: guards.into_iter().map(Arc::new).collect(),
-        chats,
+        chats: chats.settings,
+        evidence,
+        audit,
         serve,
         data_dir,
         poll,
@@ -75,6 +79,7 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     };
     root.close();
     config.warnings = warnings(&config, &scripts);
+    config.warnings.extend(chats.warnings);
     config
 }
 
@@ -217,9 +222,22 @@ fn between_bounds(guard: &GuardSpec, rule: &RuleSpec) -> Option<String> {
     ))
 }
 
+/// Patterns of guards' names that no guard has: a chat that is told of nothing, and nobody notices.
+fn without_a_guard(config: &Config) -> Vec<String> {
+    let fits_none = |pattern: &&String| !config.guards.iter().any(|guard| chat::fits(pattern, guard.id.as_str()));
+    let told = |chat: &ChatSettings| {
+        let patterns = chat.filter.guards.iter().filter(fits_none);
+        let name = &chat.name;
+        patterns
+            .map(|pattern| format!("chat {name}: no guard is called {pattern:?}"))
+            .collect::<Vec<_>>()
+    };
+    config.chats.iter().flat_map(told).collect()
+}
+
 /// What is no error and yet unlikely to be meant.
 fn warnings(config: &Config, scripts: &Scripts) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = without_a_guard(config);
     for guard in &config.guards {
         let sighted = config
             .clusters

@@ -74,7 +74,7 @@ pub(super) fn number(text: &str) -> Result<f64, NotOne> {
         .ok_or(NotOne(None))
 }
 
-/// Reads `65536`, `256 KiB`, `1 MiB`, `10 kB`.
+/// Reads `65536`, `256 KiB`, `1 MiB`, `2 GiB`, `10 kB`.
 pub(super) fn bytes(text: &str) -> Result<u64, NotOne> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -85,6 +85,8 @@ pub(super) fn bytes(text: &str) -> Result<u64, NotOne> {
         "KiB" => 1 << 10,
         "MB" => 1_000_000,
         "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "GiB" => 1 << 30,
         _ => return Err(NotOne(None)),
     };
     number
@@ -131,6 +133,7 @@ mod tests {
     fn sizes_have_binary_and_decimal_units() {
         assert_eq!(bytes("256 KiB"), Ok(262_144));
         assert_eq!(bytes("10kB"), Ok(10_000));
+        assert_eq!(bytes("2 GiB"), Ok(2_147_483_648));
         assert_eq!(bytes("7"), Ok(7));
         assert!(bytes("99999999999999999999").is_err());
         assert!(bytes("18446744073709551615 KiB").is_err());

@@ -1,4 +1,4 @@
-//! Environment variables: our own `FLIPBACK_...`, and the ones that erlmcp's scripts already read.
+//! Environment variables: our own `FLIPBACK_...`, and the ones that the teams' scripts already read.
 //!
 //! Ours: `FLIPBACK_` and the key's path, with `__` between its parts: `FLIPBACK_DEFAULTS__POLICY__CONSECUTIVE=5`. Every value is a
 //! text until its reader knows better, so that `0123` stays a name. An empty variable is no variable.
@@ -51,6 +51,8 @@ pub(super) struct Scripts {
     pub(super) slack: Option<Node>,
     /// `TEAMS_WEBHOOK_URL`: the Teams chat's URL.
     pub(super) teams: Option<Node>,
+    /// `DISCORD_WEBHOOK_URL`: the Discord chat's URL.
+    pub(super) discord: Option<Node>,
 }
 
 /// How a script writes a value.
@@ -144,6 +146,11 @@ const KNOBS: &[Knob] = &[
         names: &["TEAMS_WEBHOOK_URL", "FLIPBACK_CHATS__TEAMS__URL"],
         unit: Unit::Secret,
         place: |scripts| &mut scripts.teams,
+    },
+    Knob {
+        names: &["DISCORD_WEBHOOK_URL", "FLIPBACK_CHATS__DISCORD__URL"],
+        unit: Unit::Secret,
+        place: |scripts| &mut scripts.discord,
     },
 ];
 

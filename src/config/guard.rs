@@ -73,6 +73,8 @@ fn defaults(mut table: Table<'_>, shared: &Shared<'_>) -> Defaults {
     if let Some(prefix) = &shared.scripts.namespace_prefix {
         table.force("namespace_prefix", prefix.clone());
     }
+    // Read with the chats, whose words they are.
+    table.get("templates");
     let rules: BTreeMap<String, Node> = table.table_or_empty("rules").entries().into_iter().collect();
     let defaults = Defaults {
         mode: table.choice("mode", MODES).unwrap_or_default(),

@@ -20,9 +20,10 @@ use figment::value::Value;
 
 use crate::model::{
     GuardSpec,
-    settings::{ChatSettings, ClusterSettings, LogFormat, LogSettings, ServeSettings},
+    settings::{AuditSettings, ChatSettings, ClusterSettings, EvidenceSettings, LogFormat, LogSettings, ServeSettings},
 };
 
+mod channel;
 mod chat;
 mod check;
 mod cluster;
@@ -30,6 +31,7 @@ mod color;
 mod duration;
 mod environment;
 mod error;
+mod evidence;
 mod expression;
 mod guard;
 mod layers;
@@ -39,6 +41,8 @@ mod raw;
 mod rule;
 mod scalar;
 mod selector;
+mod store;
+mod templates;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +57,10 @@ pub struct Config {
     pub guards: Vec<Arc<GuardSpec>>,
     /// The chats.
     pub chats: Vec<ChatSettings>,
+    /// What holds for the evidence of all guards.
+    pub evidence: EvidenceSettings,
+    /// The audit journal.
+    pub audit: AuditSettings,
     /// Our own HTTP server.
     pub serve: ServeSettings,
     /// Where evidence and undelivered messages lie.
@@ -145,6 +153,8 @@ impl Default for Config {
             }],
             guards: Vec::new(),
             chats: Vec::new(),
+            evidence: EvidenceSettings::default(),
+            audit: AuditSettings::default(),
             serve: ServeSettings {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
                 token: None,

@@ -127,8 +127,21 @@ fn consistent(table: &Table<'_>, policy: &Policy) {
     );
 }
 
+/// The keys of a guard's evidence.
+pub(super) const EVIDENCE_KEYS: [&str; 7] = ["log_lines", "log_bytes", "pods_max", "before", "after", "deadline", "follow_up"];
+/// What holds for the evidence of all guards, and stands elsewhere.
+const OF_ALL_GUARDS: [&str; 4] = ["redact", "public_url", "retention", "copy"];
+
 /// The evidence's bounds of `table` over `base`.
 pub(super) fn evidence(table: Table<'_>, base: &EvidenceSpec) -> EvidenceSpec {
+    for name in OF_ALL_GUARDS {
+        if table.whisper(name).is_some() {
+            let problem = table.problem(name, "what may differ from guard to guard");
+            table
+                .problems
+                .add(problem.hint(format!("did you mean evidence.{name}? It holds for all guards")));
+        }
+    }
     let evidence = EvidenceSpec {
         log_lines: table.count("log_lines", 0..=100_000).unwrap_or(base.log_lines),
         log_bytes: table.bytes("log_bytes", 0..=64 * 1024 * 1024).unwrap_or(base.log_bytes),

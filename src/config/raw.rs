@@ -423,10 +423,18 @@ impl<'p> Table<'p> {
 }
 
 /// Keys of `[defaults]` that are looked for at the top of the file.
-const OF_DEFAULTS: [&str; 7] = ["mode", "namespace_prefix", "preset", "inherit_rules", "rules", "policy", "evidence"];
+const OF_DEFAULTS: [&str; 7] = [
+    "mode",
+    "namespace_prefix",
+    "preset",
+    "inherit_rules",
+    "rules",
+    "policy",
+    "templates",
+];
 
 /// The known word that is nearest, if any is near.
-fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     known
         .map(|candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
         .filter(|(likeness, _)| *likeness > 0.6)

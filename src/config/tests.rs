@@ -11,6 +11,8 @@ use crate::model::{
 
 use super::*;
 
+mod chats;
+mod evidence;
 mod rules;
 
 /// A guard that needs nothing else.
@@ -171,6 +173,18 @@ fn every_key_of_the_code_stands_in_the_reference_file() {
         ("prometheus", format!("[prometheus]\nzzz = 1\n{GUARD}")),
         ("clusters.eu", format!("[clusters.eu]\nzzz = 1\n{GUARD}")),
         ("chats.slack", format!("[chats.slack]\nzzz = 1\n{GUARD}")),
+        ("chats.slack_bot", format!("[chats.slack_bot]\nzzz = 1\n{GUARD}")),
+        ("chats.teams", format!("[chats.teams]\nzzz = 1\n{GUARD}")),
+        ("chats.discord", format!("[chats.discord]\nzzz = 1\n{GUARD}")),
+        ("chats.webhook", format!("[chats.webhook]\nzzz = 1\n{GUARD}")),
+        ("chats.pagerduty", format!("[chats.pagerduty]\nzzz = 1\n{GUARD}")),
+        ("chats.alertmanager", format!("[chats.alertmanager]\nzzz = 1\n{GUARD}")),
+        ("chats.email", format!("[chats.email]\nzzz = 1\n{GUARD}")),
+        ("chats.slack.templates", format!("[chats.slack.templates]\nzzz = 1\n{GUARD}")),
+        ("evidence", format!("[evidence]\nzzz = 1\n{GUARD}")),
+        ("evidence.retention", format!("[evidence.retention]\nzzz = 1\n{GUARD}")),
+        ("evidence.copy", format!("[evidence.copy]\nzzz = 1\n{GUARD}")),
+        ("audit", format!("[audit]\nzzz = 1\n{GUARD}")),
         ("probe", format!("[probe]\nzzz = 1\n{GUARD}")),
         ("defaults", format!("[defaults]\nzzz = 1\n{GUARD}")),
         ("defaults.policy", format!("[defaults.policy]\nzzz = 1\n{GUARD}")),
@@ -202,7 +216,10 @@ fn every_key_of_the_code_stands_in_the_reference_file() {
                     rest.starts_with(&format!("{key} =")) || rest.contains(&format!("{{ {key} =")) || rest.contains(&format!(", {key} ="))
                 })
             };
-            let header = text.contains(&format!("{key}]")) || text.contains(&format!("{key}.")) || text.contains(&format!("[[{key}]]"));
+            // The topics are one list, and each may be a table of templates.
+            let listed = table.ends_with(".templates") && text.contains(&format!(" {key},")) || text.contains(&format!(" {key}."));
+            let header =
+                listed || text.contains(&format!("{key}]")) || text.contains(&format!("{key}.")) || text.contains(&format!("[[{key}]]"));
             assert!(text.lines().any(line) || header, "{table}.{key} is not in config/flipback.toml");
         }
     }
@@ -273,6 +290,8 @@ fn the_examples_load() {
     assert_eq!(critical.count(), 3);
     assert_eq!(alerts(&teei), Vec::<String>::new());
     assert_eq!(teei.warnings, Vec::<String>::new());
+    let kinds: Vec<ChatKind> = teei.chats.iter().map(ChatSettings::kind).collect();
+    assert_eq!(kinds, [ChatKind::Discord, ChatKind::Slack]);
 
     let listed = fs::read_dir(folder).expect("readable").count();
     assert_eq!(listed, 5, "an example is not loaded by this test");
@@ -391,6 +410,7 @@ fn the_scripts_variables_win_over_the_file() {
         ("HEALTH_CHECK_TIMEOUT", "10"),
         ("SLACK_WEBHOOK_URL", "https://hooks.slack.example/x"),
         ("TEAMS_WEBHOOK_URL", "https://teams.example/y"),
+        ("DISCORD_WEBHOOK_URL", "https://discord.example/z"),
     ]);
     assert_eq!(config.poll, Duration::from_secs(30));
     let guard = &config.guards[0];
@@ -414,7 +434,7 @@ fn the_scripts_variables_win_over_the_file() {
             .iter()
             .all(|chat| matches!(chat.channel.credential(), Some(Secret::Value(_))))
     );
-    assert_eq!(config.variables.len(), 13);
+    assert_eq!(config.variables.len(), 14);
 }
 
 #[test]
