@@ -250,7 +250,7 @@ pub async fn command(config: Config, command: Command) -> Result<CommandReply, C
     let stop = CancellationToken::new();
     let parts = assemble(&config, now(), &stop).map_err(|error| CommandError::Failed(tell::chain(&error)))?;
     let mut monitor = parts.monitor;
-    let sender = tokio::spawn(parts.outbox.run(stop.clone()));
+    let sender = tokio::spawn(parts.outbox.run(stop.clone(), now));
     let scribe = tokio::spawn(parts.journal.run(stop.clone()));
     first_lists(monitor.clusters.clone()).await;
     let (reply, answer) = oneshot::channel();

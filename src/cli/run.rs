@@ -89,7 +89,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, S
     tracing::info!(%address, guards = config.guards.len(), poll_seconds = config.poll.as_secs_f64(), "Watching");
     // Messages and the page outlive the conductor: what it says last must still be heard.
     let (last, serving) = (CancellationToken::new(), CancellationToken::new());
-    let outbox = tokio::spawn(parts.outbox.run(last.clone()));
+    let outbox = tokio::spawn(parts.outbox.run(last.clone(), jiff::Timestamp::now));
     let journal = tokio::spawn(parts.journal.run(last.clone()));
     let page = tokio::spawn(server.run(serving.clone()));
     let task = tokio::spawn(async move {

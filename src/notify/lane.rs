@@ -1,297 +1,373 @@
-//! One chat's lane: its bounded queue, and the worker that carries message after message, in order, until each is
-//! accepted or given up. A lane waits for its own chat only.
+//! One chat's lane: what waits for it ([`Queue`]), how it fares, and the worker that carries message after message until
+//! each is accepted or given up. A lane waits for its own chat only.
+//!
+//! What is decided is decided in the queue and in [`Threads`](threads), which are pure; this file holds the lock, asks the
+//! chat and tells the disk.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 use tracing::{debug, error, info, warn};
 
-use super::{DeliverError, Notifier, Parcel, post::chain};
+use super::{
+    DeliverError, GivenUp, Notifier, Parcel,
+    filter::{self, Heard},
+    post::chain,
+    spool::{self, Chores, Left, Spool},
+};
 use crate::{
     metrics::Metrics,
-    model::{Announcement, settings::ChatSettings},
+    model::{Announcement, ChatStatus, settings::ChatSettings},
     words::Message,
 };
 
-/// Messages a chat may have waiting: a day of a very bad day.
-pub(super) const LANE_MAX: usize = 1000;
+mod queue;
+mod threads;
 
-/// How a delivery is tried again.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    /// Before the first retry; doubles from there, with up to as much jitter.
-    pub(super) retry_min: Duration,
-    /// Before any retry, without jitter.
-    pub(super) retry_max: Duration,
-    /// The longest `Retry-After` that is obeyed.
-    pub(super) retry_after_max: Duration,
-    /// Attempts at a message that the chat refuses for good.
-    pub(super) refusals_max: u32,
-    /// A message that was not accepted for so long is old news.
-    pub(super) age_max: Duration,
-}
+use queue::{Failure, Next, Now, Queue, Restored, Turn, Verdict};
+pub(super) use queue::{LANE_MAX, Letter, Pace};
+pub(super) use threads::{Record, THREADS_MAX};
 
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            retry_min: Duration::from_millis(500),
-            retry_max: Duration::from_secs(30),
-            retry_after_max: Duration::from_secs(5 * 60),
-            refusals_max: 3,
-            age_max: Duration::from_secs(24 * 60 * 60),
-        }
-    }
-}
+/// Ids of accepted messages whose files could not be removed; tried again with the next.
+const CHORES_MAX: usize = 1000;
 
-/// One chat's waiting messages.
+/// One chat and what it still has to be told.
 pub(super) struct Lane {
     pub(super) chat: ChatSettings,
-    queue: Mutex<Queue>,
+    begun: Instant,
+    inner: Mutex<Inner>,
     ready: Notify,
 }
 
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// The front one is being delivered.
-    busy: bool,
+struct Inner {
+    queue: Queue,
+    chores: Chores,
+    delivered_at: Option<Timestamp>,
+    given_up: u64,
+    trouble: Option<String>,
 }
 
-struct Waiting {
-    announcement: Arc<Announcement>,
-    /// On disk, or known not to get there.
-    stored: bool,
-}
-
-impl Lane {
-    pub(super) fn new(chat: ChatSettings) -> Self {
-        Self {
-            chat,
-            queue: Mutex::default(),
-            ready: Notify::new(),
-        }
-    }
-
-    /// No code panics while it holds the lock, and a queue is whole after each of its steps.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a message; beyond [`LANE_MAX`] the oldest of the least loud is given up and returned.
-    pub(super) fn push(&self, announcement: Arc<Announcement>) -> Option<Arc<Announcement>> {
-        let mut queue = self.queue();
-        if queue.waiting.iter().any(|waiting| waiting.announcement.id == announcement.id) {
-            return None;
-        }
-        queue.waiting.push_back(Waiting {
-            announcement,
-            stored: false,
-        });
-        if queue.waiting.len() <= LANE_MAX {
-            return None;
-        }
-        let under_way = usize::from(queue.busy);
-        let candidates = queue.waiting.iter().enumerate().skip(under_way);
-        let (least, _) = candidates.min_by_key(|(_, waiting)| waiting.announcement.topic.severity())?;
-        queue.waiting.remove(least).map(|waiting| waiting.announcement)
-    }
-
-    /// Puts what a restart found on disk before everything pushed since.
-    pub(super) fn restore(&self, found: Vec<Announcement>) {
-        let mut queue = self.queue();
-        for announcement in found.into_iter().rev() {
-            if queue.waiting.len() < LANE_MAX && queue.waiting.iter().all(|waiting| waiting.announcement.id != announcement.id) {
-                queue.waiting.push_front(Waiting {
-                    announcement: Arc::new(announcement),
-                    stored: true,
-                });
-            }
-        }
-    }
-
-    /// Messages that are not on disk yet.
-    pub(super) fn unstored(&self) -> Vec<Arc<Announcement>> {
-        let queue = self.queue();
-        let unstored = queue.waiting.iter().filter(|waiting| !waiting.stored);
-        unstored.map(|waiting| Arc::clone(&waiting.announcement)).collect()
-    }
-
-    /// Frees messages for delivery once the disk has had its turn.
-    pub(super) fn mark_stored(&self, stored: &[Arc<Announcement>]) {
-        for waiting in &mut self.queue().waiting {
-            waiting.stored |= stored.iter().any(|announcement| announcement.id == waiting.announcement.id);
-        }
-        self.ready.notify_one();
-    }
-
-    /// How many wait, and since when.
-    pub(super) fn waiting(&self) -> (usize, Option<Timestamp>) {
-        let queue = self.queue();
-        (
-            queue.waiting.len(),
-            queue.waiting.iter().map(|waiting| waiting.announcement.at).min(),
-        )
-    }
-
-    /// The message whose turn it is, once there is one.
-    async fn next(&self) -> Arc<Announcement> {
-        loop {
-            let ready = self.ready.notified();
-            {
-                let mut queue = self.queue();
-                let front = queue.waiting.front().filter(|waiting| waiting.stored);
-                if let Some(announcement) = front.map(|waiting| Arc::clone(&waiting.announcement)) {
-                    queue.busy = true;
-                    return announcement;
-                }
-            }
-            ready.await;
-        }
-    }
-
-    /// Takes the message under way out of the queue.
-    fn done(&self) {
-        let mut queue = self.queue();
-        queue.waiting.pop_front();
-        queue.busy = false;
-    }
+/// What the worker works with.
+pub(super) struct Tools<'a> {
+    pub(super) notifier: &'a dyn Notifier,
+    pub(super) spool: &'a Spool,
+    pub(super) metrics: &'a Metrics,
+    /// The clock on the wall.
+    pub(super) now: fn() -> Timestamp,
 }
 
 /// How a message ended.
 pub(super) enum Fate {
-    /// The chat accepted it.
-    Delivered,
-    /// It was given up, for a reason.
-    Dropped(String),
+    Accepted,
+    GivenUp(GivenUp),
 }
 
-/// Carries the lane's next message to its end. The message stays queued until `settle` has dealt with its file.
-pub(super) async fn carry_next<F, S>(lane: &Lane, notifier: &dyn Notifier, pace: &Pace, metrics: &Metrics, settle: F)
-where
-    F: FnOnce(Arc<Announcement>, Fate) -> S,
-    S: Future<Output = ()>,
-{
-    let announcement = lane.next().await;
-    let fate = carry(lane, notifier, &announcement, pace, metrics).await;
-    let result = match fate {
-        Fate::Delivered => "delivered",
-        Fate::Dropped(_) => "dropped",
-    };
-    settle(announcement, fate).await;
-    metrics.notifications.with_label_values(&[lane.chat.name.as_str(), result]).inc();
-    lane.done();
-}
+impl Lane {
+    pub(super) fn new(chat: ChatSettings) -> Self {
+        let queue = Queue::new(Pace::default(), chat.quiet);
+        Self {
+            chat,
+            begun: Instant::now(),
+            inner: Mutex::new(Inner {
+                queue,
+                chores: Chores::default(),
+                delivered_at: None,
+                given_up: 0,
+                trouble: None,
+            }),
+            ready: Notify::new(),
+        }
+    }
 
-async fn carry(lane: &Lane, notifier: &dyn Notifier, announcement: &Announcement, pace: &Pace, metrics: &Metrics) -> Fate {
-    let begun = Instant::now();
-    let mut delays = ExponentialBuilder::new()
-        .with_min_delay(pace.retry_min)
-        .with_max_delay(pace.retry_max)
-        .with_jitter()
-        .without_max_times()
-        .build();
-    let (chat, id) = (notifier.name(), announcement.id.as_str());
-    let (topic, guard) = (announcement.topic.as_str(), announcement.guard.as_str());
-    let (mut attempts, mut refusals) = (0_u32, 0_u32);
-    let message = Message::of(announcement);
-    loop {
-        attempts += 1;
+    /// No code panics while it holds the lock, and a lane is whole after each of its steps.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, wall: Timestamp) -> Now {
+        Now {
+            since_start: self.begun.elapsed(),
+            wall,
+        }
+    }
+
+    pub(super) fn set_pace(&self, pace: Pace) {
+        self.inner().queue.set_pace(pace);
+    }
+
+    /// Adds a message, if the chat is to hear it; returns what is given up for lack of room.
+    pub(super) fn push(&self, announcement: &Arc<Announcement>, metrics: &Metrics) -> Vec<Letter> {
+        let conditional = match filter::hears(&self.chat, announcement) {
+            Heard::No => return Vec::new(),
+            Heard::Yes => false,
+            Heard::IfOpened => true,
+        };
+        let pushed = self.inner().queue.push(Arc::clone(announcement), conditional, self.begun.elapsed());
+        if pushed.merged {
+            metrics.notifications.with_label_values(&[self.chat.name.as_str(), "grouped"]).inc();
+        }
+        pushed.given_up
+    }
+
+    /// Takes up what an earlier run left.
+    pub(super) fn restore(&self, left: Left, wall: Timestamp) -> Vec<Letter> {
+        let mut inner = self.inner();
+        let Restored {
+            taken,
+            unneeded,
+            forgotten,
+            given_up,
+        } = inner.queue.restore(left.letters, left.records, self.at(wall));
+        inner.chores.remove.extend(unneeded);
+        inner.chores.forget.extend(forgotten);
+        if taken > 0 {
+            info!(chat = self.chat.name, messages = taken, "Sending what an earlier run left");
+        }
+        given_up
+    }
+
+    /// Messages that are not on disk yet.
+    pub(super) fn unstored(&self) -> Vec<Letter> {
+        self.inner().queue.unstored()
+    }
+
+    /// Frees messages for delivery once the disk has had its turn.
+    pub(super) fn mark_stored(&self, stored: &[Letter]) {
+        self.inner().queue.mark_stored(stored);
+        self.ready.notify_one();
+    }
+
+    /// How many wait for the chat, and since when.
+    pub(super) fn waiting(&self) -> (usize, Option<Timestamp>) {
+        self.inner().queue.waiting()
+    }
+
+    /// Counts a message that was given up, and says why.
+    pub(super) fn gave_up(&self, why: &str) {
+        let mut inner = self.inner();
+        inner.given_up += 1;
+        inner.trouble = Some(why.to_owned());
+    }
+
+    /// How the chat fares.
+    pub(super) fn status(&self) -> ChatStatus {
+        let inner = self.inner();
+        let (waiting, waiting_since) = inner.queue.waiting();
+        ChatStatus {
+            name: self.chat.name.clone(),
+            kind: self.chat.kind().as_str().to_owned(),
+            waiting: waiting as u64,
+            waiting_since,
+            delivered_at: inner.delivered_at,
+            given_up: inner.given_up,
+            trouble: inner.trouble.clone(),
+        }
+    }
+
+    /// Carries the lane's next message to its end, or one attempt further; waits where nothing may go. `changed` is told
+    /// whenever the number of waiting messages may have.
+    pub(super) async fn step(&self, tools: &Tools<'_>, changed: impl Fn()) -> Option<Fate> {
+        // What was released of a hold, or held, counts differently now.
+        let next = {
+            let ready = self.ready.notified();
+            let next = self.inner().queue.next(self.at((tools.now)()));
+            changed();
+            match next {
+                Next::Send(turn) => turn,
+                Next::Idle => {
+                    ready.await;
+                    return None;
+                }
+                Next::Wait(until) => {
+                    tokio::select! {
+                        () = ready => {}
+                        () = tokio::time::sleep_until(self.begun + until) => {}
+                    }
+                    return None;
+                }
+            }
+        };
+        let fate = self.attempt(next, tools).await;
+        changed();
+        fate
+    }
+
+    async fn attempt(&self, turn: Turn, tools: &Tools<'_>) -> Option<Fate> {
+        let Turn {
+            letter,
+            receipt,
+            seal,
+            attempt,
+        } = turn;
+        if seal {
+            let (chat, sealed) = (self.chat.name.clone(), letter.clone());
+            tools.spool.run(move |root| spool::write(root, &chat, &sealed)).await;
+        }
+        let announcement = &letter.announcement;
+        let message = self.words(announcement);
         let parcel = Parcel {
             announcement,
             message: &message,
-            thread: None,
+            thread: receipt.as_deref(),
         };
-        let failure = match notifier.deliver(parcel).await {
-            Ok(_) => {
-                info!(chat, id, topic, guard, attempts, "Delivered message");
-                return Fate::Delivered;
+        match tools.notifier.deliver(parcel).await {
+            Ok(receipt) => {
+                let (chat, guard, topic) = (self.chat.name.as_str(), announcement.guard.as_str(), announcement.topic.as_str());
+                info!(chat, id = letter.id(), topic, guard, attempts = attempt, "Delivered message");
+                self.accepted(&letter, receipt, tools).await;
+                Some(Fate::Accepted)
             }
-            Err(failure) => failure,
+            Err(failure) => self.failed(letter, attempt, &failure, tools).await,
+        }
+    }
+
+    /// The words of a message. The one place that knows whose they are.
+    fn words(&self, announcement: &Announcement) -> Message {
+        Message::of(announcement)
+    }
+
+    async fn accepted(&self, letter: &Letter, receipt: Option<String>, tools: &Tools<'_>) {
+        let wall = (tools.now)();
+        {
+            let mut inner = self.inner();
+            let change = inner.queue.accepted(letter, receipt, wall);
+            inner.chores.records.extend(change.write);
+            inner.chores.forget.extend(change.forget);
+            inner.chores.remove.extend(letter.replaces.iter().cloned());
+            inner.chores.remove.push(letter.id().to_owned());
+            inner.delivered_at = Some(wall);
+            inner.trouble = None;
+        }
+        self.settle(tools.spool).await;
+        self.inner().queue.remove(letter);
+        self.count("delivered", tools.metrics);
+    }
+
+    /// Brings the disk up to date; what it does not take now is tried again with the next message.
+    pub(super) async fn settle(&self, spool: &Spool) {
+        let chores = std::mem::take(&mut self.inner().chores);
+        if chores.is_empty() {
+            return;
+        }
+        let (chat, todo) = (self.chat.name.clone(), chores.clone());
+        if spool.run(move |root| spool::settle(root, &chat, &todo)).await.is_none() {
+            let mut inner = self.inner();
+            let newer = std::mem::replace(&mut inner.chores, chores);
+            inner.chores.append(newer, CHORES_MAX);
+        }
+    }
+
+    async fn failed(&self, letter: Letter, attempt: u32, failure: &DeliverError, tools: &Tools<'_>) -> Option<Fate> {
+        let announcement = &letter.announcement;
+        let (chat, id) = (self.chat.name.as_str(), letter.id());
+        let (topic, guard) = (announcement.topic.as_str(), announcement.guard.as_str());
+        let reason = chain(failure);
+        let remedy = failure.remedy(self.chat.channel.credential());
+        let why = format!("{reason}; {remedy}");
+        let wall = (tools.now)();
+        let verdict = {
+            let mut inner = self.inner();
+            inner.trouble = Some(why.clone());
+            inner.queue.failed(&letter, kind_of(failure), self.at(wall))
         };
-        refusals += u32::from(failure.is_permanent());
-        let reason = chain(&failure);
-        let remedy = failure.remedy(lane.chat.channel.credential());
-        if refusals >= pace.refusals_max || begun.elapsed() >= pace.age_max {
-            error!(chat, id, topic, guard, attempts, error = reason, remedy, "Dropped message");
-            return Fate::Dropped(format!("{reason}; {remedy}"));
+        match verdict {
+            Verdict::Retry(wait) => {
+                if attempt == 1 {
+                    warn!(chat, id, topic, guard, error = reason, remedy, retry_in = ?wait, "Message not delivered yet");
+                } else {
+                    debug!(chat, id, attempts = attempt, error = reason, retry_in = ?wait, "Message not delivered yet");
+                }
+                self.count("retried", tools.metrics);
+                None
+            }
+            Verdict::GiveUp => {
+                error!(
+                    chat,
+                    id,
+                    topic,
+                    guard,
+                    attempts = attempt,
+                    error = reason,
+                    remedy,
+                    "Dropped message"
+                );
+                let (name, dead, said) = (self.chat.name.clone(), letter.clone(), why.clone());
+                tools.spool.run(move |root| spool::bury(root, &name, &dead, &said)).await;
+                self.gave_up(&why);
+                self.inner().queue.remove(&letter);
+                self.count("dropped", tools.metrics);
+                Some(Fate::GivenUp(GivenUp {
+                    chat: self.chat.name.clone(),
+                    announcement: Arc::unwrap_or_clone(letter.announcement),
+                    why,
+                    at: wall,
+                }))
+            }
         }
-        let wait = wait(&failure, delays.next().unwrap_or(pace.retry_max), pace);
-        if attempts == 1 {
-            warn!(chat, id, topic, guard, error = reason, remedy, retry_in = ?wait, "Message not delivered yet");
-        } else {
-            debug!(chat, id, attempts, error = reason, retry_in = ?wait, "Message not delivered yet");
-        }
-        metrics.notifications.with_label_values(&[chat, "retried"]).inc();
-        tokio::time::sleep(wait).await;
+    }
+
+    fn count(&self, result: &str, metrics: &Metrics) {
+        metrics.notifications.with_label_values(&[self.chat.name.as_str(), result]).inc();
     }
 }
 
-/// The pause before the next attempt: our own, or the chat's where that is longer, within bounds.
-fn wait(failure: &DeliverError, own: Duration, pace: &Pace) -> Duration {
-    failure.retry_after().map_or(own, |asked| own.max(asked.min(pace.retry_after_max)))
+impl Chores {
+    /// Adds what has come up since, keeping the newest.
+    fn append(&mut self, newer: Self, max: usize) {
+        self.records.retain(|old| newer.records.iter().all(|new| new.thread != old.thread));
+        self.records.retain(|old| !newer.forget.contains(&old.thread));
+        self.records.extend(newer.records);
+        self.forget.extend(newer.forget);
+        self.remove.extend(newer.remove);
+        let surplus = |len: usize| len.saturating_sub(max);
+        self.records.drain(..surplus(self.records.len()));
+        self.forget.drain(..surplus(self.forget.len()));
+        self.remove.drain(..surplus(self.remove.len()));
+    }
+}
+
+/// What a failed delivery says of the message and of the chat.
+fn kind_of(failure: &DeliverError) -> Failure {
+    Failure {
+        permanent: failure.is_permanent(),
+        limited: matches!(failure, DeliverError::Status { status: 429, .. }),
+        retry_after: failure.retry_after(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use secrecy::SecretString;
-
     use super::*;
-    use crate::{
-        model::{
-            Topic,
-            settings::{Channel, Secret},
-        },
-        words::tests::example,
-    };
-
-    fn lane() -> Lane {
-        let url = Secret::Value(SecretString::from("http://127.0.0.1:9"));
-        Lane::new(ChatSettings::new("chat", Channel::Slack { url }))
-    }
-
-    fn numbered(topic: Topic, n: usize) -> Arc<Announcement> {
-        Arc::new(Announcement {
-            id: format!("{n:05}"),
-            ..example(topic)
-        })
-    }
 
     #[test]
-    fn a_full_lane_gives_up_the_oldest_of_the_least_loud() {
-        let lane = lane();
-        for n in 0..LANE_MAX {
-            let topic = if n % 2 == 0 { Topic::RollbackFailed } else { Topic::Recovered };
-            assert!(lane.push(numbered(topic, n)).is_none());
-        }
-        let dropped = lane.push(numbered(Topic::RollbackFailed, LANE_MAX)).expect("one too many");
-        assert_eq!((dropped.id.as_str(), lane.waiting().0), ("00001", LANE_MAX));
-    }
-
-    #[test]
-    fn the_same_message_waits_once() {
-        let lane = lane();
-        lane.push(numbered(Topic::Blind, 1));
-        lane.push(numbered(Topic::Blind, 1));
-        assert_eq!(lane.waiting().0, 1);
-    }
-
-    #[test]
-    fn a_chat_may_not_make_us_wait_for_ever() {
-        let pace = Pace::default();
-        let asks = |seconds| DeliverError::Status {
-            status: 429,
-            said: String::new(),
-            retry_after: Some(Duration::from_secs(seconds)),
+    fn what_the_disk_did_not_take_is_kept_newest_within_bounds() {
+        let mut chores = Chores {
+            remove: (0..5).map(|n| n.to_string()).collect(),
+            ..Chores::default()
         };
-        let own = Duration::from_secs(2);
-        assert_eq!(wait(&asks(7), own, &pace), Duration::from_secs(7));
-        assert_eq!(wait(&asks(0), own, &pace), own);
-        assert_eq!(wait(&asks(u64::MAX), own, &pace), pace.retry_after_max);
+        let newer = Chores {
+            remove: vec!["5".into()],
+            forget: vec!["t".into()],
+            ..Chores::default()
+        };
+        chores.append(newer, 3);
+        assert_eq!(
+            (chores.remove, chores.forget),
+            (vec!["3".into(), "4".into(), "5".into()], vec!["t".into()])
+        );
+    }
+
+    #[test]
+    fn only_a_rate_limit_is_the_chats_own_for_sure() {
+        let of = |status| {
+            kind_of(&DeliverError::Status {
+                status,
+                said: String::new(),
+                retry_after: None,
+            })
+        };
+        assert!(of(429).limited && !of(429).permanent);
+        assert!(!of(503).limited && of(404).permanent);
     }
 }

@@ -6,6 +6,7 @@
 //! - A message is on disk before it is sent and leaves the disk after it was accepted: a crash between the two sends it
 //!   again, never loses it. Receivers drop a repeated one by its id.
 //! - Chats do not know of each other: one worker each, so that a black hole delays only itself.
+//! - Messages of one thread arrive in order; threads do not wait for each other.
 //! - A webhook URL is a secret: it is read when needed and never becomes part of an error, a log line or a file.
 //!
 //! A new chat is one file with its `ENTRY` and two lines here: its `mod` and its place in [`CATALOGUE`].
@@ -20,15 +21,18 @@ use crate::{
     words::Message,
 };
 
+mod filter;
 mod lane;
 mod outbox;
 mod post;
+mod quiet;
 mod slack;
 mod spool;
 mod teams;
 mod webhook;
 
-pub use outbox::{Outbox, OutboxTask};
+pub use filter::suits;
+pub use outbox::{GivenUp, Outbox, OutboxTask};
 pub use post::DeliverError;
 use post::Post;
 

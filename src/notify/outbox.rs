@@ -2,11 +2,13 @@
 //! chat carry it. After a restart the files left are sent first, in order.
 
 use std::{
+    collections::VecDeque,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -16,13 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    lane::{self, Fate, Lane, Pace},
-    open, spool,
-    spool::Spool,
+    Notifier,
+    lane::{Fate, Lane, Letter, Pace, Tools},
+    open,
+    spool::{self, Spool},
 };
 use crate::{
     metrics::Metrics,
     model::{Announcement, ChatStatus, settings::ChatSettings},
+    words::clipped,
 };
 
 /// How long a stop waits for messages under way; the rest stays on disk.
@@ -31,6 +35,15 @@ const DRAIN: Duration = Duration::from_millis(2500);
 const LAST_WRITE: Duration = Duration::from_millis(500);
 /// Messages given up for lack of room whose files still wait to be moved away.
 const OVERFLOW_MAX: usize = 1000;
+/// Messages given up that nobody has asked for yet; the oldest are forgotten, and stay in the log and on disk.
+const GIVEN_UP_MAX: usize = 256;
+/// Characters of a reason; beyond that no chat shows it, and the outbox has a bound.
+const WHY_CHARS_MAX: usize = 8 * 1024;
+/// Why a message is given up that has no room.
+const NO_ROOM: &str = "too many messages waited for this chat; see why it does not accept them";
+
+/// Makes the notifier of a chat.
+type Opener = fn(&ChatSettings) -> Box<dyn Notifier>;
 
 /// Where messages are pushed; cheap to clone.
 #[derive(Clone)]
@@ -41,7 +54,21 @@ pub struct Outbox {
 /// What carries the pushed messages; run it once, on its own task.
 pub struct OutboxTask {
     shared: Arc<Shared>,
+    open: Opener,
     pace: Pace,
+}
+
+/// A message that a chat will not get.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GivenUp {
+    /// Which chat.
+    pub chat: String,
+    /// The message.
+    pub announcement: Announcement,
+    /// The reason, and what to do about it.
+    pub why: String,
+    /// When it was given up.
+    pub at: Timestamp,
 }
 
 struct Shared {
@@ -50,7 +77,8 @@ struct Shared {
     /// Something is not on disk yet.
     unstored: Notify,
     /// Given up for lack of room, with the chat's name; their files are the writer's business.
-    overflow: Mutex<Vec<(String, Arc<Announcement>)>>,
+    overflow: Mutex<Vec<(String, Letter)>>,
+    given_up: Mutex<VecDeque<GivenUp>>,
     pending: watch::Sender<u64>,
     metrics: Metrics,
 }
@@ -59,9 +87,20 @@ impl Outbox {
     /// Opens the outbox in `dir`, without touching it yet.
     #[must_use]
     pub fn open(dir: PathBuf, chats: Vec<ChatSettings>, metrics: Metrics) -> (Self, OutboxTask) {
+        Self::open_with(dir, chats, metrics, open)
+    }
+
+    /// As [`Self::open`], with notifiers of the caller's own making.
+    #[must_use]
+    pub fn open_with(
+        dir: PathBuf,
+        chats: Vec<ChatSettings>,
+        metrics: Metrics,
+        open: fn(&ChatSettings) -> Box<dyn Notifier>,
+    ) -> (Self, OutboxTask) {
         for chat in &chats {
             // Present from the start, so that a rate over them has a beginning.
-            for result in ["delivered", "retried", "dropped"] {
+            for result in ["delivered", "retried", "dropped", "grouped"] {
                 metrics.notifications.with_label_values(&[chat.name.as_str(), result]);
             }
         }
@@ -70,26 +109,28 @@ impl Outbox {
             spool: Spool::new(dir),
             unstored: Notify::new(),
             overflow: Mutex::default(),
+            given_up: Mutex::default(),
             pending: watch::Sender::new(0),
             metrics,
         });
         let task = OutboxTask {
             shared: Arc::clone(&shared),
+            open,
             pace: Pace::default(),
         };
         (Self { shared }, task)
     }
 
-    /// Hands a message over. Never waits and never fails: beyond 1000 waiting messages per chat, the oldest of the least
-    /// loud is given up, and counted.
-    pub fn push(&self, announcement: Announcement) {
+    /// Hands a message over to every chat that is to hear it. Never waits and never fails: beyond 1000 waiting messages
+    /// per chat, the oldest of the least loud is given up, and counted. A message that was pushed before is ignored.
+    pub fn push(&self, mut announcement: Announcement) {
+        if announcement.why.len() > WHY_CHARS_MAX {
+            announcement.why = clipped(&announcement.why, WHY_CHARS_MAX, |_| None);
+        }
         let announcement = Arc::new(announcement);
-        let wanted = &announcement.chats;
-        let lanes = self.shared.lanes.iter();
-        for lane in lanes.filter(|lane| wanted.is_empty() || wanted.contains(&lane.chat.name)) {
-            if let Some(dropped) = lane.push(Arc::clone(&announcement)) {
-                self.shared.overflowed(lane, dropped);
-            }
+        for lane in &self.shared.lanes {
+            let given_up = lane.push(&announcement, &self.shared.metrics);
+            self.shared.overflowed(lane, given_up, announcement.at);
         }
         self.shared.recount();
         self.shared.unstored.notify_one();
@@ -98,24 +139,17 @@ impl Outbox {
     /// How each chat fares.
     #[must_use]
     pub fn health(&self) -> Vec<ChatStatus> {
-        let lanes = self.shared.lanes.iter();
-        lanes
-            .map(|lane| {
-                let (waiting, waiting_since) = lane.waiting();
-                ChatStatus {
-                    name: lane.chat.name.clone(),
-                    kind: lane.chat.kind().as_str().to_owned(),
-                    waiting: waiting as u64,
-                    waiting_since,
-                    delivered_at: None,
-                    given_up: 0,
-                    trouble: None,
-                }
-            })
-            .collect()
+        self.shared.lanes.iter().map(Lane::status).collect()
     }
 
-    /// Messages waiting for a chat; one that waits for two chats counts twice.
+    /// What was given up since this was last asked, oldest first; of more than 256 the newest.
+    #[must_use]
+    pub fn take_given_up(&self) -> Vec<GivenUp> {
+        let mut given_up = self.shared.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up.drain(..).collect()
+    }
+
+    /// Messages waiting for a chat; one that waits for two chats counts twice, a quiet repeat not before its time.
     #[must_use]
     pub fn pending(&self) -> u64 {
         *self.shared.pending.borrow()
@@ -124,9 +158,13 @@ impl Outbox {
 
 impl OutboxTask {
     /// Delivers until stopped; then drains for at most 3 s. What is left stays on disk and is sent after the next start.
-    pub async fn run(self, stop: CancellationToken) {
-        let Self { shared, pace } = self;
-        shared.restore().await;
+    /// `now` is the clock on the wall, which quiet repeats go by.
+    pub async fn run(self, stop: CancellationToken, now: fn() -> Timestamp) {
+        let Self { shared, open, pace } = self;
+        for lane in &shared.lanes {
+            lane.set_pace(pace);
+        }
+        shared.restore(now).await;
         let mut tasks = JoinSet::new();
         let writer = Arc::clone(&shared);
         tasks.spawn(async move {
@@ -137,7 +175,7 @@ impl OutboxTask {
         });
         for index in 0..shared.lanes.len() {
             let shared = Arc::clone(&shared);
-            tasks.spawn(async move { shared.carry(index, pace).await });
+            tasks.spawn(async move { shared.carry(index, open, now).await });
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -160,25 +198,20 @@ impl OutboxTask {
 
 impl Shared {
     /// Takes up what an earlier run left.
-    async fn restore(&self) {
+    async fn restore(&self, now: fn() -> Timestamp) {
         let chats: Vec<String> = self.lanes.iter().map(|lane| lane.chat.name.clone()).collect();
         for lane in &self.lanes {
             let chat = lane.chat.name.clone();
-            if let Some(found) = self.spool.run(move |root| spool::load(root, &chat)).await
-                && !found.is_empty()
-            {
-                info!(chat = lane.chat.name, messages = found.len(), "Sending what an earlier run left");
-                lane.restore(found);
-            }
+            let left = self.spool.run(move |root| spool::load(root, &chat)).await;
+            let given_up = lane.restore(left.unwrap_or_default(), now());
+            self.overflowed(lane, given_up, now());
+            lane.settle(&self.spool).await;
         }
         let strangers = self.spool.run(move |root| spool::strangers(root, &chats)).await;
         for chat in strangers.unwrap_or_default() {
             warn!(chat, "Messages wait for a chat that is not configured; they are kept");
         }
         self.recount();
-        for lane in &self.lanes {
-            lane.mark_stored(&[]);
-        }
         // Whatever was pushed before the task ran.
         self.unstored.notify_one();
     }
@@ -191,18 +224,10 @@ impl Shared {
             let to_write = batches.clone();
             self.spool
                 .run(move |root| {
-                    let writes = to_write
-                        .iter()
-                        .flat_map(|(chat, batch)| batch.iter().map(move |each| spool::write(root, chat, each)));
-                    let burials = dropped
-                        .iter()
-                        .map(|(chat, each)| spool::bury(root, chat, each, "too many messages waited for this chat"));
-                    // Every one gets its try; the first failure is the one to tell.
-                    writes
-                        .chain(burials)
-                        .collect::<Vec<_>>()
-                        .into_iter()
-                        .collect::<std::io::Result<()>>()
+                    let write = |(chat, batch): &(String, Vec<Letter>)| spool::all(batch.iter().map(|each| spool::write(root, chat, each)));
+                    let written = spool::all(to_write.iter().map(write));
+                    let buried = spool::all(dropped.iter().map(|(chat, each)| spool::bury(root, chat, each, NO_ROOM)));
+                    written.and(buried)
                 })
                 .await;
         }
@@ -211,39 +236,55 @@ impl Shared {
         }
     }
 
-    async fn carry(&self, index: usize, pace: Pace) {
+    async fn carry(&self, index: usize, open: Opener, now: fn() -> Timestamp) {
         let lane = &self.lanes[index];
         let notifier = open(&lane.chat);
+        let tools = Tools {
+            notifier: notifier.as_ref(),
+            spool: &self.spool,
+            metrics: &self.metrics,
+            now,
+        };
         loop {
-            lane::carry_next(lane, notifier.as_ref(), &pace, &self.metrics, |announcement, fate| async move {
-                let chat = lane.chat.name.clone();
-                let settled = move |root: &std::path::Path| match fate {
-                    Fate::Delivered => spool::remove(root, &chat, &announcement.id),
-                    Fate::Dropped(reason) => spool::bury(root, &chat, &announcement, &reason),
-                };
-                self.spool.run(settled).await;
-            })
-            .await;
-            self.recount();
+            if let Some(Fate::GivenUp(given_up)) = lane.step(&tools, || self.recount()).await {
+                self.tell(given_up);
+            }
         }
     }
 
-    fn overflowed(&self, lane: &Lane, dropped: Arc<Announcement>) {
-        let chat = lane.chat.name.clone();
-        self.metrics.notifications.with_label_values(&[chat.as_str(), "dropped"]).inc();
-        error!(
-            chat,
-            id = dropped.id,
-            topic = dropped.topic.as_str(),
-            guard = dropped.guard.as_str(),
-            remedy = "see why the chat does not accept messages",
-            "Dropped message, since too many wait for its chat"
-        );
-        let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
-        // Beyond the bound its file is not moved away, and sent after a restart after all.
-        if overflow.len() < OVERFLOW_MAX {
-            overflow.push((chat, dropped));
+    fn overflowed(&self, lane: &Lane, letters: Vec<Letter>, at: Timestamp) {
+        for letter in letters {
+            let chat = lane.chat.name.clone();
+            self.metrics.notifications.with_label_values(&[chat.as_str(), "dropped"]).inc();
+            error!(
+                chat,
+                id = letter.id(),
+                topic = letter.announcement.topic.as_str(),
+                guard = letter.announcement.guard.as_str(),
+                remedy = "see why the chat does not accept messages",
+                "Dropped message, since too many wait for its chat"
+            );
+            lane.gave_up(NO_ROOM);
+            self.tell(GivenUp {
+                chat: chat.clone(),
+                announcement: (*letter.announcement).clone(),
+                why: NO_ROOM.to_owned(),
+                at,
+            });
+            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+            // Beyond the bound its file is not moved away, and sent after a restart after all.
+            if overflow.len() < OVERFLOW_MAX {
+                overflow.push((chat, letter));
+            }
         }
+    }
+
+    fn tell(&self, given_up: GivenUp) {
+        let mut told = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= GIVEN_UP_MAX {
+            told.pop_front();
+        }
+        told.push_back(given_up);
     }
 
     fn recount(&self) {
@@ -251,9 +292,7 @@ impl Shared {
         let pending = waiting.iter().map(|(count, _)| *count as u64).sum();
         let oldest = waiting.iter().filter_map(|(_, oldest)| *oldest).min();
         self.metrics.notifications_pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
-        self.metrics
-            .notification_oldest_pending
-            .set(oldest.map_or(0, jiff::Timestamp::as_second));
+        self.metrics.notification_oldest_pending.set(oldest.map_or(0, Timestamp::as_second));
         self.pending.send_replace(pending);
     }
 }

@@ -1,13 +1,17 @@
-//! The outbox on disk: one file per message and chat, `pending/<chat>/<id>.json` until it is accepted, then none;
-//! `dead/<chat>/<id>.json`, with the reason, when it was given up. A dead file moved back to `pending/` is sent again
-//! after the next start.
+//! The outbox on disk, one small file each, whole or not at all:
+//! - `pending/<chat>/<id>.json`: a message, until it is accepted, then none.
+//! - `threads/<chat>/<thread>.json`: what a lane remembers of a thread.
+//! - `dead/<chat>/<id>.json`: a message that was given up, with the reason, for a person. Moved back to `pending/` it is
+//!   sent again after the next start.
+//! - `aside/<chat>/`: what could not be read. It is looked at again at each start: a newer flipback may understand it.
 //!
 //! The disk is never waited for beyond [`DISK_TIMEOUT`] and never needed: when it is full or hangs, messages go out from
-//! memory and only a crash could lose them.
+//! memory and only a crash could lose them. Every folder is bounded, and for our eyes only.
 
 use std::{
     fs, io,
     io::{Read, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,36 +20,66 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use crate::model::{Announcement, file_segment};
+use super::lane::{LANE_MAX, Letter, Record, THREADS_MAX};
+use crate::model::file_segment;
 
 /// A disk that takes longer hangs: the message goes out without it.
 const DISK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Operations at a time; a hung one keeps its place, so that hung threads stay this few.
 const OPERATIONS_MAX: usize = 4;
-/// Bytes of one file; an announcement is a few kilobytes.
+/// Bytes of one file; a message is one or two kilobytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Files read per chat after a restart.
-pub(super) const LOAD_MAX: usize = 1000;
+/// Message files read per chat after a restart: twice what a lane holds, since the names do not tell the order.
+const LOAD_MAX: usize = 2 * LANE_MAX;
 /// Given-up messages kept per chat, newest.
 const DEAD_MAX: usize = 100;
-/// Version of the file format.
+/// Unreadable files kept per chat, newest.
+const ASIDE_MAX: usize = 100;
+/// Version of the file formats. A new field does not raise it.
 const SCHEMA: u32 = 1;
 
 const PENDING: &str = "pending";
+const THREADS: &str = "threads";
 const DEAD: &str = "dead";
+const ASIDE: &str = "aside";
 
 /// One file.
 #[derive(Serialize, Deserialize)]
-struct Stored<A> {
+struct Stored<T> {
     schema: u32,
     /// Why it was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dropped: Option<String>,
-    announcement: A,
+    #[serde(flatten)]
+    content: T,
+}
+
+/// What an earlier run left for one chat.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) letters: Vec<Letter>,
+    pub(super) records: Vec<Record>,
+}
+
+/// What is to be done on disk after a message was accepted, in this order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chores {
+    /// Threads to write down.
+    pub(super) records: Vec<Record>,
+    /// Threads to forget.
+    pub(super) forget: Vec<String>,
+    /// Ids of messages whose files are to go.
+    pub(super) remove: Vec<String>,
+}
+
+impl Chores {
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.forget.is_empty() && self.remove.is_empty()
+    }
 }
 
 /// The folder, and whether it works.
@@ -102,42 +136,63 @@ impl Spool {
     }
 }
 
-fn file_of(root: &Path, state: &str, chat: &str, id: &str) -> PathBuf {
-    root.join(state).join(file_segment(chat)).join(format!("{}.json", file_segment(id)))
+fn file_of(root: &Path, state: &str, chat: &str, name: &str) -> PathBuf {
+    folder_of(root, state, chat).join(format!("{}.json", file_segment(name)))
 }
 
-/// Writes a waiting message.
-pub(super) fn write(root: &Path, chat: &str, announcement: &Announcement) -> io::Result<()> {
-    put(&file_of(root, PENDING, chat, &announcement.id), announcement, None)
+fn folder_of(root: &Path, state: &str, chat: &str) -> PathBuf {
+    root.join(state).join(file_segment(chat))
 }
 
-/// Removes a message that was accepted.
-pub(super) fn remove(root: &Path, chat: &str, id: &str) -> io::Result<()> {
-    match fs::remove_file(file_of(root, PENDING, chat, id)) {
+/// Writes a waiting message, then removes the files of those it stands for.
+pub(super) fn write(root: &Path, chat: &str, letter: &Letter) -> io::Result<()> {
+    put(&file_of(root, PENDING, chat, letter.id()), letter, None)?;
+    remove_all(root, chat, &letter.replaces)
+}
+
+/// Does what an accepted message leaves to do. Each part gets its try; the first failure is returned.
+pub(super) fn settle(root: &Path, chat: &str, chores: &Chores) -> io::Result<()> {
+    let write = |record: &Record| put(&file_of(root, THREADS, chat, &record.thread), record, None);
+    let forget = |thread: &String| gone(&file_of(root, THREADS, chat, thread));
+    let written = all(chores.records.iter().map(write));
+    let forgotten = all(chores.forget.iter().map(forget));
+    let removed = remove_all(root, chat, &chores.remove);
+    written.and(forgotten).and(removed)
+}
+
+/// Moves a message that was given up to the dead ones.
+pub(super) fn bury(root: &Path, chat: &str, letter: &Letter, reason: &str) -> io::Result<()> {
+    put(&file_of(root, DEAD, chat, letter.id()), letter, Some(reason.to_owned()))?;
+    remove_all(root, chat, &letter.replaces)?;
+    remove_all(root, chat, std::slice::from_ref(&letter.announcement.id))?;
+    keep_newest(&folder_of(root, DEAD, chat), DEAD_MAX)
+}
+
+fn remove_all(root: &Path, chat: &str, ids: &[String]) -> io::Result<()> {
+    all(ids.iter().map(|id| gone(&file_of(root, PENDING, chat, id))))
+}
+
+fn gone(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Moves a message that was given up to the dead ones.
-pub(super) fn bury(root: &Path, chat: &str, announcement: &Announcement, reason: &str) -> io::Result<()> {
-    let file = file_of(root, DEAD, chat, &announcement.id);
-    put(&file, announcement, Some(reason.to_owned()))?;
-    remove(root, chat, &announcement.id)?;
-    let mut dead = names(&root.join(DEAD).join(file_segment(chat)))?;
-    let surplus = dead.len().saturating_sub(DEAD_MAX);
-    dead.drain(..surplus).try_for_each(fs::remove_file)
+/// Tries each; the first failure is the one to tell.
+pub(super) fn all(tries: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
+    tries.fold(Ok(()), |so_far, next| so_far.and(next))
 }
 
-/// Whole or not at all: written beside its place, synced, renamed.
-fn put(file: &Path, announcement: &Announcement, dropped: Option<String>) -> io::Result<()> {
+/// Whole or not at all: written beside its place, synced, renamed. The temporary file is readable by us only.
+fn put<T: Serialize>(file: &Path, content: T, dropped: Option<String>) -> io::Result<()> {
     let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(folder)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut part = tempfile::NamedTempFile::new_in(folder)?;
     let stored = Stored {
         schema: SCHEMA,
         dropped,
-        announcement,
+        content,
     };
     part.write_all(&serde_json::to_vec(&stored)?)?;
     part.as_file().sync_all()?;
@@ -145,30 +200,82 @@ fn put(file: &Path, announcement: &Announcement, dropped: Option<String>) -> io:
     fs::File::open(folder)?.sync_all()
 }
 
-/// The messages a chat still has to get, oldest first. What a crash left half written is removed; a file that cannot be
-/// read stays where it is, with a warning.
-pub(super) fn load(root: &Path, chat: &str) -> io::Result<Vec<Announcement>> {
-    let folder = root.join(PENDING).join(file_segment(chat));
+/// What a chat still has to get and what is remembered of its threads. What a crash left half written is removed; what
+/// cannot be read is set aside, with a warning.
+pub(super) fn load(root: &Path, chat: &str) -> io::Result<Left> {
+    retry_aside(root, chat)?;
+    Ok(Left {
+        letters: read_all(root, PENDING, chat, LOAD_MAX)?,
+        records: read_all(root, THREADS, chat, THREADS_MAX)?,
+    })
+}
+
+fn read_all<T: DeserializeOwned>(root: &Path, state: &str, chat: &str, max: usize) -> io::Result<Vec<T>> {
+    let folder = folder_of(root, state, chat);
     let half = |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp"));
     entries(&folder)?.into_iter().filter(half).try_for_each(fs::remove_file)?;
     let files = names(&folder)?;
-    if files.len() > LOAD_MAX {
+    if files.len() > max {
         warn!(
             chat,
+            folder = %folder.display(),
             files = files.len(),
-            taken = LOAD_MAX,
-            "More messages wait than are sent after a start; the rest waits for the next"
+            taken = max,
+            "More files wait in the outbox than are read at a start; the rest waits for the next"
         );
     }
-    let mut loaded = Vec::new();
-    for file in files.into_iter().take(LOAD_MAX) {
+    let mut found = Vec::new();
+    for file in files.into_iter().take(max) {
         match read(&file) {
-            Ok(announcement) => loaded.push(announcement),
-            Err(error) => warn!(chat, file = %file.display(), %error, "Left an unreadable message in the outbox"),
+            Ok(content) => found.push(content),
+            Err(error) => set_aside(root, state, chat, &file, &error),
         }
     }
-    loaded.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
-    Ok(loaded)
+    Ok(found)
+}
+
+/// Moves a file that cannot be read out of the way; a thread's record is worth nothing unread.
+fn set_aside(root: &Path, state: &str, chat: &str, file: &Path, error: &io::Error) {
+    let aside = folder_of(root, ASIDE, chat);
+    let moved = if state == PENDING {
+        file.file_name().ok_or_else(|| io::ErrorKind::InvalidInput.into()).and_then(|name| {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&aside)?;
+            fs::rename(file, aside.join(name))?;
+            keep_newest(&aside, ASIDE_MAX)
+        })
+    } else {
+        fs::remove_file(file)
+    };
+    warn!(
+        chat,
+        file = %file.display(),
+        aside = %aside.display(),
+        %error,
+        moved = moved.is_ok(),
+        "Set aside an unreadable file of the outbox"
+    );
+}
+
+/// Takes back what can be read by now.
+fn retry_aside(root: &Path, chat: &str) -> io::Result<()> {
+    let pending = folder_of(root, PENDING, chat);
+    for file in names(&folder_of(root, ASIDE, chat))? {
+        if let (Ok(letter), Some(name)) = (read::<Letter>(&file), file.file_name()) {
+            info!(chat, id = letter.id(), "Took back a message that was set aside");
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&pending)?;
+            fs::rename(&file, pending.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the oldest files beyond `max`.
+fn keep_newest(folder: &Path, max: usize) -> io::Result<()> {
+    let mut files = names(folder)?;
+    let age = |file: &PathBuf| fs::metadata(file).and_then(|data| data.modified()).ok();
+    files.sort_by_cached_key(age);
+    let surplus = files.len().saturating_sub(max);
+    files.drain(..surplus).try_for_each(fs::remove_file)
 }
 
 /// Chats that messages wait for and that are not, or no longer, configured.
@@ -187,17 +294,23 @@ pub(super) fn strangers(root: &Path, chats: &[String]) -> io::Result<Vec<String>
     Ok(strangers)
 }
 
-fn read(file: &Path) -> io::Result<Announcement> {
+fn read<T: DeserializeOwned>(file: &Path) -> io::Result<T> {
     let mut text = String::new();
     fs::File::open(file)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    let stored: Stored<Announcement> = serde_json::from_str(&text)?;
-    if stored.schema > SCHEMA {
+    let version: Version = serde_json::from_str(&text)?;
+    if version.schema > SCHEMA {
         return Err(io::Error::other(format!(
             "written by a newer flipback: format {}, this one reads {SCHEMA}",
-            stored.schema
+            version.schema
         )));
     }
-    Ok(stored.announcement)
+    Ok(serde_json::from_str::<Stored<T>>(&text)?.content)
+}
+
+/// The part of a file that every version of it has.
+#[derive(Deserialize)]
+struct Version {
+    schema: u32,
 }
 
 /// The `.json` files of a folder by name. A folder that does not exist is empty.
@@ -217,62 +330,4 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{model::Topic, words::tests::example};
-
-    fn numbered(n: u32) -> Announcement {
-        Announcement {
-            id: format!("id-{n:04}"),
-            ..example(Topic::Blind)
-        }
-    }
-
-    #[test]
-    fn the_dead_are_kept_within_bounds_and_say_why() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        for n in 0..DEAD_MAX as u32 + 5 {
-            bury(root.path(), "slack", &numbered(n), "404").expect("buries");
-        }
-        let dead = names(&root.path().join("dead/slack")).expect("lists");
-        assert_eq!(dead.len(), DEAD_MAX);
-        assert!(dead[0].ends_with("id-0005.json"));
-        assert!(fs::read_to_string(&dead[0]).expect("reads").contains("\"dropped\":\"404\""));
-    }
-
-    #[test]
-    fn half_written_and_foreign_files_stop_nothing() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        write(root.path(), "slack", &numbered(2)).expect("writes");
-        write(root.path(), "slack", &numbered(1)).expect("writes");
-        let folder = root.path().join("pending/slack");
-        fs::write(folder.join(".tmpAbC"), "{\"sch").expect("writes");
-        fs::write(folder.join("broken.json"), "{\"sch").expect("writes");
-        fs::write(
-            folder.join("newer.json"),
-            serde_json::to_vec(&Stored {
-                schema: 2,
-                dropped: None,
-                announcement: numbered(3),
-            })
-            .expect("serializes"),
-        )
-        .expect("writes");
-        let loaded = load(root.path(), "slack").expect("loads");
-        assert_eq!(loaded.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["id-0001", "id-0002"]);
-        assert!(!folder.join(".tmpAbC").exists() && folder.join("broken.json").exists() && folder.join("newer.json").exists());
-        assert_eq!(strangers(root.path(), &["teams".into()]).expect("lists"), ["slack"]);
-    }
-
-    #[test]
-    fn a_hostile_chat_or_id_stays_in_the_folder() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        let hostile = Announcement {
-            id: "../../../evil".into(),
-            ..numbered(1)
-        };
-        write(root.path(), "../up", &hostile).expect("writes");
-        assert_eq!(fs::read_dir(root.path()).expect("lists").count(), 1);
-        assert_eq!(load(root.path(), "../up").expect("loads").len(), 1);
-    }
-}
+mod tests;

@@ -1,0 +1,562 @@
+//! What one chat still has to be told, and what goes next. Pure: time is an argument, disk and chat are elsewhere.
+//!
+//! - Messages of one thread go strictly in the order they were pushed; threads do not wait for each other. One message
+//!   is under way at a time, the oldest whose thread may go.
+//! - A message that fails delays its own thread. When the next one of another thread fails too, the chat itself is in
+//!   trouble: it is tried with one message at a time, at growing distances, until one is accepted. What a chat asks for
+//!   by `Retry-After` holds for all of it. A message tried least often goes first, so that a few that always fail cannot
+//!   keep the chat from the others.
+//! - Quiet repeats wait here, on disk like the rest; see [`quiet`]. A message that was sent once is sealed: it never
+//!   again takes up another, since the chat may have seen its id.
+//! - Bounded in count and bytes: beyond that the oldest of the least loud is given up.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::threads::{Record, Threads, effect, thread_of};
+use crate::{
+    model::{Announcement, Topic},
+    notify::quiet,
+};
+
+/// Messages a chat may have waiting: a day of a very bad day.
+pub(in crate::notify) const LANE_MAX: usize = 1000;
+/// Bytes they may have together, on disk and in memory; a message has one or two kilobytes.
+const LANE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Ids a lane remembers as accepted, to send none of them again.
+const RECENT_MAX: usize = 1000;
+/// Ids of merged messages whose files may still exist; beyond them a crash could tell one again.
+const REPLACES_MAX: usize = 100;
+/// The longest sleep between two looks at the windows of quiet repeats: a clock may be put right meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// How a delivery is tried again.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::notify) struct Pace {
+    /// Before the first retry; doubles from there, with up to as much jitter.
+    pub(in crate::notify) retry_min: Duration,
+    /// Before any retry, without jitter.
+    pub(in crate::notify) retry_max: Duration,
+    /// The longest `Retry-After` that is obeyed.
+    pub(in crate::notify) retry_after_max: Duration,
+    /// Attempts at a message that the chat refuses for good.
+    pub(in crate::notify) refusals_max: u32,
+    /// A message that was not accepted for so long is old news.
+    pub(in crate::notify) age_max: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            retry_min: Duration::from_millis(500),
+            retry_max: Duration::from_secs(30),
+            retry_after_max: Duration::from_secs(5 * 60),
+            refusals_max: 3,
+            age_max: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// Two clocks: one that never jumps, since the lane began, and the one on the wall.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::notify) struct Now {
+    pub(in crate::notify) since_start: Duration,
+    pub(in crate::notify) wall: Timestamp,
+}
+
+/// One message for one chat, as it lies on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::notify) struct Letter {
+    /// Its place in the order of pushing.
+    #[serde(default)]
+    pub(in crate::notify) seq: u64,
+    /// It was sent at least once.
+    #[serde(default)]
+    pub(in crate::notify) sealed: bool,
+    /// Ids of messages it stands for, whose files may still exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::notify) replaces: Vec<String>,
+    pub(in crate::notify) announcement: Arc<Announcement>,
+}
+
+impl Letter {
+    pub(in crate::notify) fn id(&self) -> &str {
+        &self.announcement.id
+    }
+
+    fn thread(&self) -> &str {
+        thread_of(&self.announcement)
+    }
+
+    fn topic(&self) -> Topic {
+        self.announcement.topic
+    }
+
+    /// What it takes, nearly.
+    fn bytes(&self) -> usize {
+        let a = &self.announcement;
+        let images = [&a.from_release, &a.to_release]
+            .into_iter()
+            .flatten()
+            .flat_map(|release| &release.images);
+        let texts = [a.evidence.as_deref(), a.link.as_deref(), Some(a.why.as_str())]
+            .into_iter()
+            .flatten();
+        1024 + images.map(String::len).sum::<usize>() + texts.map(str::len).sum::<usize>()
+    }
+}
+
+struct Waiting {
+    letter: Letter,
+    /// On disk, or known not to get there.
+    stored: bool,
+    /// A quiet repeat whose time has not come.
+    held: bool,
+    /// Told only if its thread was opened here, which the disk has to say.
+    conditional: bool,
+    /// Attempts that failed through no rate limit.
+    failures: u32,
+    refusals: u32,
+    attempts: u32,
+    queued: Duration,
+}
+
+/// What the chat's answers say of the chat itself.
+enum Health {
+    Well,
+    /// A message of this thread failed; one of another thread will tell whether it is the chat.
+    Doubtful(String),
+    /// Nothing is accepted.
+    Down(ExponentialBackoff),
+}
+
+/// The pause of one thread.
+struct Delay {
+    until: Duration,
+    backoff: ExponentialBackoff,
+}
+
+/// Everything one chat still has to be told.
+pub(super) struct Queue {
+    pace: Pace,
+    quiet: Duration,
+    waiting: VecDeque<Waiting>,
+    threads: Threads,
+    restored: bool,
+    under_way: Option<String>,
+    delays: HashMap<String, Delay>,
+    health: Health,
+    paused_until: Duration,
+    seq: u64,
+    accepted: VecDeque<String>,
+}
+
+/// What became of a pushed message.
+#[derive(Debug, Default)]
+pub(super) struct Pushed {
+    /// It stands for an earlier one too, which is told no more.
+    pub(super) merged: bool,
+    /// Given up for lack of room.
+    pub(super) given_up: Vec<Letter>,
+}
+
+/// What taking up an earlier run's files led to.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    /// Messages taken up.
+    pub(super) taken: usize,
+    /// Ids whose files are no longer needed.
+    pub(super) unneeded: Vec<String>,
+    /// Threads whose records are no longer needed.
+    pub(super) forgotten: Vec<String>,
+    /// Given up for lack of room.
+    pub(super) given_up: Vec<Letter>,
+}
+
+/// What the lane does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Send(Turn),
+    /// Nothing before this time since the start.
+    Wait(Duration),
+    /// Nothing until something is pushed.
+    Idle,
+}
+
+/// The message whose turn it is.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) letter: Letter,
+    /// What continues its thread at the chat.
+    pub(super) receipt: Option<String>,
+    /// It has to be sealed on disk before it is sent.
+    pub(super) seal: bool,
+    /// This attempt's number.
+    pub(super) attempt: u32,
+}
+
+/// How an attempt failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Failure {
+    /// The same message would be refused again.
+    pub(super) permanent: bool,
+    /// The chat limits the rate, whoever asks.
+    pub(super) limited: bool,
+    /// How long it asked us to wait.
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// What follows a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Not before so long.
+    Retry(Duration),
+    GiveUp,
+}
+
+impl Queue {
+    pub(super) fn new(pace: Pace, quiet: Duration) -> Self {
+        Self {
+            pace,
+            quiet,
+            waiting: VecDeque::new(),
+            threads: Threads::new(quiet),
+            restored: false,
+            under_way: None,
+            delays: HashMap::new(),
+            health: Health::Well,
+            paused_until: Duration::ZERO,
+            seq: 0,
+            accepted: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
+    /// Adds a message, once. `conditional`: only if its thread was opened here.
+    pub(super) fn push(&mut self, announcement: Arc<Announcement>, conditional: bool, since_start: Duration) -> Pushed {
+        let id = &announcement.id;
+        if self.waiting.iter().any(|waiting| waiting.letter.id() == id) || self.accepted.contains(id) {
+            return Pushed::default();
+        }
+        if self.restored && (self.threads.has_accepted(&announcement) || conditional && !self.is_open(thread_of(&announcement))) {
+            return Pushed::default();
+        }
+        self.seq += 1;
+        let mut letter = Letter {
+            seq: self.seq,
+            sealed: false,
+            replaces: Vec::new(),
+            announcement,
+        };
+        let merged = self.take_equal(&letter);
+        let merges = merged.is_some();
+        if let Some(earlier) = merged {
+            let from = (earlier.replaces.len() + 1).saturating_sub(REPLACES_MAX);
+            letter.replaces = earlier
+                .replaces
+                .iter()
+                .cloned()
+                .chain([earlier.id().to_owned()])
+                .skip(from)
+                .collect();
+            letter.announcement = Arc::new(quiet::merged(&earlier.announcement, &letter.announcement));
+        }
+        self.waiting.push_back(Waiting {
+            letter,
+            stored: false,
+            held: false,
+            conditional: conditional && !self.restored,
+            failures: 0,
+            refusals: 0,
+            attempts: 0,
+            queued: since_start,
+        });
+        Pushed {
+            merged: merges,
+            given_up: self.overflow(),
+        }
+    }
+
+    /// Takes out the waiting message that `later` repeats, if nothing that may not wait lies between them.
+    fn take_equal(&mut self, later: &Letter) -> Option<Letter> {
+        if self.quiet == Duration::ZERO || !quiet::groups(later.topic()) {
+            return None;
+        }
+        let thread = self
+            .waiting
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, w)| w.letter.thread() == later.thread());
+        let (index, _) = thread
+            .take_while(|(_, w)| quiet::groups(w.letter.topic()) && !w.letter.sealed && !w.conditional)
+            .find(|(_, w)| quiet::equal(&w.letter.announcement, &later.announcement))?;
+        self.waiting.remove(index).map(|waiting| waiting.letter)
+    }
+
+    /// Gives up the oldest of the least loud until the rest has room.
+    fn overflow(&mut self) -> Vec<Letter> {
+        let mut bytes: usize = self.waiting.iter().map(|waiting| waiting.letter.bytes()).sum();
+        let mut given_up = Vec::new();
+        while self.waiting.len() > LANE_MAX || bytes > LANE_BYTES_MAX {
+            let under_way = self.under_way.as_deref();
+            let candidates = self.waiting.iter().enumerate().filter(|(_, w)| Some(w.letter.id()) != under_way);
+            let Some((least, _)) = candidates.min_by_key(|(_, w)| w.letter.topic().severity()) else {
+                break;
+            };
+            let Some(waiting) = self.waiting.remove(least) else { break };
+            bytes = bytes.saturating_sub(waiting.letter.bytes());
+            given_up.push(waiting.letter);
+        }
+        if !given_up.is_empty() {
+            let left: HashSet<&str> = self.waiting.iter().map(|waiting| waiting.letter.thread()).collect();
+            self.delays.retain(|thread, _| left.contains(thread.as_str()));
+        }
+        given_up
+    }
+
+    /// Whether the chat was, or is about to be, told of something wrong in a thread and not yet of its end.
+    fn is_open(&self, thread: &str) -> bool {
+        let of_thread = self.waiting.iter().rev().filter(|w| w.letter.thread() == thread && !w.conditional);
+        of_thread
+            .filter_map(|w| effect(w.letter.topic()))
+            .next()
+            .unwrap_or_else(|| self.threads.is_open(thread))
+    }
+
+    /// Takes up what an earlier run left, before everything pushed since.
+    pub(super) fn restore(&mut self, mut found: Vec<Letter>, records: Vec<Record>, now: Now) -> Restored {
+        let forgotten = self.threads.restore(records, now.wall);
+        let pushed = std::mem::take(&mut self.waiting);
+        let replaced: HashSet<String> = found.iter().flat_map(|letter| letter.replaces.iter().cloned()).collect();
+        let mut unneeded = Vec::new();
+        found.retain(|letter| {
+            let over = replaced.contains(letter.id()) || self.threads.has_accepted(&letter.announcement);
+            if over {
+                unneeded.push(letter.id().to_owned());
+            }
+            !over
+        });
+        found.sort_by(|a, b| (a.seq, a.announcement.at, a.id()).cmp(&(b.seq, b.announcement.at, b.id())));
+        let taken = found.len();
+        // Files of before the order was written down all have the number 0: they go by their time.
+        self.seq = self.seq.max(found.last().map_or(0, |letter| letter.seq));
+        self.waiting.extend(found.into_iter().map(|letter| Waiting {
+            letter,
+            stored: true,
+            held: false,
+            conditional: false,
+            failures: 0,
+            refusals: 0,
+            attempts: 0,
+            queued: now.since_start,
+        }));
+        self.restored = true;
+        let mut given_up = self.overflow();
+        for early in pushed {
+            given_up.extend(self.push(early.letter.announcement, early.conditional, early.queued).given_up);
+        }
+        Restored {
+            taken,
+            unneeded,
+            forgotten,
+            given_up,
+        }
+    }
+
+    /// Messages that are not on disk yet.
+    pub(super) fn unstored(&self) -> Vec<Letter> {
+        let unstored = self.waiting.iter().filter(|waiting| !waiting.stored);
+        unstored.map(|waiting| waiting.letter.clone()).collect()
+    }
+
+    /// Frees messages for delivery once the disk has had its turn.
+    pub(super) fn mark_stored(&mut self, stored: &[Letter]) {
+        let ids: HashSet<&str> = stored.iter().map(Letter::id).collect();
+        for waiting in &mut self.waiting {
+            waiting.stored |= ids.contains(waiting.letter.id());
+        }
+    }
+
+    /// How many wait for the chat, and since when; quiet repeats wait for their time instead.
+    pub(super) fn waiting(&self) -> (usize, Option<Timestamp>) {
+        let waiting = || self.waiting.iter().filter(|waiting| !waiting.held);
+        (waiting().count(), waiting().map(|waiting| waiting.letter.announcement.at).min())
+    }
+
+    /// What goes now, or when something may.
+    pub(super) fn next(&mut self, now: Now) -> Next {
+        let fronts = self.fronts(now.wall);
+        let mut wake: Option<Duration> = None;
+        let mut chosen: Option<(u32, usize)> = None;
+        for (index, held_until) in fronts {
+            let waiting = &self.waiting[index];
+            if !waiting.stored {
+                continue;
+            }
+            let delayed = self.delays.get(waiting.letter.thread()).map_or(Duration::ZERO, |delay| delay.until);
+            let free = match held_until {
+                Some(end) => {
+                    let left = Duration::try_from(end.duration_since(now.wall)).unwrap_or_default();
+                    now.since_start + left.min(LOOK_AGAIN)
+                }
+                None => delayed.max(self.paused_until),
+            };
+            if free > now.since_start {
+                wake = Some(wake.map_or(free, |wake| wake.min(free)));
+            } else {
+                let rank = (waiting.failures, index);
+                chosen = Some(chosen.map_or(rank, |best| best.min(rank)));
+            }
+        }
+        match (chosen, wake) {
+            (Some((_, index)), _) => Next::Send(self.send(index)),
+            (None, Some(wake)) => Next::Wait(wake),
+            (None, None) => Next::Idle,
+        }
+    }
+
+    /// The first message of each thread, oldest first, and until when its thread is held: until the first of its
+    /// messages is not. Marks what is held.
+    fn fronts(&mut self, wall: Timestamp) -> Vec<(usize, Option<Timestamp>)> {
+        let mut fronts: Vec<(usize, Option<Timestamp>)> = Vec::new();
+        let mut of_thread: HashMap<&str, usize> = HashMap::new();
+        for (index, waiting) in self.waiting.iter().enumerate() {
+            let (thread, topic) = (waiting.letter.thread(), waiting.letter.topic());
+            // A sealed one has left already, as far as anybody knows.
+            let told = self.threads.told(thread, topic).filter(|_| !waiting.letter.sealed);
+            let held = quiet::held_until(self.quiet, topic, told, wall);
+            match of_thread.entry(thread) {
+                Entry::Vacant(entry) => {
+                    entry.insert(fronts.len());
+                    fronts.push((index, held));
+                }
+                // `None`, not held, is less than any time.
+                Entry::Occupied(entry) => fronts[*entry.get()].1 = fronts[*entry.get()].1.min(held),
+            }
+        }
+        let held: HashSet<&str> = of_thread
+            .into_iter()
+            .filter_map(|(thread, front)| fronts[front].1.map(|_| thread))
+            .collect();
+        let marks: Vec<bool> = self.waiting.iter().map(|waiting| held.contains(waiting.letter.thread())).collect();
+        for (waiting, held) in self.waiting.iter_mut().zip(marks) {
+            waiting.held = held;
+        }
+        fronts
+    }
+
+    fn send(&mut self, index: usize) -> Turn {
+        let may_merge = self.quiet > Duration::ZERO;
+        let waiting = &mut self.waiting[index];
+        waiting.attempts += 1;
+        let seal = may_merge && quiet::groups(waiting.letter.topic()) && !waiting.letter.sealed;
+        waiting.letter.sealed |= seal;
+        let turn = Turn {
+            letter: waiting.letter.clone(),
+            receipt: self.threads.receipt(&waiting.letter.announcement).map(str::to_owned),
+            seal,
+            attempt: waiting.attempts,
+        };
+        self.under_way = Some(turn.letter.id().to_owned());
+        turn
+    }
+
+    /// Notes that the chat accepted a message, which stays until [`Self::remove`]: its file is still there.
+    pub(super) fn accepted(&mut self, letter: &Letter, receipt: Option<String>, wall: Timestamp) -> super::threads::Change {
+        self.health = Health::Well;
+        self.paused_until = Duration::ZERO;
+        if self.accepted.len() >= RECENT_MAX {
+            self.accepted.pop_front();
+        }
+        self.accepted.push_back(letter.id().to_owned());
+        self.threads.accepted(&letter.announcement, receipt, wall)
+    }
+
+    /// Notes that an attempt failed. What is given up stays until [`Self::remove`].
+    pub(super) fn failed(&mut self, letter: &Letter, failure: Failure, now: Now) -> Verdict {
+        self.under_way = None;
+        let pace = self.pace;
+        let thread = letter.thread().to_owned();
+        let pause = self.pause_of_chat(&thread, failure);
+        if let Some(pause) = pause {
+            self.paused_until = now.since_start + pause;
+        }
+        let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.letter.id() == letter.id()) else {
+            return Verdict::GiveUp;
+        };
+        waiting.failures += u32::from(!failure.limited);
+        waiting.refusals += u32::from(failure.permanent);
+        if waiting.refusals >= pace.refusals_max || now.since_start.saturating_sub(waiting.queued) >= pace.age_max {
+            return Verdict::GiveUp;
+        }
+        if let Some(pause) = pause {
+            // The chat's doing: once it is back, the thread has no pause of its own to sit out.
+            return Verdict::Retry(pause);
+        }
+        let delay = self.delays.entry(thread).or_insert_with(|| Delay {
+            until: Duration::ZERO,
+            backoff: backoff(&pace),
+        });
+        let own = delay.backoff.next().unwrap_or(pace.retry_max);
+        delay.until = now.since_start + own;
+        Verdict::Retry(own)
+    }
+
+    /// How long the whole chat is left alone after a failure, if the failure says something about the chat.
+    fn pause_of_chat(&mut self, thread: &str, failure: Failure) -> Option<Duration> {
+        let pace = self.pace;
+        let chat_wide = failure.limited || failure.retry_after.is_some();
+        let down = match &self.health {
+            Health::Well => chat_wide,
+            Health::Doubtful(first) => chat_wide || first != thread,
+            Health::Down(_) => false,
+        };
+        if down {
+            self.health = Health::Down(backoff(&pace));
+        }
+        match &mut self.health {
+            Health::Down(backoff) => {
+                let own = backoff.next().unwrap_or(pace.retry_max);
+                // Our own, or the chat's where that is longer, within bounds.
+                let asked = failure.retry_after.unwrap_or_default().min(pace.retry_after_max);
+                Some(own.max(asked))
+            }
+            Health::Well => {
+                self.health = Health::Doubtful(thread.to_owned());
+                None
+            }
+            Health::Doubtful(_) => None,
+        }
+    }
+
+    /// Takes a message out for good.
+    pub(super) fn remove(&mut self, letter: &Letter) {
+        self.under_way = None;
+        self.waiting.retain(|waiting| waiting.letter.id() != letter.id());
+        // The next message of the thread begins with short pauses of its own.
+        self.delays.remove(letter.thread());
+    }
+}
+
+fn backoff(pace: &Pace) -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(pace.retry_min)
+        .with_max_delay(pace.retry_max)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests;
