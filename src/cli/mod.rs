@@ -21,6 +21,7 @@ pub mod client;
 pub mod command;
 pub mod demo;
 pub mod gate;
+pub mod notify;
 pub mod paint;
 pub mod pause;
 pub mod replay;
@@ -146,6 +147,8 @@ pub enum Command {
     Gate(gate::GateArgs),
     /// Check the configuration, and whether the clusters and Prometheus servers answer as it needs
     Check(check::CheckArgs),
+    /// Send samples of the messages to the chats, or list the chats
+    Notify(notify::NotifyArgs),
     /// Judge a recorded or written history again, look by look
     Replay(replay::ReplayArgs),
     /// Judge the past: what would the rules have done?
@@ -276,6 +279,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Resume(args) => pause::resume(global, args).await?,
         Command::Gate(args) => gate::gate(global, args).await?,
         Command::Check(args) => check::check(global, &args).await?,
+        Command::Notify(args) => notify::notify(global, &args).await?,
         Command::Replay(args) => replay::replay(&args)?,
         Command::Backtest(args) => backtest::backtest(global, &args).await?,
         Command::Demo(args) => play(global, &args).await?,

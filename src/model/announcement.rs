@@ -266,7 +266,16 @@ impl Topic {
     }
 }
 
+/// How the id of every sample of `flipback notify test` begins.
+pub const SAMPLE: &str = "flipback-test-";
+
 impl Announcement {
+    /// Whether it is a test message or a sample: nothing has happened.
+    #[must_use]
+    pub fn is_test(&self) -> bool {
+        self.topic == Topic::Test || self.id.starts_with(SAMPLE)
+    }
+
     /// A made-up one, as the monitor makes them: for tests, for `flipback notify test`, and to try templates on.
     ///
     /// # Panics

@@ -19,7 +19,7 @@ pub mod spec;
 pub mod status;
 pub mod traffic;
 
-pub use announcement::{Announcement, Repeats, Severity, Stage, Topic};
+pub use announcement::{Announcement, Repeats, SAMPLE, Severity, Stage, Topic};
 pub use audit::{Actor, AuditEntry};
 pub use command::{Command, CommandError, CommandReply};
 pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Suppression, Trigger, Verdict};

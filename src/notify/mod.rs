@@ -22,12 +22,18 @@ use crate::{
 };
 
 mod filter;
+mod alertmanager;
+mod email;
 mod lane;
+mod letter;
 mod outbox;
+mod pagerduty;
 mod post;
 mod quiet;
+mod rehearsal;
 mod slack;
 mod spool;
+mod standing;
 mod teams;
 mod webhook;
 
@@ -35,6 +41,7 @@ pub use filter::suits;
 pub use outbox::{GivenUp, Outbox, OutboxTask};
 pub use post::DeliverError;
 use post::Post;
+pub use rehearsal::{Draft, Rehearsal};
 
 /// One message on its way to one chat.
 #[derive(Clone, Copy, Debug)]
@@ -64,16 +71,34 @@ struct Entry {
 }
 
 /// Every kind of chat.
-const CATALOGUE: &[Entry] = &[slack::ENTRY, teams::ENTRY, webhook::ENTRY];
+const CATALOGUE: &[Entry] = &[
+    slack::ENTRY,
+    teams::ENTRY,
+    webhook::ENTRY,
+    pagerduty::ENTRY,
+    alertmanager::ENTRY,
+    email::ENTRY,
+];
 
 /// Makes the notifier of a configured chat.
 #[must_use]
 pub fn open(chat: &ChatSettings) -> Box<dyn Notifier> {
+    made(Post::new(chat.clone()))
+}
+
+/// Makes the notifier of a configured chat that sends nothing, and what it writes its requests down in.
+#[must_use]
+pub fn rehearse(chat: &ChatSettings) -> (Box<dyn Notifier>, Rehearsal) {
+    let rehearsal = Rehearsal::default();
+    (made(Post::rehearsing(chat.clone(), rehearsal.clone())), rehearsal)
+}
+
+fn made(post: Post) -> Box<dyn Notifier> {
     let entry = CATALOGUE
         .iter()
-        .find(|entry| entry.kind == chat.kind())
+        .find(|entry| entry.kind == post.chat().kind())
         .expect("every kind of chat is in the catalogue, which a test proves");
-    (entry.open)(Post::new(chat.clone()))
+    (entry.open)(post)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use reqwest::{
     Client, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
@@ -12,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
 
+use super::rehearsal::Rehearsal;
 use crate::model::settings::{ChatSettings, Secret, SecretError};
 
 /// A connection that does not stand by then never will; shorter than most chats' timeout.
@@ -52,6 +54,19 @@ pub enum DeliverError {
         /// Whether the same message would be refused again.
         permanent: bool,
     },
+    /// A mail server was not reached, or the way to it is set up wrongly.
+    #[error("failed to {step}: {why}")]
+    Mail {
+        /// What was attempted.
+        step: &'static str,
+        /// What came of it, without a secret.
+        why: String,
+        /// Whether only another configuration helps.
+        permanent: bool,
+    },
+    /// The signing key cannot be used.
+    #[error("the signing key begins with whsec_, and what follows is not base64")]
+    BadKey,
     /// The chat refused.
     #[error("the chat answered {status}{}", if .said.is_empty() { String::new() } else { format!(": {}", .said) })]
     Status {
@@ -69,8 +84,8 @@ impl DeliverError {
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::NotAUrl | Self::BadToken => true,
-            Self::Refused { permanent, .. } => *permanent,
+            Self::NotAUrl | Self::BadToken | Self::BadKey => true,
+            Self::Refused { permanent, .. } | Self::Mail { permanent, .. } => *permanent,
             // A redirect is never followed: it would carry the message, and with it the trust in the URL, elsewhere.
             Self::Status { status, .. } => (300..500).contains(status) && !matches!(status, 408 | 425 | 429),
             // A credential file may be mounted a moment later.
@@ -111,6 +126,9 @@ impl DeliverError {
             Self::Status { .. } => "the chat has trouble of its own; it is tried again".to_owned(),
             Self::Refused { .. } => format!("look up what it said in the chat's documentation; its credential is in {place}"),
             Self::NotAUrl | Self::Secret(_) => format!("put the webhook URL, and nothing else, into {place}"),
+            Self::Mail { permanent: true, .. } => "correct the settings of this chat: host, port, security, from, to".to_owned(),
+            Self::Mail { .. } => "check host, port and security of this chat, and that the mail server can be reached from here".to_owned(),
+            Self::BadKey => "put the key into its file as it was issued: whsec_ and base64, or any text without that beginning".to_owned(),
             Self::BadToken => "put the token, and nothing else, into its file or environment variable".to_owned(),
             Self::Client(_) => "check that certificate authorities are installed (the package ca-certificates)".to_owned(),
             Self::Timeout(_) | Self::Send(_) => {
@@ -135,6 +153,8 @@ pub(super) fn chain(error: &dyn Error) -> String {
 pub(super) struct Post {
     chat: ChatSettings,
     client: Result<Client, String>,
+    /// Where requests are written down instead of being sent.
+    rehearsal: Option<Rehearsal>,
 }
 
 /// What an accepted request was answered.
@@ -191,7 +211,32 @@ impl Post {
             .user_agent(concat!("flipback/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| chain(&error.without_url()));
-        Self { chat, client }
+        Self {
+            chat,
+            client,
+            rehearsal: None,
+        }
+    }
+
+    /// One that sends nothing, reads no secret, and writes down what it would have sent.
+    pub(super) fn rehearsing(chat: ChatSettings, rehearsal: Rehearsal) -> Self {
+        Self {
+            rehearsal: Some(rehearsal),
+            ..Self::new(chat)
+        }
+    }
+
+    /// Where what would be sent is written down, if it is.
+    pub(super) fn rehearsal(&self) -> Option<&Rehearsal> {
+        self.rehearsal.as_ref()
+    }
+
+    /// Reads a secret of the chat.
+    pub(super) async fn read(&self, secret: &Secret) -> Result<SecretString, DeliverError> {
+        match self.rehearsal {
+            Some(_) => Ok(SecretString::from("[secret]")),
+            None => read(secret).await,
+        }
     }
 
     /// The chat's settings.
@@ -205,12 +250,34 @@ impl Post {
 
     /// Posts `body` and takes any 2xx for success; ends within the chat's timeout.
     pub(super) async fn send(&self, to: To<'_>, body: Body, headers: HeaderMap, bearer: Option<&Secret>) -> Result<Answer, DeliverError> {
-        tokio::time::timeout(self.chat.timeout, self.exchange(to, body, headers, bearer))
+        self.send_hiding(to, body, headers, bearer, &[]).await
+    }
+
+    /// The same for a body that holds secrets: an answer that repeats one is not told.
+    pub(super) async fn send_hiding(
+        &self,
+        to: To<'_>,
+        body: Body,
+        headers: HeaderMap,
+        bearer: Option<&Secret>,
+        hidden: &[SecretString],
+    ) -> Result<Answer, DeliverError> {
+        if let Some(rehearsal) = &self.rehearsal {
+            return Ok(rehearsal.request(&to, &body, &headers, bearer.is_some()));
+        }
+        tokio::time::timeout(self.chat.timeout, self.exchange(to, body, headers, bearer, hidden))
             .await
             .unwrap_or(Err(DeliverError::Timeout(self.chat.timeout)))
     }
 
-    async fn exchange(&self, to: To<'_>, body: Body, mut headers: HeaderMap, bearer: Option<&Secret>) -> Result<Answer, DeliverError> {
+    async fn exchange(
+        &self,
+        to: To<'_>,
+        body: Body,
+        mut headers: HeaderMap,
+        bearer: Option<&Secret>,
+        hidden: &[SecretString],
+    ) -> Result<Answer, DeliverError> {
         let client = self.client.as_ref().map_err(|why| DeliverError::Client(why.clone()))?;
         let url = target(to).await?;
         let token = match bearer {
@@ -240,7 +307,8 @@ impl Post {
                 body,
             });
         }
-        let said = scrubbed(&String::from_utf8_lossy(&body), &url, token.as_ref());
+        let hidden: Vec<&SecretString> = token.iter().chain(hidden).collect();
+        let said = scrubbed(&String::from_utf8_lossy(&body), &url, &hidden);
         Err(refused(status, said, retry_after))
     }
 }
@@ -315,18 +383,27 @@ async fn answer(response: &mut Response) -> Vec<u8> {
     body
 }
 
-/// The answer as one short line, or a placeholder when it repeats a part of the URL or the token.
-fn scrubbed(answer: &str, url: &Url, token: Option<&SecretString>) -> String {
+/// The answer as one short line, or a placeholder when it repeats a part of the URL or another secret.
+fn scrubbed(answer: &str, url: &Url, hidden: &[&SecretString]) -> String {
     let path = url.path().split('/').map(str::to_owned);
     let query = url.query_pairs().map(|(_, value)| value.into_owned());
     let raw_query = url.query().unwrap_or_default().split(['&', '=']).map(str::to_owned);
-    let login = [url.username().to_owned(), url.password().unwrap_or_default().to_owned()];
-    let token = token.map(|token| token.expose_secret().trim().to_owned());
-    let mut parts = path.chain(query).chain(raw_query).chain(login).chain(token);
-    if parts.any(|part| part.len() >= SECRET_PART_BYTES_MIN && answer.contains(&part)) {
+    let (user, password) = (url.username(), url.password().unwrap_or_default());
+    // As the request carried it: in a header that some servers repeat.
+    let basic = BASE64.encode(format!("{user}:{password}"));
+    let login = [user.to_owned(), password.to_owned(), basic];
+    let hidden = hidden.iter().map(|secret| secret.expose_secret().trim().to_owned());
+    let parts: Vec<String> = path.chain(query).chain(raw_query).chain(login).chain(hidden).collect();
+    without(answer, &parts)
+}
+
+/// What a server said as one short line, or a placeholder when it repeats one of the secrets.
+pub(super) fn without(answer: &str, secrets: &[String]) -> String {
+    let line = answer.split_whitespace().collect::<Vec<_>>().join(" ");
+    let repeats = |part: &String| part.len() >= SECRET_PART_BYTES_MIN && (answer.contains(part.as_str()) || line.contains(part.as_str()));
+    if secrets.iter().any(repeats) {
         return "[its answer is left out, since it repeats the webhook's secret]".to_owned();
     }
-    let line = answer.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() > ANSWER_CHARS_MAX {
         line.chars().take(ANSWER_CHARS_MAX).chain(['…']).collect()
     } else {
@@ -376,12 +453,14 @@ mod tests {
             "bad sig s3cr/et-signature",
             "s3cr%2Fet-signature",
         ] {
-            assert!(scrubbed(echo, &url, None).starts_with("[its answer is left out"), "{echo}");
+            assert!(scrubbed(echo, &url, &[]).starts_with("[its answer is left out"), "{echo}");
         }
-        assert_eq!(scrubbed("no_service\n", &url, None), "no_service");
+        let login = Url::parse("https://reader:hunter2-hunter2@alerts.example/").expect("valid");
+        assert!(scrubbed("Authorization: Basic cmVhZGVyOmh1bnRlcjItaHVudGVyMg==", &login, &[]).starts_with("[its answer"));
+        assert_eq!(scrubbed("no_service\n", &url, &[]), "no_service");
         let token = SecretString::from("a-long-bearer-token");
-        assert!(scrubbed("you sent a-long-bearer-token", &url, Some(&token)).starts_with("[its answer"));
-        assert_eq!(scrubbed(&"x".repeat(5000), &url, None).chars().count(), ANSWER_CHARS_MAX + 1);
+        assert!(scrubbed("you sent a-long-bearer-token", &url, &[&token]).starts_with("[its answer"));
+        assert_eq!(scrubbed(&"x".repeat(5000), &url, &[]).chars().count(), ANSWER_CHARS_MAX + 1);
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Ground {
     pub fn topics(&self) -> Vec<String> {
         let deliveries = self.chat.deliveries();
         let own = deliveries.iter().filter(|delivery| delivery.path == "/webhook");
-        own.map(|delivery| delivery.body["topic"].as_str().unwrap_or_default().to_owned())
+        own.map(|delivery| delivery.body["data"]["topic"].as_str().unwrap_or_default().to_owned())
             .collect()
     }
 
@@ -242,7 +242,7 @@ impl Ground {
     pub async fn wait_topic(&self, topic: &str, limit: Duration) -> Value {
         let what = format!("the chat to hear {topic:?}");
         let heard = self.chat.wait_for(&what, limit, |delivery| {
-            delivery.path == "/webhook" && delivery.body["topic"] == topic
+            delivery.path == "/webhook" && delivery.body["data"]["topic"] == topic
         });
         heard.await.body
     }

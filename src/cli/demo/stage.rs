@@ -187,7 +187,9 @@ impl<W: Write> Stage<W> {
             Await::Told(topic) => {
                 let told = |chat: &str, key: &str| {
                     let messages = self.sandbox.messages();
-                    messages.iter().any(|message| message.chat == chat && message.body["topic"] == key)
+                    messages
+                        .iter()
+                        .any(|message| message.chat == chat && message.body["data"]["topic"] == key)
                 };
                 told("webhook", topic.as_str())
             }

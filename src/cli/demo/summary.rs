@@ -175,7 +175,7 @@ fn failures(ending: &Ending, seen: &Witnesses<'_>, flips: &[&AuditEntry]) -> Vec
         .messages
         .iter()
         .filter(|message| message.chat == "webhook")
-        .filter_map(|message| message.body["topic"].as_str())
+        .filter_map(|message| message.body["data"]["topic"].as_str())
         .collect();
     let mut rest = told.iter();
     for topic in ending.told.iter().map(|topic: &Topic| topic.as_str()) {

@@ -191,7 +191,7 @@ fn told(topics: &[&str]) -> Vec<Message> {
     let message = |topic: &&str| Message {
         at: at(12.0),
         chat: "webhook".to_owned(),
-        body: json!({ "topic": topic }),
+        body: json!({ "data": { "topic": topic } }),
     };
     topics.iter().map(message).collect()
 }

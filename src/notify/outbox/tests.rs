@@ -230,7 +230,7 @@ async fn messages_arrive_in_order_with_id_and_token_and_leave_no_file() {
         let (_, headers, body) = &seen[7];
         assert_eq!(headers["idempotency-key"], "id-0007");
         assert_eq!(headers["authorization"], format!("Bearer {TOKEN}"));
-        assert_eq!(body["title"], "Rolled back: shop/web1 is on blue again");
+        assert_eq!(body["data"]["title"], "Rolled back: shop/web1 is on blue again");
     }
     assert_eq!(running.count("a", "delivered"), 20);
     assert_eq!(files(dir.path()), Vec::<String>::new());

@@ -1,0 +1,179 @@
+use clap::CommandFactory as _;
+use secrecy::SecretString;
+use url::Url;
+
+use super::*;
+use crate::model::settings::{Email, MailSecurity, Secret};
+
+const CANARY: &str = "canary-1f0c5d9e-secret";
+
+fn value(text: &str) -> Secret {
+    Secret::Value(SecretString::from(text.to_owned()))
+}
+
+fn at() -> Timestamp {
+    "2026-11-21T04:12:34Z".parse().expect("valid")
+}
+
+/// One channel of every kind of this lane, at a server's address, every secret a canary.
+fn receivers(address: &str) -> Vec<ChatSettings> {
+    let url = || value(&format!("http://{address}/{CANARY}"));
+    [
+        (
+            "hook",
+            Channel::Webhook {
+                url: url(),
+                token: Some(value(CANARY)),
+                signing_key: Some(value(CANARY)),
+            },
+        ),
+        (
+            "pager",
+            Channel::PagerDuty {
+                routing_key: value(CANARY),
+                api: Url::parse(&format!("http://{address}/")).expect("valid"),
+            },
+        ),
+        (
+            "alerts",
+            Channel::Alertmanager {
+                url: url(),
+                token: Some(value(CANARY)),
+            },
+        ),
+        (
+            "mail",
+            Channel::Email(Email {
+                host: "127.0.0.1".into(),
+                port: 9,
+                security: MailSecurity::Starttls,
+                login: Some(("flipback".into(), value(CANARY))),
+                ca_file: None,
+                from: "flipback <flipback@shop.example>".into(),
+                to: vec!["ops@shop.example".into()],
+            }),
+        ),
+    ]
+    .map(|(name, channel)| ChatSettings::new(name, channel))
+    .into()
+}
+
+fn stripped(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+#[test]
+fn help_is_what_people_read() {
+    let mut command = super::super::Cli::command();
+    let notify = command.find_subcommand_mut("notify").expect("it is there");
+    let mut all = String::new();
+    for name in ["test", "list"] {
+        let found = notify.find_subcommand_mut(name).expect("it is there");
+        let help = found.clone().term_width(100).render_long_help().to_string();
+        assert!(help.contains("Example"), "{name}");
+        all.push_str(&help);
+        all.push_str("\n=====\n");
+    }
+    let trimmed: Vec<&str> = all.lines().map(str::trim_end).collect();
+    insta::assert_snapshot!(trimmed.join("\n"));
+}
+
+#[test]
+fn a_plan_tells_the_story_first_and_every_kind_once() {
+    let plan = plan(ChatKind::Slack, &[], at(), None);
+    let topics: Vec<Topic> = plan.iter().map(|planned| planned.announcement.topic).collect();
+    assert_eq!(topics[..5], STORY);
+    let mut sorted = topics.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!((topics.len(), sorted.len()), (Topic::ALL.len(), Topic::ALL.len()));
+    let story: std::collections::BTreeSet<&str> = plan[..5].iter().map(|planned| planned.announcement.thread.as_str()).collect();
+    assert_eq!(story.len(), 1);
+}
+
+#[test]
+fn nobody_stays_paged() {
+    for kind in [ChatKind::PagerDuty, ChatKind::Alertmanager] {
+        let each = Topic::ALL.map(|topic| vec![topic]);
+        for topics in each.into_iter().chain([Vec::new()]) {
+            let mut open = BTreeMap::new();
+            for Planned { announcement, .. } in plan(kind, &topics, at(), None) {
+                match announcement.topic.stage() {
+                    Stage::Opens | Stage::Continues => drop(open.insert(announcement.thread, announcement.topic)),
+                    Stage::Resolves => drop(open.remove(&announcement.thread)),
+                    Stage::Once => {}
+                }
+            }
+            assert!(open.is_empty(), "{kind:?} {topics:?}: {open:?}");
+        }
+    }
+}
+
+#[test]
+fn every_sample_says_that_it_is_one() {
+    for kind in ChatKind::ALL {
+        let mut ids = std::collections::BTreeSet::new();
+        for Planned { announcement, .. } in plan(kind, &[], at(), None) {
+            assert!(announcement.is_test() && announcement.guard.as_str() == "flipback-test/web");
+            assert!(words(&announcement).title.starts_with("TEST: "));
+            assert!(ids.insert(announcement.id.clone()), "{} twice", announcement.id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rehearsal_shows_everything_but_secrets() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut lines = Vec::new();
+    for chat in receivers("127.0.0.1:9") {
+        let plan = plan(chat.kind(), &[Topic::RollbackFailed, Topic::Paused], at(), None);
+        lines.extend(carry(&chat, plan, true).await);
+    }
+    let text = stripped(&table(&lines));
+    insta::assert_snapshot!(text);
+    let json = serde_json::to_string(&lines).expect("serializes");
+    assert!(!text.contains(CANARY) && !json.contains(CANARY), "{text}");
+    assert!(lines.iter().all(|line| matches!(line.fate, Fate::Drafted | Fate::Skipped)));
+}
+
+#[tokio::test]
+async fn a_chat_that_is_not_there_is_tried_once() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Nobody listens on the port of "discard".
+    for chat in receivers("127.0.0.1:9") {
+        let plan = plan(chat.kind(), &[], at(), None);
+        let lines = carry(&chat, plan, false).await;
+        let failed = lines.iter().filter(|line| line.fate == Fate::Failed).count();
+        let rest = lines.iter().filter(|line| line.fate == Fate::NotTried).count();
+        assert_eq!(failed, 1, "{}", chat.name);
+        assert!(rest > 10, "{}", chat.name);
+        let text = stripped(&table(&lines));
+        assert!(text.contains("->") && !text.contains(CANARY), "{text}");
+    }
+}
+
+#[test]
+fn chats_are_listed_with_what_they_hear() {
+    let mut chats = receivers("127.0.0.1:9");
+    chats[0].quiet = Duration::from_secs(300);
+    chats[3].filter = Filter {
+        min_severity: Severity::Critical,
+        topics: Some([Topic::RollbackFailed, Topic::Disarmed].into()),
+        guards: vec!["shop/*".into()],
+    };
+    insta::assert_snapshot!(stripped(&list(&chats)));
+    insta::assert_json_snapshot!(chats.iter().map(listed).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_unknown_chat_is_a_usage_error_that_names_the_known_ones() {
+    let chats = receivers("127.0.0.1:9");
+    let failure = meant(&chats, Some("slak")).expect_err("unknown");
+    assert_eq!(
+        (failure.code, failure.message.contains("hook, pager, alerts, mail")),
+        (64, true),
+        "{failure}"
+    );
+    assert_eq!(meant(&[], None).expect_err("none").code, 64);
+    assert!(topic("rollback_faild").is_err());
+}
