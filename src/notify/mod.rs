@@ -24,14 +24,22 @@ use crate::{
 mod filter;
 mod alertmanager;
 mod email;
+mod blocks;
+mod discord;
+mod form;
 mod lane;
 mod letter;
 mod outbox;
 mod pagerduty;
+mod picture;
 mod post;
 mod quiet;
 mod rehearsal;
 mod slack;
+mod slack_api;
+mod slack_bot;
+mod slack_picture;
+mod slack_receipt;
 mod spool;
 mod standing;
 mod teams;
@@ -73,7 +81,9 @@ struct Entry {
 /// Every kind of chat.
 const CATALOGUE: &[Entry] = &[
     slack::ENTRY,
+    slack_bot::ENTRY,
     teams::ENTRY,
+    discord::ENTRY,
     webhook::ENTRY,
     pagerduty::ENTRY,
     alertmanager::ENTRY,

@@ -18,8 +18,8 @@ use crate::model::settings::{ChatSettings, Secret, SecretError};
 
 /// A connection that does not stand by then never will; shorter than most chats' timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// So much of an answer is read; chats say "ok", one sentence, or repeat the message.
-const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// So much of an answer is read; chats say "ok", one sentence, repeat the message, or list a thread's last ones.
+const ANSWER_BYTES_MAX: usize = 512 * 1024;
 /// So much of it is repeated in an error.
 const ANSWER_CHARS_MAX: usize = 200;
 /// Parts of a URL shorter than this (`v1`, `hooks`) are no secret and are not searched for in answers.
@@ -67,6 +67,16 @@ pub enum DeliverError {
     /// The signing key cannot be used.
     #[error("the signing key begins with whsec_, and what follows is not base64")]
     BadKey,
+    /// The chat refused, and what it said is known to mean something that a person can set right.
+    #[error("the chat refused: {said}")]
+    Advised {
+        /// What it said, shortened.
+        said: String,
+        /// What a person can do; `{credential}` stands for where the credential comes from.
+        advice: &'static str,
+        /// Whether the same message would be refused again.
+        permanent: bool,
+    },
     /// The chat refused.
     #[error("the chat answered {status}{}", if .said.is_empty() { String::new() } else { format!(": {}", .said) })]
     Status {
@@ -85,7 +95,7 @@ impl DeliverError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::NotAUrl | Self::BadToken | Self::BadKey => true,
-            Self::Refused { permanent, .. } | Self::Mail { permanent, .. } => *permanent,
+            Self::Refused { permanent, .. } | Self::Advised { permanent, .. } | Self::Mail { permanent, .. } => *permanent,
             // A redirect is never followed: it would carry the message, and with it the trust in the URL, elsewhere.
             Self::Status { status, .. } => (300..500).contains(status) && !matches!(status, 408 | 425 | 429),
             // A credential file may be mounted a moment later.
@@ -125,6 +135,7 @@ impl DeliverError {
             Self::Status { status: 429, .. } => "the chat limits the rate of messages; it is tried again".to_owned(),
             Self::Status { .. } => "the chat has trouble of its own; it is tried again".to_owned(),
             Self::Refused { .. } => format!("look up what it said in the chat's documentation; its credential is in {place}"),
+            Self::Advised { advice, .. } => advice.replace("{credential}", &place),
             Self::NotAUrl | Self::Secret(_) => format!("put the webhook URL, and nothing else, into {place}"),
             Self::Mail { permanent: true, .. } => "correct the settings of this chat: host, port, security, from, to".to_owned(),
             Self::Mail { .. } => "check host, port and security of this chat, and that the mail server can be reached from here".to_owned(),
@@ -199,6 +210,8 @@ pub(super) enum To<'a> {
     Secret(&'a Secret),
     /// A secret base URL, and what is appended to its path.
     Below(&'a Secret, &'a str),
+    /// A URL that is itself a secret, and what is asked of it in its query.
+    Asking(&'a Secret, &'a [(&'static str, &'a str)]),
     /// A URL that is none.
     Open(Url),
 }
@@ -299,7 +312,7 @@ impl Post {
         };
         let mut response = request.send().await.map_err(|error| DeliverError::Send(error.without_url()))?;
         let status = response.status();
-        let retry_after = retry_after(response.headers());
+        let asked = retry_after(response.headers());
         let body = answer(&mut response).await;
         if status.is_success() {
             return Ok(Answer {
@@ -309,15 +322,17 @@ impl Post {
         }
         let hidden: Vec<&SecretString> = token.iter().chain(hidden).collect();
         let said = scrubbed(&String::from_utf8_lossy(&body), &url, &hidden);
+        let retry_after = asked.max((status == StatusCode::TOO_MANY_REQUESTS).then(|| said_retry_after(&body)).flatten());
         Err(refused(status, said, retry_after))
     }
 }
 
 async fn target(to: To<'_>) -> Result<Url, DeliverError> {
-    let (secret, below) = match to {
+    let (secret, below, query) = match to {
         To::Open(url) => return Ok(url),
-        To::Secret(secret) => (secret, None),
-        To::Below(secret, below) => (secret, Some(below)),
+        To::Secret(secret) => (secret, None, &[][..]),
+        To::Below(secret, below) => (secret, Some(below), &[][..]),
+        To::Asking(secret, query) => (secret, None, query),
     };
     let secret = read(secret).await?;
     let mut url = Url::parse(secret.expose_secret().trim()).map_err(|_| DeliverError::NotAUrl)?;
@@ -327,6 +342,9 @@ async fn target(to: To<'_>) -> Result<Url, DeliverError> {
     if let Some(below) = below {
         let path = format!("{}/{}", url.path().trim_end_matches('/'), below.trim_start_matches('/'));
         url.set_path(&path);
+    }
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
     }
     Ok(url)
 }
@@ -368,6 +386,12 @@ async fn read(secret: &Secret) -> Result<SecretString, DeliverError> {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<f64>().ok()?;
     Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// `retry_after` of a JSON answer, in seconds: Discord's is finer there than in its header.
+fn said_retry_after(body: &[u8]) -> Option<Duration> {
+    let said: serde_json::Value = serde_json::from_slice(body).ok()?;
+    Duration::try_from_secs_f64(said.get("retry_after")?.as_f64()?).ok()
 }
 
 /// The start of the answer's body; a body that breaks off is as good as its start.
@@ -475,5 +499,36 @@ mod tests {
         for bad in ["-1", "NaN", "inf", "Wed, 21 Oct 2026 07:28:00 GMT", ""] {
             assert_eq!(of(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn retry_after_is_read_from_an_answers_body_too() {
+        let said = |body: &str| said_retry_after(body.as_bytes());
+        assert_eq!(
+            said(r#"{"message": "You are being rate limited.", "retry_after": 64.57, "global": false}"#),
+            Some(Duration::from_millis(64_570))
+        );
+        for bad in [
+            "",
+            "slow down",
+            "{}",
+            r#"{"retry_after": -1}"#,
+            r#"{"retry_after": "soon"}"#,
+            r#"{"retry_after": 1e300}"#,
+        ] {
+            assert_eq!(said(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_chat_is_known_to_mean_becomes_advice_with_a_place() {
+        let advised = DeliverError::Advised {
+            said: "invalid_auth".into(),
+            advice: "put a bot token into {credential}",
+            permanent: true,
+        };
+        let file = Secret::File("/etc/flipback/token".into());
+        assert_eq!(advised.remedy(Some(&file)), "put a bot token into \"/etc/flipback/token\"");
+        assert_eq!(advised.to_string(), "the chat refused: invalid_auth");
     }
 }
