@@ -35,8 +35,9 @@ const BLOCK_ID_CHARS_MAX: usize = 255;
 const NEXT_CHARS_MAX: usize = 900;
 /// What a notification shows; more is cut off there anyway.
 const TEXT_CHARS_MAX: usize = 500;
-/// Slack refuses blocks over some 13,000 characters together (`msg_blocks_too_long`).
-const PAYLOAD_CHARS_MAX: usize = 12_000;
+/// Slack refuses blocks over some 12,000 characters together (`msg_blocks_too_long`), its own containers included; how it
+/// counts is not said.
+const PAYLOAD_CHARS_MAX: usize = 10_000;
 /// Characters of the reason and of each fact, tried in this order until the payload fits.
 const CHARS_MAX: [(usize, usize); 3] = [(2000, FIELD_CHARS_MAX), (1000, 300), (400, 120)];
 
