@@ -69,6 +69,10 @@ pub struct Metrics {
     pub evidence_bundles: IntCounterVec,
     /// `flipback_evidence_capture_duration_seconds`.
     pub evidence_duration: Histogram,
+    /// `flipback_evidence_copies_total{result}`: `copied`, `failed`.
+    pub evidence_copies: IntCounterVec,
+    /// `flipback_evidence_copies_pending`: complete bundles that the configured copy does not hold yet.
+    pub evidence_copies_pending: IntGauge,
 }
 
 /// From 1 ms to 30 s: flips are expected within 25 ms, anything network-bound within its timeout.
@@ -159,6 +163,12 @@ impl Metrics {
             )?,
             evidence_bundles: counters("flipback_evidence_bundles_total", "Evidence bundles by result.", &["result"])?,
             evidence_duration: histogram("flipback_evidence_capture_duration_seconds", "Time to capture one evidence bundle.")?,
+            evidence_copies: counters(
+                "flipback_evidence_copies_total",
+                "Copies of evidence to a second place by result.",
+                &["result"],
+            )?,
+            evidence_copies_pending: gauge("flipback_evidence_copies_pending", "Evidence bundles that wait for their copy.")?,
             registry: registry.clone(),
         };
         made.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

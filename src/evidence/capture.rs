@@ -128,7 +128,7 @@ pub(super) async fn capture(plan: &Plan, sources: Sources, shelf: &Shelf) -> Vec
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -20,13 +20,13 @@ use crate::model::{Incident, TimelineEntry, file_segment, incident::INCIDENT_SCH
 /// The folder of incidents below the data folder.
 pub(super) const INCIDENTS: &str = "incidents";
 /// The case and what became of it.
-const INCIDENT: &str = "incident.json";
+pub(super) const INCIDENT: &str = "incident.json";
 /// The trace that replays to the decision.
 const RECORD: &str = "decision.jsonl";
 /// Hashes of all other files, as `sha256sum --check` reads them.
-const MANIFEST: &str = "MANIFEST.sha256";
+pub(super) const MANIFEST: &str = "MANIFEST.sha256";
 /// Begins the name of a folder that is not complete.
-const PARTIAL: &str = ".partial-";
+pub(super) const PARTIAL: &str = ".partial-";
 /// An `incident.json` larger than this is not ours.
 const INCIDENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Lines of an incident's story; what is beyond says nothing new.
@@ -100,7 +100,7 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-fn failed(attempted: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EvidenceError {
+pub(super) fn failed(attempted: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EvidenceError {
     let path = path.to_owned();
     move |source| EvidenceError::Disk { attempted, path, source }
 }
@@ -161,7 +161,7 @@ where
 }
 
 /// Holds the lock under which incidents are rewritten; each rewrite is whole or absent, so that a panic harms none.
-pub(super) fn hold(edit: &Mutex<()>) -> MutexGuard<'_, ()> {
+pub(super) fn hold<T>(edit: &Mutex<T>) -> MutexGuard<'_, T> {
     edit.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -401,7 +401,7 @@ fn write_incident(folder: &Path, incident: &Incident) -> Result<(), EvidenceErro
 }
 
 /// Replaces a file whole or not at all: written beside its place, synced, renamed.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), EvidenceError> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), EvidenceError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || {
         let mut builder = tempfile::Builder::new();
@@ -418,7 +418,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), EvidenceError> {
     sync_folder(folder)
 }
 
-fn sync_folder(folder: &Path) -> Result<(), EvidenceError> {
+pub(super) fn sync_folder(folder: &Path) -> Result<(), EvidenceError> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(failed("sync", folder))

@@ -27,10 +27,16 @@ use crate::{
 };
 
 mod capture;
+pub mod copy;
 mod disk;
+pub mod export;
+mod manifest;
 mod plan;
 mod progress;
+pub mod retention;
 mod scrub;
+pub mod stock;
+pub mod verify;
 
 pub use disk::{EvidenceError, list};
 
@@ -176,5 +182,8 @@ impl Keeper {
 /// Everything a test of this room needs again and again.
 #[cfg(test)]
 mod fixture;
+/// Bundles made without an API server, for retention, export, verify and copies.
+#[cfg(test)]
+mod made;
 #[cfg(test)]
 mod tests;
