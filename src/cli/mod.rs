@@ -20,6 +20,7 @@ pub mod check;
 pub mod client;
 pub mod command;
 pub mod demo;
+pub mod evidence;
 pub mod gate;
 pub mod notify;
 pub mod paint;
@@ -153,6 +154,8 @@ pub enum Command {
     Replay(replay::ReplayArgs),
     /// Judge the past: what would the rules have done?
     Backtest(backtest::BacktestArgs),
+    /// Look at what rollbacks left behind; export, verify, pin, prune, copy it
+    Evidence(evidence::EvidenceArgs),
     /// See it work: needs nothing but this program
     #[command(after_help = DEMO_HELP)]
     Demo(demo::DemoArgs),
@@ -282,6 +285,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Notify(args) => notify::notify(global, &args).await?,
         Command::Replay(args) => replay::replay(&args)?,
         Command::Backtest(args) => backtest::backtest(global, &args).await?,
+        Command::Evidence(args) => evidence::evidence(global, args).await?,
         Command::Demo(args) => play(global, &args).await?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -293,7 +293,7 @@ fn facts(guard: &GuardStatus, at: Timestamp) -> Vec<Vec<Cell>> {
 }
 
 /// `3m 20s ago`.
-fn ago(then: Timestamp, now: Timestamp) -> String {
+pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(then).as_secs().max(0).unsigned_abs();
     // A day-old incident needs no seconds.
     let coarse = match seconds {

@@ -141,7 +141,13 @@ pub fn place(settings: &CopySettings) -> String {
 /// Whether a place (as [`place`] names it) holds all of a bundle as it is now.
 #[must_use]
 pub fn is_copied(folder: &Path, place: &str) -> bool {
-    journal::is_copied(folder, place)
+    copied_to(folder).as_deref() == Some(place)
+}
+
+/// The place, as [`place`] names it, that holds all of a bundle as it is now.
+#[must_use]
+pub fn copied_to(folder: &Path) -> Option<String> {
+    journal::copied_to(folder)
 }
 
 /// Checks what can be checked without a request: the URL, the options' names, that secrets can be read.

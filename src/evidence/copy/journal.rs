@@ -69,11 +69,11 @@ impl Said {
     }
 }
 
-/// Whether `place` holds all of a bundle as it is now.
-pub(super) fn is_copied(folder: &Path, place: &str) -> bool {
-    let Ok(text) = fs::read(folder.join(COPIED)) else { return false };
-    let said = Said::read(&text);
-    said.to.as_deref() == Some(place) && said.whole.is_some() && said.whole == list_hash(folder).ok()
+/// The place that holds all of a bundle as it is now.
+pub(super) fn copied_to(folder: &Path) -> Option<String> {
+    let said = Said::read(&fs::read(folder.join(COPIED)).ok()?);
+    let whole = said.whole?;
+    list_hash(folder).is_ok_and(|hash| hash == whole).then_some(said.to).flatten()
 }
 
 /// The hash of a bundle's list of files.
@@ -174,11 +174,11 @@ mod tests {
         fs::write(folder.path().join(MANIFEST), "x").expect("writes");
         let hash = list_hash(folder.path()).expect("reads");
         let mut journal = Journal::open(folder.path(), "s3://a", false).expect("opens").expect("is free");
-        assert!(!is_copied(folder.path(), "s3://a"));
+        assert!(copied_to(folder.path()).is_none());
         journal.whole(&hash).expect("writes");
-        assert!(is_copied(folder.path(), "s3://a") && !is_copied(folder.path(), "s3://b"));
+        assert!(copied_to(folder.path()).as_deref() == Some("s3://a"));
         fs::write(folder.path().join(MANIFEST), "y").expect("writes");
-        assert!(!is_copied(folder.path(), "s3://a"), "what was amended is copied again");
+        assert!(copied_to(folder.path()).is_none(), "what was amended is copied again");
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Store {
         let (scheme, prefix) = ObjectStoreScheme::parse(url).map_err(|_| CopyError::Url(place(settings)))?;
         let wrong = |error: object_store::Error| CopyError::Settings {
             place: place(settings),
-            why: explain(&error, &secrets),
+            why: hidden(&in_full(&error), &secrets),
         };
         let retry = RetryConfig {
             max_retries: RETRIES,
@@ -230,6 +230,15 @@ fn explain(error: &object_store::Error, secrets: &[SecretString]) -> String {
     }
     let cause: String = hidden(&cause.to_string(), secrets).chars().take(CAUSE_CHARS_MAX).collect();
     how.map_or_else(|| cause.clone(), |how| format!("{how}: {cause}"))
+}
+
+/// A whole error, for one that is made before anything is sent.
+fn in_full(error: &object_store::Error) -> String {
+    let cause = match error {
+        object_store::Error::Generic { source, .. } => source.to_string(),
+        other => other.to_string(),
+    };
+    cause.chars().take(CAUSE_CHARS_MAX).collect()
 }
 
 fn hint(status: &str, code: Option<&str>) -> &'static str {
