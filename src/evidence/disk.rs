@@ -35,7 +35,7 @@ const TIMELINE_MAX: usize = 500;
 const SAME_ID_MAX: u32 = 100;
 /// Bundles may hold logs: the owner writes, its group reads.
 const FOLDER_MODE: u32 = 0o750;
-const FILE_MODE: u32 = 0o640;
+pub(super) const FILE_MODE: u32 = 0o640;
 
 /// Why evidence cannot be kept or read.
 #[derive(Debug, thiserror::Error)]

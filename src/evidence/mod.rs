@@ -33,6 +33,7 @@ pub mod export;
 mod manifest;
 mod plan;
 mod progress;
+pub mod report;
 pub mod retention;
 mod scrub;
 pub mod stock;
@@ -46,6 +47,8 @@ const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long hashing and syncing a whole bundle may take.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the report may take; looking through logs has a bound of its own.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Disk operations at a time; a hung one keeps its place, so that hung threads stay this few.
 const OPERATIONS_MAX: usize = 16;
 /// Bundles captured at a time: when many guards roll back at once, the API server is busy enough.
@@ -155,6 +158,7 @@ impl Keeper {
             Ok(_place) => capture::capture(&plan, sources, &shelf).await,
             Err(_) => vec!["capture: not begun in time, since too many other incidents were being captured".to_owned()],
         };
+        let missing = self.report(&bundle.partial, missing).await;
         let (edit, named) = (Arc::clone(&self.edit), missing.clone());
         let folder = bundle.sealed.clone();
         disk::bounded(&self.places, SEAL_TIMEOUT, "complete", bundle.partial.clone(), move || {
@@ -163,6 +167,18 @@ impl Keeper {
         })
         .await?;
         Ok((folder, missing))
+    }
+
+    /// Writes the report of what was captured; without it the bundle is one all the same.
+    async fn report(&self, folder: &std::path::Path, mut missing: Vec<String>) -> Vec<String> {
+        let partial = folder.to_owned();
+        let written = disk::bounded(&self.places, REPORT_TIMEOUT, "report on", partial.clone(), move || {
+            report::write(&partial)
+        });
+        if let Err(error) = written.await {
+            missing.push(format!("report: {error}"));
+        }
+        missing
     }
 
     /// Adds a line to an incident's story, such as its recovery; `MANIFEST.sha256` follows.

@@ -21,11 +21,11 @@ use crate::{
     words::Message,
 };
 
-mod filter;
 mod alertmanager;
-mod email;
 mod blocks;
 mod discord;
+mod email;
+mod filter;
 mod form;
 mod lane;
 mod letter;

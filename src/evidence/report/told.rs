@@ -1,0 +1,379 @@
+//! The incident in sentences: what became of it, what a person should do next, and the configuration in force in plain
+//! words. Pure.
+
+use jiff::SignedDuration;
+use serde::Serialize;
+
+use super::words::{self, percent, plain};
+use crate::model::{
+    Action, AfterWatch, Incident, IncidentOutcome, Judging, Mode, Moment, Path, Policy, Refusal, Release, RuleKind, RuleSpec, ScalarRule,
+    Suppression, Trigger,
+};
+
+use super::course::Course;
+
+/// Signs of a sentence that somebody else wrote.
+const SENTENCE_CHARS_MAX: usize = 600;
+
+/// What became of an incident.
+#[derive(Debug, Serialize)]
+pub(super) struct Outcome {
+    /// In two or three words.
+    pub(super) word: String,
+    /// `good`, `warn`, `bad`: never alone, the word says it too.
+    pub(super) tone: &'static str,
+    /// The one sentence: why.
+    pub(super) headline: String,
+    /// What became of it, in a sentence.
+    pub(super) became: String,
+    /// What a person should do next.
+    pub(super) next: String,
+}
+
+/// What became of it, and what to do.
+pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
+    let case = &incident.case;
+    let (from, to) = (&case.from, &case.to);
+    let has = |moment: Moment| course.steps.iter().rev().find(|step| step.moment == Some(moment));
+    let manual = matches!(case.trigger, Trigger::Manual { .. });
+    let mut headline = words::sentence(&words::line(&case.why, SENTENCE_CHARS_MAX));
+    let told = |word: &str, tone: &'static str, became: String, next: String| (word.to_owned(), tone, became, next);
+    let (word, tone, became, next) = match &incident.outcome {
+        IncidentOutcome::RolledBack { .. } if has(Moment::NotArrived).is_some() => told(
+            "Patched, not arrived",
+            "bad",
+            format!("The API server accepted the patch from {from} to {to}, and traffic was not seen to follow."),
+            format!("Look at the Service's selector and its EndpointSlices now: users may still be on {from}."),
+        ),
+        IncidentOutcome::RolledBack { .. } if has(Moment::FlippedBack).is_some() => told(
+            "Moved back by somebody",
+            "bad",
+            format!("Traffic was moved from {from} to {to}, and then somebody moved it back to {from}."),
+            "Find out who did, and why: flipback does not flip this release away again.".to_owned(),
+        ),
+        IncidentOutcome::RolledBack { .. } if has(Moment::DidNotHelp).is_some() => told(
+            "Rolled back, did not help",
+            "bad",
+            format!("Traffic was moved from {from} to {to}, and {to} is bad too."),
+            "Look for what both colors share: a database, a dependency, the network. Another flip will not help.".to_owned(),
+        ),
+        IncidentOutcome::RolledBack { preview_error, .. } => {
+            let word = if manual { "Switched by hand" } else { "Rolled back" };
+            let preview = preview_error
+                .as_ref()
+                .map(|_| " The preview Service was not swapped along.")
+                .unwrap_or_default();
+            let next = match has(Moment::Recovered) {
+                Some(_) => format!(
+                    "Users are well on {to}. Find the cause in {from} before it is released again: the same release is not flipped to automatically."
+                ),
+                None if manual => format!("Watch {to}: it is judged by the same rules."),
+                None => format!("See whether {to} serves well, then find the cause in {from} before it is released again."),
+            };
+            let tone = if preview_error.is_some() { "warn" } else { "good" };
+            told(word, tone, format!("Traffic was moved from {from} to {to}.{preview}"), next)
+        }
+        IncidentOutcome::Withheld => told(
+            "Would have rolled back",
+            "warn",
+            format!("Monitor only: traffic would have been moved from {from} to {to}, and was not. Users were still on {from}."),
+            format!(
+                "Decide yourself: `flipback switch` moves it; mode = \"enforce\" lets flipback do it. {}",
+                words::sentence(from.as_str())
+            ) + " was bad when this was written.",
+        ),
+        IncidentOutcome::DryRun => told(
+            "Dry run",
+            "good",
+            format!("The API server accepted the patch from {from} to {to} and stored nothing."),
+            "Nothing.".to_owned(),
+        ),
+        IncidentOutcome::Failed { error } => {
+            headline = format!("{headline}. {}", words::sentence(&words::line(error, SENTENCE_CHARS_MAX)));
+            told(
+                "Rollback failed",
+                "bad",
+                format!("The patch from {from} to {to} failed: users were still on {from} when this was written."),
+                "Move traffic by hand if flipback does not manage at its next look; it tries again while the release is bad.".to_owned(),
+            )
+        }
+        IncidentOutcome::Blocked { refusal } => {
+            headline = format!("{headline}, but {}", words::line(&refusal.to_string(), SENTENCE_CHARS_MAX));
+            told(
+                "Blocked",
+                "bad",
+                format!("The release is bad and traffic was not moved: users were still on {from} when this was written."),
+                remedy(refusal),
+            )
+        }
+        IncidentOutcome::Suppressed { suppression } => {
+            headline = format!("{headline}, but {suppression}");
+            told(
+                "Not the release's fault",
+                "warn",
+                format!("Traffic was left on {from}."),
+                shared(suppression),
+            )
+        }
+        IncidentOutcome::Decided => told(
+            "Decided",
+            "warn",
+            format!("It was decided to move traffic from {from} to {to}; what became of it is not recorded here."),
+            "Look at the Service: its ledger annotation says whether the patch arrived.".to_owned(),
+        ),
+    };
+    Outcome {
+        word,
+        tone,
+        headline,
+        became,
+        next,
+    }
+}
+
+fn remedy(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::StandbyNotReady { .. } => "Bring the standby color up, or fix the live one: flipback tries again while it is bad.",
+        Refusal::StandbyUnseen => "Find out why EndpointSlices are not being watched (the API server, RBAC); until then move traffic by hand if you know the standby is well.",
+        Refusal::Paused { .. } => "`flipback resume` lets it act again; or move traffic by hand.",
+        Refusal::Cooldown { .. } => "Move traffic by hand with `flipback switch` if it cannot wait for the end of the cooldown.",
+        Refusal::Disarmed { .. } => "Too many flips: somebody must look at both releases. `flipback resume` arms it again.",
+        Refusal::StandbyKnownBad { .. } => "Neither color is good: fix one of them. `flipback switch` moves traffic all the same.",
+        Refusal::AlreadyFlipped { .. } => "Somebody chose this release again: ask them. `flipback switch` moves traffic all the same.",
+    }
+    .to_owned()
+}
+
+fn shared(suppression: &Suppression) -> String {
+    match suppression {
+        Suppression::BadBefore => "Look for a cause older than the switch: a dependency, the load, the threshold itself.",
+        Suppression::StandbyBad | Suppression::FleetBad => "Look for what all colors share: a database, a dependency, the network.",
+        Suppression::AfterWatch => "It went bad long after the switch: look at it, and move traffic by hand if it is the release.",
+        Suppression::ReportOnly => "The color that was restored is bad too: look for what both share.",
+    }
+    .to_owned()
+}
+
+/// What asked for it.
+pub(super) fn triggered(trigger: &Trigger, policy: &Policy) -> String {
+    match trigger {
+        Trigger::Manual { by, reason } => {
+            let reason = words::line(reason, SENTENCE_CHARS_MAX);
+            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            format!("{}{reason}", words::line(by, 120))
+        }
+        Trigger::Rule { rule, path } => {
+            let path = match path {
+                Path::Fast => format!("{} breaches in a row, {} sure", policy.consecutive, percent(policy.confidence)),
+                Path::Severe => "two severe intervals in a row".to_owned(),
+                Path::Slow => format!("the slow path: over its limit for {}", span(policy.slow_hold)),
+                Path::Critical => "zero tolerance: one breach".to_owned(),
+                Path::Endpoints => "no Ready endpoint for too long".to_owned(),
+                Path::Probe => format!("{} failed rounds of probes in a row", policy.consecutive),
+                Path::Classic => format!("{} bad polls in a row", policy.consecutive),
+            };
+            format!("rule {rule}, by {path}")
+        }
+    }
+}
+
+/// A release in a few signs: the tag of its first image, else its hash.
+pub(super) fn version(release: Option<&Release>) -> String {
+    let Some(release) = release else {
+        return "unknown release".to_owned();
+    };
+    let tag = release.images.first().and_then(|image| {
+        let name = image.rsplit('/').next()?;
+        // A digest says too much.
+        let name = name.split('@').next()?;
+        name.split_once(':').map(|(_, tag)| tag.to_owned())
+    });
+    words::line(&tag.unwrap_or_else(|| release.id.clone()), 60)
+}
+
+/// A release whole.
+pub(super) fn release(release: Option<&Release>) -> String {
+    match release {
+        None => "release not known (no Deployment named for this color)".to_owned(),
+        Some(release) => words::line(&format!("{} (template {})", release.images.join(", "), release.id), 500),
+    }
+}
+
+fn span(duration: std::time::Duration) -> String {
+    words::span(SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX))
+}
+
+/// A rule as it is shown.
+#[derive(Debug, Serialize)]
+pub(super) struct RuleRow {
+    /// Its name.
+    pub(super) name: String,
+    /// When it breaches.
+    pub(super) breaches: String,
+    /// What a confirmed breach does.
+    pub(super) does: String,
+    /// What is asked: queries, a path.
+    pub(super) asks: Vec<String>,
+}
+
+/// A rule in plain words.
+pub(super) fn rule(spec: &RuleSpec) -> RuleRow {
+    let mut asks = Vec::new();
+    let breaches = match &spec.kind {
+        RuleKind::ErrorRate(rule) => {
+            asks.extend([format!("all: {}", rule.total), format!("bad: {}", rule.bad)]);
+            format!("more than {} of requests fail", percent(rule.threshold))
+        }
+        RuleKind::Availability(rule) => {
+            asks.extend([format!("all: {}", rule.total), format!("bad: {}", rule.bad)]);
+            format!("fewer than {} of requests succeed", percent(rule.threshold))
+        }
+        RuleKind::Latency(rule) => {
+            asks.push(rule.buckets.clone());
+            format!("more than {} of requests take over {}", percent(rule.share()), span(rule.threshold))
+        }
+        RuleKind::Promql(rule) | RuleKind::Throughput(rule) | RuleKind::Saturation(rule) => {
+            asks.push(rule.expr.clone());
+            number(rule)
+        }
+        RuleKind::Probe(rule) => {
+            let port = rule
+                .port
+                .map_or_else(|| "the Service's target port".to_owned(), |port| format!("port {port}"));
+            asks.push(format!("GET {} on {port}", rule.path));
+            format!("more than {} of endpoints fail their probe", percent(rule.threshold))
+        }
+        RuleKind::Endpoints(rule) => format!("no endpoint is Ready for {}", span(rule.down_for)),
+    };
+    let mut does = match spec.action {
+        Action::Rollback => "rolls back".to_owned(),
+        Action::Alert => "alerts, never flips".to_owned(),
+    };
+    if spec.critical {
+        does.push_str(", at the first breach");
+    }
+    if let Some(windows) = spec.windows {
+        does.push_str(&format!(", if {} and {} agree", span(windows.short), span(windows.long)));
+    }
+    asks.retain(|ask| !ask.is_empty() && ask != "all: " && ask != "bad: ");
+    RuleRow {
+        name: spec.name.to_string(),
+        breaches,
+        does,
+        asks: asks.iter().map(|ask| words::line(ask, 1000)).collect(),
+    }
+}
+
+fn number(rule: &ScalarRule) -> String {
+    let unit = rule.unit.as_deref().map(|unit| format!(" {unit}")).unwrap_or_default();
+    let limits = [
+        rule.max.map(|max| format!("over {}{unit}", plain(max))),
+        rule.min.map(|min| format!("under {}{unit}", plain(min))),
+        rule.max_ratio_to_standby
+            .map(|ratio| format!("over {} times the standby's", plain(ratio))),
+        rule.max_ratio_to_before
+            .map(|ratio| format!("over {} times what it was before the switch", plain(ratio))),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    format!("the number is {}", limits.join(" or "))
+}
+
+/// The policy in plain words, one sentence per matter.
+pub(super) fn policy(policy: &Policy, mode: Mode) -> Vec<String> {
+    let judged = match policy.mode {
+        Judging::Intervals => format!(
+            "A look every {}; {} breaches in a row, {} sure, are a confirmed breach.",
+            span(policy.poll),
+            policy.consecutive,
+            percent(policy.confidence)
+        ),
+        Judging::Classic => format!(
+            "Classic mode: a look every {} over {} (latency over {}); {} bad looks in a row are a confirmed breach.",
+            span(policy.poll),
+            span(policy.window),
+            span(policy.window_latency),
+            policy.consecutive
+        ),
+    };
+    let enough = policy.min_requests.map_or_else(
+        || "as many requests as the limit asks for".to_owned(),
+        |count| format!("{count} requests"),
+    );
+    let after = match policy.after_watch {
+        AfterWatch::Slow => "the slow path and the endpoints remain",
+        AfterWatch::Full => "every path remains",
+        AfterWatch::Alert => "it only alerts",
+    };
+    vec![
+        match mode {
+            Mode::Enforce => "Enforce: a confirmed breach moves traffic.".to_owned(),
+            Mode::Monitor => "Monitor only: nothing is ever written to the cluster.".to_owned(),
+        },
+        judged,
+        format!(
+            "Requests are judged together until {} are bad or there are {enough}, for {} at most.",
+            policy.min_bad,
+            span(policy.stretch)
+        ),
+        format!(
+            "Severe: {} bad with at least {} bad requests, twice in a row, does not wait for more.",
+            percent(policy.severe_share),
+            policy.severe_bad
+        ),
+        format!(
+            "Slow: over the limit for {} within the last {}, with at least {} bad requests.",
+            span(policy.slow_hold),
+            span(policy.slow_window),
+            policy.slow_bad
+        ),
+        format!("Every path is armed for {} after a switch; then {after}.", span(policy.watch)),
+        format!(
+            "Warm-up after a switch: {} for errors, {} for latency.",
+            span(policy.warm_up),
+            span(policy.warm_up_latency)
+        ),
+        format!(
+            "No second automatic flip within {}; {} in 24 hours disarm the guard; the standby needs {} of the active's Ready endpoints.",
+            span(policy.cooldown),
+            policy.flips_per_day,
+            percent(policy.standby_share)
+        ),
+        format!(
+            "Without usable data for {} it is blind and says so; a streak expires after {}.",
+            span(policy.blind_after),
+            span(policy.expire)
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::fixture::{incident, spec};
+
+    #[test]
+    fn a_version_is_the_tag_that_people_know() {
+        let of = |image: &str| {
+            let release = Release {
+                id: "9f1c".into(),
+                images: vec![image.into()],
+            };
+            version(Some(&release))
+        };
+        assert_eq!(of("registry.example:5000/shop/web:1.4.0"), "1.4.0");
+        assert_eq!(of("web@sha256:abcdef"), "9f1c");
+        assert_eq!(of("web:1.4.0@sha256:abcdef"), "1.4.0");
+        assert_eq!(version(None), "unknown release");
+    }
+
+    #[test]
+    fn the_configuration_is_told_in_plain_words() {
+        let spec = spec();
+        let rules: Vec<RuleRow> = spec.rules.iter().map(rule).collect();
+        insta::assert_json_snapshot!((
+            rules,
+            policy(&Policy::default(), Mode::Enforce),
+            triggered(&incident().case.trigger, &spec.policy)
+        ));
+    }
+}
