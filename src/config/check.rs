@@ -7,6 +7,7 @@ use secrecy::SecretString;
 
 use crate::model::{
     GuardSpec, Judging, Preset, RuleKind, RuleSpec, TimeUnit,
+    incident::INCIDENTS,
     settings::{ChatSettings, LogFormat, LogSettings, Secret, ServeSettings},
 };
 
@@ -45,7 +46,7 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let defaults = Config::default();
     let poll = root.duration("poll", POLL_MIN..=POLL_MAX).unwrap_or(defaults.poll);
     let data_dir = root.file_path("data_dir", &base).unwrap_or(defaults.data_dir);
-    let serve = serve(root.table_or_empty("serve"), &base, defaults.serve);
+    let serve = serve(root.table_or_empty("serve"), &base, &data_dir, defaults.serve);
     let log = log(root.table_or_empty("log"), defaults.log);
     let probe_resolve = probe_resolve(root.table_or_empty("probe"));
     let clusters = cluster::clusters(&root, &base, &scripts, defaults.clusters);
@@ -83,12 +84,16 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     config
 }
 
-fn serve(table: Table<'_>, base: &Path, default: ServeSettings) -> ServeSettings {
+fn serve(table: Table<'_>, base: &Path, data_dir: &Path, default: ServeSettings) -> ServeSettings {
     let settings = ServeSettings {
         listen: table
             .parse("listen", "an address with its port, such as \"127.0.0.1:8080\" or \"[::]:8080\"")
             .unwrap_or(default.listen),
         token: secret(&table, "token", base),
+        evidence: table
+            .flag("evidence")
+            .unwrap_or(default.evidence.is_some())
+            .then(|| data_dir.join(INCIDENTS)),
     };
     table.close();
     settings

@@ -158,6 +158,7 @@ impl Default for Config {
             serve: ServeSettings {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
                 token: None,
+                evidence: None,
             },
             data_dir: PathBuf::from(DATA_DIR),
             poll: crate::model::Policy::default().poll,

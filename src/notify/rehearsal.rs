@@ -47,7 +47,7 @@ impl Rehearsal {
     /// Writes a request down and answers it as a content chat would.
     pub(super) fn request(&self, to: &To<'_>, body: &Body, headers: &HeaderMap, bearer: bool) -> Answer {
         let to = match to {
-            To::Secret(_) => "POST [secret URL]".to_owned(),
+            To::Secret(_) | To::Asking(..) => "POST [secret URL]".to_owned(),
             To::Below(_, path) => format!("POST [secret URL]/{}", path.trim_start_matches('/')),
             To::Open(url) => format!("POST {}{}", url.origin().ascii_serialization(), url.path()),
         };
