@@ -594,6 +594,9 @@ async fn missing_rights_are_named() {
             "patch services web",
             "list replicasets.apps ",
             "list events ",
+            "list horizontalpodautoscalers.autoscaling ",
+            "list poddisruptionbudgets.policy ",
+            "list ingresses.networking.k8s.io ",
             "create events ",
             "get pods/log "
         ]

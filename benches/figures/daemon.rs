@@ -36,6 +36,9 @@ rules:
   - {apiGroups: [''], resources: [pods/log], verbs: [get]}
   - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
   - {apiGroups: [apps], resources: [deployments, replicasets], verbs: [get, list, watch]}
+  - {apiGroups: [autoscaling], resources: [horizontalpodautoscalers], verbs: [list]}
+  - {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [list]}
+  - {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [list]}
   - {apiGroups: [''], resources: [services], verbs: [patch]}
   - {apiGroups: [''], resources: [events], verbs: [create]}
 ---

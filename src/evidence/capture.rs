@@ -1,15 +1,10 @@
 //! Asks for what the plan says and writes down what comes. No judgement here: a step ends with a file or with a sentence
 //! in `capture_errors`, never with an end of the capture.
+//!
+//! Memory is bounded by what one list or one page of events holds: logs go to the disk while they arrive.
 
 use std::{
-    collections::BTreeSet,
-    error::Error,
-    fmt::Write as _,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -20,8 +15,11 @@ use futures::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
+    autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{Event, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::Ingress,
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client, Resource,
@@ -29,15 +27,17 @@ use kube::{
     core::Selector,
 };
 use serde_json::{Value, json};
-use tokio::{sync::Semaphore, time::timeout_at};
+use tokio::time::timeout_at;
 
 use super::{
-    DISK_TIMEOUT, Ranges, Sources, disk,
+    Ranges, Sources,
     plan::{self, ColorPlan, LogStep, Plan},
     progress::Progress,
-    scrub,
+    scrub::Scrub,
+    series,
+    shelf::{LogFile, Shelf, chain},
 };
-use crate::model::{Series, file_segment};
+use crate::model::file_segment;
 
 /// How long one request may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,62 +45,16 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOGS_AT_ONCE: usize = 6;
 /// Objects per list; a color of more pods is told by these.
 const LIST_MAX: u32 = 200;
-/// Pages of events, and events per page.
-const EVENT_PAGES_MAX: usize = 10;
-const EVENT_PAGE: u32 = 500;
-/// Bytes of a whole bundle, as a bound of last resort.
-const BUNDLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Pages of what is looked through, and objects per page.
+const PAGES_MAX: usize = 10;
+const PAGE: u32 = 500;
 /// A log is cut by the API server at so many times its bound: `limitBytes` keeps the oldest bytes of the lines asked for,
 /// and the newest are wanted.
 const LOG_BYTES_FACTOR: u64 = 16;
-/// Files written at a time.
-const WRITES_MAX: u32 = 4;
-
-/// Where captured files go.
-pub(super) struct Shelf {
-    folder: PathBuf,
-    writes: Arc<Semaphore>,
-    room: AtomicU64,
-}
-
-impl Shelf {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self {
-            folder,
-            writes: Arc::new(Semaphore::new(WRITES_MAX as usize)),
-            room: AtomicU64::new(BUNDLE_BYTES_MAX),
-        }
-    }
-
-    /// Writes one file, unless the bundle is full.
-    async fn put(&self, file: &str, bytes: Vec<u8>) -> Result<(), String> {
-        let size = bytes.len() as u64;
-        let taken = self
-            .room
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(size));
-        if taken.is_err() {
-            return Err(format!("left out, since the bundle would exceed {} MiB", BUNDLE_BYTES_MAX >> 20));
-        }
-        let path = self.folder.join(file);
-        let write = {
-            let path = path.clone();
-            move || disk::put(&path, &bytes)
-        };
-        let written = disk::bounded(&self.writes, DISK_TIMEOUT, "write", path, write).await;
-        written.map_err(|error| chain(&error))
-    }
-
-    async fn put_json(&self, file: &str, value: &Value) -> Result<(), String> {
-        let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| error.to_string())?;
-        bytes.push(b'\n');
-        self.put(file, bytes).await
-    }
-
-    /// Waits for writes under way, whose waiter the deadline took: what is hashed must not change any more.
-    async fn quiet(&self) {
-        let _ = tokio::time::timeout(DISK_TIMEOUT, self.writes.acquire_many(WRITES_MAX)).await;
-    }
-}
+/// The step that reads metric ranges.
+pub(super) const METRICS: &str = "metrics";
+/// Bytes of a log that are cleaned and written at a time.
+const LOG_PIECE_BYTES: usize = 64 * 1024;
 
 /// Captures everything of the plan within its deadline and returns what is missing.
 pub(super) async fn capture(plan: &Plan, sources: Sources, shelf: &Shelf) -> Vec<String> {
@@ -118,24 +72,14 @@ pub(super) async fn capture(plan: &Plan, sources: Sources, shelf: &Shelf) -> Vec
                 .cluster()
                 .await
             }
-            Err(why) => progress.fail("cluster", &why),
+            Err(why) => progress.fail(&format!("{}cluster", plan.place), &why),
         }
     };
     let work = async { tokio::join!(cluster, metrics(plan, ranges, shelf, &progress)) };
     let _ = tokio::time::timeout(plan.deadline, work).await;
     shelf.quiet().await;
-    progress.close(plan.deadline)
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let _ = write!(line, ": {next}");
-        cause = next.source();
-    }
-    line
+    let missing = progress.close(plan.deadline);
+    missing.iter().map(|line| shelf.scrub().text(line).into_owned()).collect()
 }
 
 /// What the API server said, for a person.
@@ -148,46 +92,14 @@ fn said(error: &kube::Error) -> String {
 
 /// Metric ranges, once the time after the incident that they shall show has passed.
 async fn metrics(plan: &Plan, ranges: Ranges, shelf: &Shelf, progress: &Progress) {
-    let asked = progress.run("metrics", plan.settle, async {
+    let asked = progress.run(METRICS, plan.settle, async {
         tokio::time::sleep(plan.settle).await;
         ranges(plan.from, plan.to).await
     });
     let Some(series) = asked.await else { return };
-    let about: BTreeSet<_> = series.iter().map(|one| (&one.rule, &one.color)).collect();
-    for (rule, color) in about {
-        let name = format!("metrics/{}.{}", file_segment(rule.as_str()), file_segment(color.as_str()));
-        let these: Vec<&Series> = series.iter().filter(|one| (&one.rule, &one.color) == (rule, color)).collect();
-        let files = [
-            (format!("{name}.json"), serde_json::to_vec_pretty(&these).unwrap_or_default()),
-            (format!("{name}.csv"), csv(&these).into_bytes()),
-        ];
-        for (file, bytes) in files {
-            progress.run(&file, Duration::ZERO, shelf.put(&file, bytes)).await;
-        }
+    for (file, bytes) in series::files(series, shelf.scrub()) {
+        progress.run(&file, Duration::ZERO, shelf.put(&file, bytes)).await;
     }
-}
-
-/// One row per time, one column per series.
-fn csv(series: &[&Series]) -> String {
-    let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-    let mut rows = "time".to_owned();
-    for one in series {
-        let _ = write!(rows, ",{}", quoted(&one.name));
-    }
-    rows.push('\n');
-    let times: BTreeSet<_> = series.iter().flat_map(|one| one.points.iter().map(|(at, _)| *at)).collect();
-    let columns: Vec<std::collections::BTreeMap<_, _>> = series.iter().map(|one| one.points.iter().copied().collect()).collect();
-    for at in times {
-        let _ = write!(rows, "{at}");
-        for column in &columns {
-            rows.push(',');
-            if let Some(value) = column.get(&at) {
-                let _ = write!(rows, "{value}");
-            }
-        }
-        rows.push('\n');
-    }
-    rows
 }
 
 /// What one capture of cluster objects needs at every step.
@@ -227,10 +139,22 @@ impl Capture<'_> {
         let single = services.iter().chain(&deployments).flatten();
         let listed = slices.iter().flatten().chain(colors.iter().flat_map(|of_color| &of_color.objects));
         let involved: BTreeSet<_> = single.chain(listed).map(named).collect();
-        let steps: Vec<LogStep> = colors.into_iter().flat_map(|of_color| of_color.logs).collect();
+        let labels: Vec<_> = colors
+            .iter()
+            .zip(&deployments)
+            .map(|(of, deployment)| of.labels(deployment.as_ref()))
+            .collect();
+        let mut steps: Vec<LogStep> = colors.into_iter().flat_map(|of_color| of_color.logs).collect();
+        steps.sort_by_key(|step| step.urgency);
         // Known from here on: what the deadline cuts off is named.
         steps.iter().for_each(|step| self.progress.expect(&step.file));
-        tokio::join!(self.events(&involved), self.logs(steps));
+        tokio::join!(
+            self.logs(steps),
+            self.events(&involved),
+            self.autoscalers(),
+            self.budgets(&labels),
+            self.ingresses()
+        );
     }
 
     /// Boxed, since the compiler cannot see through a stream of borrowing futures that the whole of it may change threads.
@@ -247,7 +171,8 @@ impl Capture<'_> {
         // What the Service would select is what serves; the Deployment's own selector is what is made.
         let Some(of_pods) = from_service.clone().or(from_deployment.clone()) else {
             let why = "neither the Service nor the Deployment could be read, so it is not known which pods belong to this color";
-            self.progress.fail(&format!("manifests/{}.json", file("pods")), why);
+            self.progress
+                .fail(&format!("{}manifests/{}.json", self.plan.place, file("pods")), why);
             return OfColor::default();
         };
         let of_replica_sets = from_deployment.unwrap_or_else(|| of_pods.clone());
@@ -255,20 +180,20 @@ impl Capture<'_> {
             self.objects::<Pod>(file("pods"), of_pods),
             self.objects::<ReplicaSet>(file("replicasets"), of_replica_sets)
         );
-        let logs = plan::logs(&color.color, &pods, &self.plan.bounds);
         OfColor {
+            logs: plan::logs(color, &pods, self.plan),
+            pods: pods.iter().map(|pod| plan::labels_of(&pod["metadata"])).collect(),
             objects: pods.into_iter().chain(replica_sets).collect(),
-            logs,
         }
     }
 
     /// Reads one object and writes it down.
     async fn object<K: Resource<DynamicType = ()>>(&self, name: &str) -> Option<Value> {
         let kind = K::kind(&()).to_lowercase();
-        let file = format!("manifests/{kind}.{}.json", file_segment(name));
+        let file = format!("{}manifests/{kind}.{}.json", self.plan.place, file_segment(name));
         let step = async {
             let object = self.api::<K>().get(name).await.map_err(|error| said(&error))?;
-            let object = manifest::<K>(&object)?;
+            let object = manifest::<K>(object, self.shelf.scrub())?;
             self.shelf.put_json(&file, &object).await?;
             Ok(object)
         };
@@ -277,14 +202,14 @@ impl Capture<'_> {
 
     /// Reads a list of objects and writes it down as one that `kubectl` understands.
     async fn objects<K: Resource<DynamicType = ()>>(&self, name: String, selector: Selector) -> Vec<Value> {
-        let file = format!("manifests/{name}.json");
+        let file = format!("{}manifests/{name}.json", self.plan.place);
         let step = async {
             let params = ListParams::default().labels_from(&selector).limit(LIST_MAX);
             let list = self.api::<K>().list(&params).await.map_err(|error| said(&error))?;
-            let items = list.items.iter().map(manifest::<K>).collect::<Result<Vec<_>, _>>()?;
-            let whole = json!({"apiVersion": "v1", "kind": "List", "items": items});
+            let items = list.items.into_iter().map(|item| manifest::<K>(item, self.shelf.scrub()));
+            let whole = list_of(items.collect::<Result<Vec<_>, _>>()?);
             self.shelf.put_json(&file, &whole).await?;
-            Ok((items, list.metadata.continue_.is_some_and(|more| !more.is_empty())))
+            Ok((items_of(whole), list.metadata.continue_.is_some_and(|more| !more.is_empty())))
         };
         let Some((items, more)) = self.progress.run(&file, Duration::ZERO, step).await else {
             return Vec::new();
@@ -295,38 +220,125 @@ impl Capture<'_> {
         items
     }
 
-    /// Events about the objects captured.
-    async fn events(&self, involved: &BTreeSet<(String, String)>) {
-        const FILE: &str = "events.json";
-        let step = async {
-            let (api, mut found, mut token) = (self.api::<Event>(), Vec::new(), None);
-            for _ in 0..EVENT_PAGES_MAX {
-                let mut params = ListParams::default().limit(EVENT_PAGE);
-                params.continue_token = token.take();
-                let list = api.list(&params).await.map_err(|error| said(&error))?;
-                for event in &list.items {
-                    found.push(manifest::<Event>(event)?);
-                }
-                token = list.metadata.continue_.filter(|more| !more.is_empty());
-                if token.is_none() {
-                    break;
+    /// Looks through all objects of a kind, page by page, and returns those that are wanted; `trim` bounds them. The flag
+    /// says that there were more than were looked at.
+    async fn look_through<K: Resource<DynamicType = ()>>(
+        &self,
+        wanted: impl Fn(&Value) -> bool,
+        trim: impl Fn(Vec<Value>) -> Vec<Value>,
+    ) -> Result<(Vec<Value>, bool), String> {
+        let (api, mut found, mut token) = (self.api::<K>(), Vec::new(), None);
+        for _ in 0..PAGES_MAX {
+            let mut params = ListParams::default().limit(PAGE);
+            params.continue_token = token.take();
+            let list = api.list(&params).await.map_err(|error| said(&error))?;
+            token = list.metadata.continue_.filter(|more| !more.is_empty());
+            for object in list.items {
+                let object = manifest::<K>(object, self.shelf.scrub())?;
+                if wanted(&object) {
+                    found.push(object);
                 }
             }
-            let events = plan::events_about(found, involved);
-            self.shelf
-                .put_json(FILE, &json!({"apiVersion": "v1", "kind": "List", "items": events}))
-                .await?;
-            Ok(token.is_some())
+            found = trim(found);
+            if token.is_none() {
+                break;
+            }
+        }
+        Ok((found, token.is_some()))
+    }
+
+    /// Writes down the objects of a kind that have to do with the guard, in files named by `file_of` and its answers.
+    async fn related<K: Resource<DynamicType = ()>>(&self, step: &str, files_of: impl Fn(&Value) -> Vec<String>) {
+        let step = format!("{}manifests/{step}.json", self.plan.place);
+        let read = async {
+            let (found, more) = self.look_through::<K>(|object| !files_of(object).is_empty(), |found| found).await?;
+            let mut files: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+            for object in found {
+                for file in files_of(&object) {
+                    files.entry(file).or_default().push(object.clone());
+                }
+            }
+            for (file, objects) in files {
+                let file = format!("{}manifests/{file}.json", self.plan.place);
+                self.shelf.put_json(&file, &list_of(objects)).await?;
+            }
+            Ok(more)
         };
-        if self.progress.run(FILE, Duration::ZERO, step).await == Some(true) {
+        if self.progress.run(&step, Duration::ZERO, read).await == Some(true) {
+            self.progress.fail(&step, "the namespace has too many of them to look through all");
+        }
+    }
+
+    /// What scales a color's Deployment.
+    async fn autoscalers(&self) {
+        let files_of = |autoscaler: &Value| {
+            let colors = self.plan.colors.iter().filter(|color| {
+                let deployment = color.deployment.as_deref();
+                deployment.is_some_and(|deployment| plan::scales(autoscaler, deployment))
+            });
+            colors.map(|color| format!("hpa.{}", file_segment(color.color.as_str()))).collect()
+        };
+        self.related::<HorizontalPodAutoscaler>("hpa", files_of).await;
+    }
+
+    /// What keeps a color's pods from being evicted.
+    async fn budgets(&self, labels: &[Vec<BTreeMap<String, String>>]) {
+        let files_of = |budget: &Value| {
+            let colors = self.plan.colors.iter().zip(labels);
+            let colors = colors.filter(|(_, labels)| plan::protects(budget, labels));
+            colors
+                .map(|(color, _)| format!("pdb.{}", file_segment(color.color.as_str())))
+                .collect()
+        };
+        self.related::<PodDisruptionBudget>("pdb", files_of).await;
+    }
+
+    /// What brings requests from outside to the guard's Services.
+    async fn ingresses(&self) {
+        let files_of = |ingress: &Value| match plan::routes_to(ingress, &self.plan.services) {
+            true => vec!["ingress".to_owned()],
+            false => Vec::new(),
+        };
+        self.related::<Ingress>("ingress", files_of).await;
+    }
+
+    /// Events about the objects captured.
+    async fn events(&self, involved: &BTreeSet<(String, String)>) {
+        let file = format!("{}events.json", self.plan.place);
+        let step = async {
+            let ours = |event: &Value| involved.contains(&plan::about(event));
+            let (events, more) = self.look_through::<Event>(ours, plan::newest_events).await?;
+            self.shelf.put_json(&file, &list_of(events)).await?;
+            Ok(more)
+        };
+        if self.progress.run(&file, Duration::ZERO, step).await == Some(true) {
             self.progress
-                .fail(FILE, "the namespace has too many events to look through all of them");
+                .fail(&file, "the namespace has too many events to look through all of them");
         }
     }
 
     /// One container's log; of one that breaks off, what had arrived.
     async fn log(&self, step: &LogStep) {
-        let bytes_max = usize::try_from(self.plan.bounds.log_bytes).unwrap_or(usize::MAX);
+        let begun = self.shelf.log(&step.file, self.plan.bounds.log_bytes).await;
+        let mut file = match begun {
+            Ok(file) => file,
+            Err(why) => return self.progress.fail(&step.file, &why),
+        };
+        let failure = self.read_log(step, &mut file).await.err();
+        // An empty log of a running container is a finding, an empty one of a failed request is none.
+        let written = match file.finish().await {
+            Ok(false) if !step.previous && failure.is_none() => self.shelf.put(&step.file, Vec::new()).await,
+            other => other.map(drop),
+        };
+        match (failure, written) {
+            (None, Ok(())) => self.progress.settle(&step.file),
+            (Some(why), _) | (None, Err(why)) => self.progress.fail(&step.file, &why),
+        }
+    }
+
+    /// Reads until the log ends or its time is over; only waiting for the answer is cut short, never a write.
+    async fn read_log(&self, step: &LogStep, file: &mut LogFile<'_>) -> Result<(), String> {
+        let limit = self.progress.limit(Duration::ZERO);
         let params = LogParams {
             container: Some(step.container.clone()),
             previous: step.previous,
@@ -335,39 +347,33 @@ impl Capture<'_> {
             timestamps: true,
             ..LogParams::default()
         };
-        let mut tail = Tail::new(bytes_max);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.plan.namespace);
-        let read = async {
-            let log = match api.log_stream(&step.pod, &params).await {
-                Ok(log) => log,
-                // No container before this one.
-                Err(kube::Error::Api(status)) if status.code == 400 && step.previous => return Ok(()),
-                Err(error) => return Err(said(&error)),
-            };
-            let mut log = std::pin::pin!(log);
-            let mut chunk = vec![0; 16 * 1024];
-            loop {
-                match log.read(&mut chunk).await {
-                    Ok(0) => return Ok(()),
-                    Ok(length) => tail.push(chunk.get(..length).unwrap_or_default()),
-                    Err(error) => return Err(format!("the answer broke off: {error}")),
+        let log = match timeout_at(limit, api.log_stream(&step.pod, &params)).await {
+            Ok(Ok(log)) => log,
+            // No container before this one.
+            Ok(Err(kube::Error::Api(status))) if status.code == 400 && step.previous => return Ok(()),
+            Ok(Err(error)) => return Err(said(&error)),
+            Err(_) => return Err("no answer in time".to_owned()),
+        };
+        let mut log = std::pin::pin!(log);
+        let mut chunk = vec![0; LOG_PIECE_BYTES / 4];
+        let mut piece = Vec::with_capacity(LOG_PIECE_BYTES);
+        loop {
+            let end = match timeout_at(limit, log.read(&mut chunk)).await {
+                Ok(Ok(0)) => Some(Ok(())),
+                Ok(Ok(length)) => {
+                    piece.extend_from_slice(chunk.get(..length).unwrap_or_default());
+                    None
                 }
+                Ok(Err(error)) => Some(Err(format!("the answer broke off: {error}"))),
+                Err(_) => Some(Err("no end of the answer in time; what had arrived is kept".to_owned())),
+            };
+            if end.is_some() || piece.len() + chunk.len() > LOG_PIECE_BYTES {
+                file.push(std::mem::take(&mut piece)).await?;
             }
-        };
-        let failure = match timeout_at(self.progress.limit(Duration::ZERO), read).await {
-            Ok(result) => result.err(),
-            Err(_) => Some("no end of the answer in time; what had arrived is kept".to_owned()),
-        };
-        let text = tail.text();
-        // An empty log of a running container is a finding, an empty one of a failed request is none.
-        let written = if text.is_empty() && (step.previous || failure.is_some()) {
-            Ok(())
-        } else {
-            self.shelf.put(&step.file, text.into_bytes()).await
-        };
-        match (failure, written) {
-            (None, Ok(())) => self.progress.settle(&step.file),
-            (Some(why), _) | (None, Err(why)) => self.progress.fail(&step.file, &why),
+            if let Some(end) = end {
+                return end;
+            }
         }
     }
 }
@@ -376,88 +382,38 @@ impl Capture<'_> {
 #[derive(Default)]
 struct OfColor {
     objects: Vec<Value>,
+    /// Labels of its pods.
+    pods: Vec<BTreeMap<String, String>>,
     logs: Vec<LogStep>,
 }
 
+impl OfColor {
+    /// Labels of its pods, and those that pods would have which are not there.
+    fn labels(&self, deployment: Option<&Value>) -> Vec<BTreeMap<String, String>> {
+        let template = deployment.map(|deployment| plan::labels_of(&deployment["spec"]["template"]["metadata"]));
+        self.pods.iter().cloned().chain(template).collect()
+    }
+}
+
+/// A list that `kubectl` understands.
+fn list_of(items: Vec<Value>) -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+fn items_of(mut list: Value) -> Vec<Value> {
+    match list.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    }
+}
+
 /// An object as it goes on disk; items of a list do not carry their kind.
-fn manifest<K: Resource<DynamicType = ()>>(object: &DynamicObject) -> Result<Value, String> {
+fn manifest<K: Resource<DynamicType = ()>>(object: DynamicObject, scrub: &Scrub) -> Result<Value, String> {
     let mut value = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&())});
     let read = serde_json::to_value(object).map_err(|error| error.to_string())?;
     if let (Some(fields), Value::Object(read)) = (value.as_object_mut(), read) {
         fields.extend(read);
     }
-    scrub::manifest(&mut value);
+    scrub.manifest(&mut value);
     Ok(value)
-}
-
-/// The newest bytes of a stream.
-struct Tail {
-    bytes: Vec<u8>,
-    bytes_max: usize,
-    /// Something older was left out.
-    cut: bool,
-}
-
-impl Tail {
-    fn new(bytes_max: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            bytes_max,
-            cut: false,
-        }
-    }
-
-    fn push(&mut self, chunk: &[u8]) {
-        self.bytes.extend_from_slice(chunk);
-        // Twice the bound before moving anything: each byte moves once at most.
-        if self.bytes.len() > self.bytes_max.saturating_mul(2) {
-            self.trim();
-        }
-    }
-
-    fn trim(&mut self) {
-        let surplus = self.bytes.len().saturating_sub(self.bytes_max);
-        self.bytes.drain(..surplus);
-        self.cut |= surplus > 0;
-    }
-
-    /// Whole lines, cleaned.
-    fn text(mut self) -> String {
-        self.trim();
-        let from = match self.bytes.iter().position(|byte| *byte == b'\n') {
-            Some(end) if self.cut => end + 1,
-            _ => 0,
-        };
-        let text = String::from_utf8_lossy(self.bytes.get(from..).unwrap_or_default());
-        scrub::text(&text).into_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_whole_lines_of_a_log_are_kept() {
-        let mut tail = Tail::new(20);
-        for n in 0..100 {
-            tail.push(format!("line {n}\n").as_bytes());
-        }
-        assert_eq!(tail.text(), "line 98\nline 99\n");
-        let mut short = Tail::new(20);
-        short.push(b"no newline");
-        assert_eq!(short.text(), "no newline");
-    }
-
-    #[tokio::test]
-    async fn a_full_bundle_takes_no_more_and_says_so() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let shelf = Shelf::new(folder.path().to_owned());
-        shelf.room.store(10, Ordering::Relaxed);
-        shelf.put("a", vec![b'x'; 8]).await.expect("fits");
-        let refused = shelf.put("b", vec![b'x'; 8]).await.expect_err("does not fit");
-        assert_eq!(refused, "left out, since the bundle would exceed 64 MiB");
-        shelf.put("c", vec![b'x'; 2]).await.expect("fits");
-        assert!(!folder.path().join("b").exists());
-    }
 }

@@ -31,9 +31,9 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    capture::chain,
     disk::{self, EvidenceError, MANIFEST, failed},
     manifest,
+    shelf::chain,
     stock::{Found, stock},
 };
 use crate::{

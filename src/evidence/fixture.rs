@@ -145,6 +145,7 @@ pub(super) fn incident() -> Incident {
             resource_version: "4712".into(),
             preview_error: None,
         },
+        partial: false,
         timeline: vec![TimelineEntry::remark(at(AT), why)],
         capture_errors: Vec::new(),
     }
@@ -253,9 +254,14 @@ fn objects(quirks: &Quirks, path: &str, query: &str) -> Option<Value> {
     let wants = |color: &str| query.contains(&format!("color%3D{color}"));
     let list = |items: Vec<Value>| Some(json!({"metadata": {"resourceVersion": "1"}, "items": items}));
     let meta = |name: &str| json!({"name": name, "namespace": "shop", "uid": name, "managedFields": [{"manager": "kubectl"}]});
+    let labelled = |name: &str, color: &str| {
+        let mut meta = meta(name);
+        meta["labels"] = json!({"app": "web", "color": color});
+        meta
+    };
     let pod = |name: &str, color: &str, ready: &str| {
         json!({
-            "metadata": meta(name),
+            "metadata": labelled(name, color),
             "spec": {"containers": [
                 {"name": "app", "image": format!("web:{color}"), "env": [{"name": "DB_PASSWORD", "value": "hunter2"}]},
                 {"name": "proxy", "image": "proxy:1"},
@@ -289,6 +295,21 @@ fn objects(quirks: &Quirks, path: &str, query: &str) -> Option<Value> {
         (_, Some("deployments/web-blue")) => deployment("blue"),
         (_, Some("deployments/web-green")) => deployment("green"),
         (_, Some("replicasets")) => list(vec![json!({"metadata": meta("web-rs"), "spec": {"replicas": 2}})]),
+        _ if path.ends_with("/horizontalpodautoscalers") => {
+            let scaler = |name: &str, target: &str| json!({"metadata": meta(name), "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": target}}});
+            list(vec![scaler("green", "web-green"), scaler("theirs", "mail")])
+        }
+        _ if path.ends_with("/poddisruptionbudgets") => {
+            let budget = |name: &str, app: &str| json!({"metadata": meta(name), "spec": {"selector": {"matchLabels": {"app": app}}}});
+            list(vec![budget("web", "web"), budget("mail", "mail")])
+        }
+        _ if path.ends_with("/ingresses") => {
+            let ingress = |name: &str, service: &str| {
+                let path = json!({"path": "/", "backend": {"service": {"name": service}}});
+                json!({"metadata": meta(name), "spec": {"rules": [{"http": {"paths": [path]}}]}})
+            };
+            list(vec![ingress("shop", "web"), ingress("mail", "mail")])
+        }
         _ if path.starts_with("/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices") => {
             list(vec![json!({"metadata": meta("web-x7"), "endpoints": []})])
         }

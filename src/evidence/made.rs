@@ -2,12 +2,13 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
 
-use super::{disk, fixture, incident_id, stock};
+use super::{disk, fixture, full::Space, incident_id, stock};
 use crate::model::{GuardId, Incident};
 
 /// A folder of incidents.
@@ -41,13 +42,14 @@ impl Shelf {
         disk::put(&bundle.partial.join("logs/green/web-1/app.log"), &log).expect("ours");
         disk::put(&bundle.partial.join("report.html"), b"<!doctype html><title>why</title>").expect("ours");
         disk::put(&bundle.partial.join("manifests/service.web.json"), b"{}\n").expect("ours");
-        disk::seal(&bundle, Vec::new()).expect("ours");
+        disk::seal(&bundle, &disk::contents(&bundle.partial).expect("ours")).expect("ours");
         bundle.sealed.clone()
     }
 
     /// A bundle that is being written.
     pub(super) fn begin(&self, guard: &str, hours: i64) -> disk::Bundle {
-        disk::begin(&self.incidents, incident(guard, hours), Some(fixture::RECORD)).expect("ours")
+        let space = Space::new(self.incidents.clone(), Arc::default());
+        disk::begin(&self.incidents, incident(guard, hours), Some(fixture::RECORD), &space).expect("ours")
     }
 
     pub(super) fn names(&self) -> Vec<String> {

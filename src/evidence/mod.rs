@@ -4,11 +4,16 @@
 //! - What is known goes first: `incident.json` and `decision.jsonl`, the record that `flipback replay` judges again, are
 //!   made from memory, written and synced before any request is sent.
 //! - The folder is `.partial-<id>` until everything in it is synced and listed in `MANIFEST.sha256`; then it gets its
-//!   name. A crash leaves a partial folder that the next start finishes, saying so in `capture_errors`.
+//!   name. A crash leaves a partial folder that the next start finishes, marked as `partial`.
+//! - A second pass ([`Keeper::follow_up`]) builds the bundle's next version beside it and puts it into its place at once
+//!   ([`second`]); a line that is added replaces `incident.json` and its line in the list so that a crash between the two is
+//!   understood. Whoever looks sees a whole bundle.
 //! - Nothing here is waited for beyond a bound: not a log that hangs, not an API server, not a disk. What could not be
-//!   had is named, and the rest is kept.
+//!   had is named, and the rest is kept. A full disk costs older evidence first ([`full`]).
+//! - Memory stays small however long the logs are: they are cleaned and written while they arrive ([`tail`]).
 //! - Plan, then execute: [`plan`] is pure and says what to ask for, [`capture`] asks.
-//! - It refuses to read Secret objects, and redacts literal values that look like secrets ([`scrub`]).
+//! - It refuses to read Secret objects, and hides what looks like a secret in everything it captures ([`scrub`]).
+//! - Only the user that flipback runs as can read it: folders 0700, files 0600.
 
 use std::{
     path::PathBuf,
@@ -16,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{ExponentialBuilder, Retryable};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, time::Instant};
@@ -23,21 +29,33 @@ use tracing::{error, info, warn};
 
 use crate::{
     metrics::Metrics,
-    model::{GuardId, GuardSpec, Incident, Series, TimelineEntry, file_segment},
+    model::{GuardId, GuardSpec, Incident, Series, TimelineEntry, file_segment, settings::EvidenceSettings},
 };
 
 mod capture;
 pub mod copy;
 mod disk;
 pub mod export;
+mod full;
 mod manifest;
 mod plan;
 mod progress;
 pub mod report;
 pub mod retention;
 mod scrub;
+mod second;
+mod secrets;
+mod series;
+mod shelf;
 pub mod stock;
+mod tail;
 pub mod verify;
+
+use copy::Copier;
+use full::Space;
+use plan::Plan;
+use scrub::Scrub;
+use shelf::Shelf;
 
 pub use disk::{EvidenceError, list};
 
@@ -45,10 +63,13 @@ pub use disk::{EvidenceError, list};
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a start waits for the disk, each time it asks: a guard without its history is better than none.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long hashing and syncing a whole bundle may take.
-const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the report may take; looking through logs has a bound of its own.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the report on a bundle, its hashes and syncing all of it may take.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the first write is tried again where the disk is full, and how long is waited before that.
+const FULL_TRIES: usize = 3;
+const FULL_WAIT: Duration = Duration::from_secs(1);
+/// How often a second pass looks whether the first has ended.
+const SEALED_POLL: Duration = Duration::from_millis(200);
 /// Disk operations at a time; a hung one keeps its place, so that hung threads stay this few.
 const OPERATIONS_MAX: usize = 16;
 /// Bundles captured at a time: when many guards roll back at once, the API server is busy enough.
@@ -77,9 +98,13 @@ pub fn incident_id(guard: &GuardId, at: Timestamp) -> String {
 #[derive(Clone)]
 pub struct Keeper {
     incidents: PathBuf,
+    settings: Arc<EvidenceSettings>,
+    scrub: Arc<Scrub>,
     metrics: Metrics,
     places: Arc<Semaphore>,
     captures: Arc<Semaphore>,
+    /// Copies what is whole, where it was asked for.
+    copier: Option<Copier>,
     /// Held while an `incident.json` is read, changed and written back.
     edit: Arc<Mutex<()>>,
 }
@@ -88,7 +113,7 @@ impl Keeper {
     /// Opens `<data_dir>/incidents`, made if need be, and finishes what a crash left half captured. A disk that refuses
     /// or hangs is told, loudly, and keeps nobody from guarding: every incident tries anew.
     #[must_use]
-    pub fn open(data_dir: PathBuf, metrics: Metrics) -> Self {
+    pub fn open(data_dir: PathBuf, settings: EvidenceSettings, metrics: Metrics) -> Self {
         let incidents = data_dir.join(disk::INCIDENTS);
         let folder = incidents.clone();
         let opened = disk::at_start(OPEN_TIMEOUT, "open", incidents.clone(), move || {
@@ -99,8 +124,13 @@ impl Keeper {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             error!(%error, cause, "Evidence cannot be kept: guarding without, until the disk takes it");
         }
+        let copies = settings.copy.clone();
+        let copier = copies.map(|copy| Copier::start(incidents.clone(), copy, metrics.clone()));
         Self {
             incidents,
+            copier,
+            scrub: Arc::new(Scrub::new(&settings.redact)),
+            settings: Arc::new(settings),
             metrics,
             places: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
@@ -119,6 +149,13 @@ impl Keeper {
         })
     }
 
+    /// The incidents whose second pass has not been made, newest first: what a start takes up again.
+    #[must_use]
+    pub fn awaiting(&self) -> Vec<Incident> {
+        let kept = self.kept().into_iter().map(|(_, incident)| incident);
+        kept.filter(|incident| incident.followed_up_at.is_none()).collect()
+    }
+
     /// Where an incident's evidence lies, or will lie once it is complete.
     #[must_use]
     pub fn folder(&self, incident: &str) -> PathBuf {
@@ -126,13 +163,15 @@ impl Keeper {
     }
 
     /// Keeps an incident: `incident.json` first, then everything else under the guard's evidence deadline. An id that is
-    /// taken gets a number; the returned folder's name is the id that was used.
+    /// taken gets a number; the returned folder's name is the id that was used. Where the disk is full, older evidence is
+    /// given up; where that does not help, the case alone is kept.
     ///
     /// # Errors
     /// [`EvidenceError`] when the disk refuses or hangs. What cannot be captured is no error: the bundle names it.
     pub async fn keep(&self, incident: Incident, spec: &GuardSpec, sources: Sources) -> Result<PathBuf, EvidenceError> {
-        let begun = Instant::now();
+        let (begun, at) = (Instant::now(), incident.case.at);
         let kept = self.keep_all(incident, spec, sources).await;
+        self.tidy(at).await;
         self.metrics.evidence_duration.observe(begun.elapsed().as_secs_f64());
         let result = match &kept {
             Ok((_, missing)) if missing.is_empty() => "complete",
@@ -146,39 +185,202 @@ impl Keeper {
     }
 
     async fn keep_all(&self, incident: Incident, spec: &GuardSpec, sources: Sources) -> Result<(PathBuf, Vec<String>), EvidenceError> {
-        let plan = plan::Plan::new(spec, &incident.case);
-        let incidents = self.incidents.clone();
-        let record = sources.record.clone();
-        let first = disk::bounded(&self.places, DISK_TIMEOUT, "write", self.folder(&incident.id), move || {
-            disk::begin(&incidents, incident, record.as_deref())
-        });
-        let bundle = first.await?;
-        let shelf = capture::Shelf::new(bundle.partial.clone());
-        let missing = match tokio::time::timeout(plan.deadline, self.captures.acquire()).await {
-            Ok(_place) => capture::capture(&plan, sources, &shelf).await,
-            Err(_) => vec!["capture: not begun in time, since too many other incidents were being captured".to_owned()],
-        };
-        let missing = self.report(&bundle.partial, missing).await;
-        let (edit, named) = (Arc::clone(&self.edit), missing.clone());
+        let plan = Plan::new(spec, &incident.case, self.settings.retention.bytes);
+        let bundle = self.begin(incident, sources.record.clone()).await?;
+        let mut missing = self.captured(&plan, sources, bundle.partial.clone()).await;
+        let (edit, space) = (Arc::clone(&self.edit), self.space());
         let folder = bundle.sealed.clone();
-        disk::bounded(&self.places, SEAL_TIMEOUT, "complete", bundle.partial.clone(), move || {
-            let _edit = disk::hold(&edit);
-            disk::seal(&bundle, named)
-        })
-        .await?;
+        let seal = move || {
+            let note = |missing: &[String]| {
+                let _edit = disk::hold(&edit);
+                space.with(|| disk::note(&bundle.partial, |incident| incident.capture_errors.extend_from_slice(missing)))
+            };
+            let finish = || {
+                let contents = disk::contents(&bundle.partial)?;
+                let _edit = disk::hold(&edit);
+                space.with(|| disk::seal(&bundle, &contents))
+            };
+            let report = |missing: &mut Vec<String>| match space.with(|| report::write(&bundle.partial)) {
+                Ok(()) => Ok(()),
+                // Without it the bundle is one all the same.
+                Err(error) => {
+                    missing.push(format!("report: {error}"));
+                    note(missing.last().map(std::slice::from_ref).unwrap_or_default())
+                }
+            };
+            match note(&missing).and_then(|()| report(&mut missing)).and_then(|()| finish()) {
+                Err(error) if error.is_full() => {
+                    // Small as they are, the case and its record are worth more than a folder that nobody finds.
+                    let lost = format!("everything else: {error}");
+                    disk::shed(&bundle.partial)?;
+                    note(std::slice::from_ref(&lost))?;
+                    missing.push(lost);
+                    finish()?;
+                }
+                sealed => sealed?,
+            }
+            Ok(missing)
+        };
+        let missing = disk::bounded(&self.places, SEAL_TIMEOUT, "complete", folder.clone(), seal).await?;
         Ok((folder, missing))
     }
 
-    /// Writes the report of what was captured; without it the bundle is one all the same.
-    async fn report(&self, folder: &std::path::Path, mut missing: Vec<String>) -> Vec<String> {
-        let partial = folder.to_owned();
-        let written = disk::bounded(&self.places, REPORT_TIMEOUT, "report on", partial.clone(), move || {
-            report::write(&partial)
-        });
-        if let Err(error) = written.await {
-            missing.push(format!("report: {error}"));
+    /// A bundle became whole, or changed: it is copied, and what exceeds the limits goes.
+    async fn tidy(&self, now: Timestamp) {
+        if let Some(copier) = &self.copier {
+            copier.nudge();
         }
-        missing
+        let (incidents, settings) = (self.incidents.clone(), Arc::clone(&self.settings));
+        let enforce = move || retention::enforce(&incidents, &settings, now);
+        match disk::bounded(&self.places, SEAL_TIMEOUT, "prune", self.incidents.clone(), enforce).await {
+            Ok(pruned) if pruned.deleted.is_empty() => {}
+            Ok(pruned) => info!(bundles = pruned.deleted.len(), bytes = pruned.bytes, "Pruned old evidence"),
+            Err(error) => warn!(%error, "Old evidence cannot be pruned"),
+        }
+    }
+
+    /// An incident as it stands on the disk by now.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when there is none, or the disk refuses or hangs.
+    pub async fn read(&self, incident: &str) -> Result<Incident, EvidenceError> {
+        let folder = self.folder(incident);
+        disk::bounded(&self.places, DISK_TIMEOUT, "read", folder.clone(), move || disk::read(&folder)).await
+    }
+
+    /// Where a browser finds an incident's report, if anybody said where evidence is published.
+    #[must_use]
+    pub fn link(&self, incident: &str) -> Option<String> {
+        let base = self.settings.public_url.as_ref()?;
+        Some(format!(
+            "{}/{}/report.html",
+            base.as_str().trim_end_matches('/'),
+            file_segment(incident)
+        ))
+    }
+
+    /// The picture of an incident; it may not be there.
+    #[must_use]
+    pub fn picture(&self, incident: &str) -> PathBuf {
+        self.folder(incident).join(report::PICTURE)
+    }
+
+    /// Writes what is in memory; tried a few times where the disk is full, since this is what must not be lost.
+    async fn begin(&self, incident: Incident, record: Option<String>) -> Result<disk::Bundle, EvidenceError> {
+        let first = || async {
+            let (incidents, space) = (self.incidents.clone(), self.space());
+            let (incident, record) = (incident.clone(), record.clone());
+            disk::bounded(&self.places, DISK_TIMEOUT, "write", self.folder(&incident.id), move || {
+                disk::begin(&incidents, incident, record.as_deref(), &space)
+            })
+            .await
+        };
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(FULL_WAIT)
+            .with_max_times(FULL_TRIES)
+            .with_jitter();
+        first.retry(waits).when(EvidenceError::is_full).await
+    }
+
+    /// Captures what the plan says into a folder and returns what is missing.
+    async fn captured(&self, plan: &Plan, sources: Sources, folder: PathBuf) -> Vec<String> {
+        let shelf = Shelf::new(folder, plan.bytes_max, self.space(), Arc::clone(&self.scrub));
+        match tokio::time::timeout(plan.deadline, self.captures.acquire()).await {
+            Ok(_place) => capture::capture(plan, sources, &shelf).await,
+            Err(_) => vec!["capture: not begun in time, since too many other incidents were being captured".to_owned()],
+        }
+    }
+
+    fn space(&self) -> Space {
+        Space::new(self.incidents.clone(), Arc::clone(&self.settings))
+    }
+
+    /// The second pass over an incident, once it is over: metrics until `now` in the place of the first pass's, and below
+    /// `after/` everything as it is by then, with the logs of the color that took over. The new version of the bundle takes
+    /// the place of the old one as a whole. One that had its second pass already stays as it is.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when there is no such incident, its first pass does not end, or the disk refuses, hangs or is
+    /// full; the bundle is then what it was before.
+    pub async fn follow_up(&self, incident: &str, spec: &GuardSpec, sources: Sources, now: Timestamp) -> Result<PathBuf, EvidenceError> {
+        let begun = Instant::now();
+        let id = file_segment(incident);
+        self.wait_sealed(&id, spec).await?;
+        let (incidents, space, name) = (self.incidents.clone(), self.space(), id.clone());
+        let begin = move || space.with(|| second::begin(&incidents, &name));
+        let started = disk::bounded(&self.places, SEAL_TIMEOUT, "copy", self.folder(incident), begin).await?;
+        let Some(second) = started else {
+            warn!(incident, "Somebody else makes the second pass over this incident");
+            return Ok(self.folder(incident));
+        };
+        if second.incident.followed_up_at.is_some() {
+            second.drop_it();
+            return Ok(self.folder(incident));
+        }
+        let plan = Plan::follow_up(spec, &second.incident.case, self.settings.retention.bytes, now);
+        let missing = self.captured(&plan, sources, second.building.clone()).await;
+        let (edit, space, folder) = (Arc::clone(&self.edit), self.space(), second.sealed.clone());
+        let lacking = missing.len();
+        let finish = move || {
+            let put = || {
+                {
+                    let _edit = disk::hold(&edit);
+                    space.with(|| second.note(|incident| plan::followed_up(incident, &missing, now)))?;
+                }
+                let mut missing = missing.clone();
+                if let Err(error) = space.with(|| report::write(&second.building)) {
+                    missing.push(format!("report: {error}"));
+                }
+                let contents = disk::contents(&second.building)?;
+                let _edit = disk::hold(&edit);
+                second.note(|incident| plan::followed_up(incident, &missing, now))?;
+                space.with(|| second.replace(&contents))
+            };
+            let done = put();
+            if done.is_err() {
+                second.drop_it();
+            }
+            done
+        };
+        disk::bounded(&self.places, SEAL_TIMEOUT, "complete", folder.clone(), finish).await?;
+        self.tidy(now).await;
+        info!(guard = %spec.id, folder = %folder.display(), missing = lacking, took = ?begun.elapsed(), "Added what came after to the evidence");
+        Ok(folder)
+    }
+
+    /// Waits for a first pass that is under way.
+    async fn wait_sealed(&self, id: &str, spec: &GuardSpec) -> Result<(), EvidenceError> {
+        let (sealed, partial) = (self.incidents.join(id), self.incidents.join(format!("{}{id}", disk::PARTIAL)));
+        let wait = spec.evidence.deadline * 2 + SEAL_TIMEOUT;
+        let look = || async {
+            let (sealed, partial) = (sealed.clone(), partial.clone());
+            disk::bounded(&self.places, DISK_TIMEOUT, "look for", sealed.clone(), move || {
+                // The partial one first: it may get its name between two looks.
+                let under_way = partial.is_dir();
+                Ok((sealed.is_dir(), under_way))
+            })
+            .await
+        };
+        let until = Instant::now() + wait;
+        loop {
+            match look().await? {
+                (true, _) => return Ok(()),
+                (false, true) if Instant::now() < until => tokio::time::sleep(SEALED_POLL).await,
+                (false, true) => {
+                    return Err(EvidenceError::Slow {
+                        attempted: "complete",
+                        path: partial,
+                        after: wait,
+                    });
+                }
+                (false, false) => {
+                    return Err(EvidenceError::Missing {
+                        id: id.to_owned(),
+                        folder: self.incidents.clone(),
+                    });
+                }
+            }
+        }
     }
 
     /// Adds a line to an incident's story, such as its recovery; `MANIFEST.sha256` follows.
@@ -187,9 +389,10 @@ impl Keeper {
     /// [`EvidenceError`] when there is no such incident, a newer flipback wrote it, or the disk refuses or hangs.
     pub async fn amend(&self, incident: &str, entry: TimelineEntry) -> Result<(), EvidenceError> {
         let (edit, incidents, id) = (Arc::clone(&self.edit), self.incidents.clone(), file_segment(incident));
+        let space = self.space();
         disk::bounded(&self.places, DISK_TIMEOUT, "amend", self.folder(incident), move || {
             let _edit = disk::hold(&edit);
-            disk::amend(&incidents, &id, entry)
+            space.with(|| disk::amend(&incidents, &id, entry.clone()))
         })
         .await
     }

@@ -24,7 +24,11 @@ struct Kept {
 
 fn keeper() -> Kept {
     let data = tempfile::tempdir().expect("temporary folder");
-    let keeper = Keeper::open(data.path().to_owned(), Metrics::new().expect("registers"));
+    let keeper = Keeper::open(
+        data.path().to_owned(),
+        EvidenceSettings::default(),
+        Metrics::new().expect("registers"),
+    );
     Kept { data, keeper }
 }
 
@@ -309,7 +313,13 @@ async fn a_crash_in_mid_capture_is_finished_by_the_next_start() {
     assert_eq!(disk::read(&partial).expect("incident.json is there first").id, incident().id);
 
     // A second process that starts meanwhile leaves it alone.
-    let open = || Keeper::open(data.path().to_owned(), Metrics::new().expect("registers"));
+    let open = || {
+        Keeper::open(
+            data.path().to_owned(),
+            EvidenceSettings::default(),
+            Metrics::new().expect("registers"),
+        )
+    };
     open();
     assert!(partial.exists());
 
@@ -327,6 +337,8 @@ async fn a_crash_in_mid_capture_is_finished_by_the_next_start() {
         ["capture: interrupted when flipback ended; what had been captured by then is kept"]
     );
     assert!(folder.join("events.json").exists());
+    assert!(disk::read(&folder).expect("reads").partial, "a program can tell");
+    assert_eq!(reopened.awaiting().len(), 1, "its second pass is still to be made");
 }
 
 #[tokio::test]
@@ -393,8 +405,9 @@ fn incidents_are_listed_newest_first_and_foreign_folders_are_skipped() {
         let mut kept = incident();
         kept.id = id.into();
         kept.case.at = at(when);
-        let bundle = disk::begin(&incidents, kept, Some(super::fixture::RECORD)).expect("begins");
-        disk::seal(&bundle, Vec::new()).expect("seals");
+        let space = Space::new(incidents.clone(), Arc::default());
+        let bundle = disk::begin(&incidents, kept, Some(super::fixture::RECORD), &space).expect("begins");
+        disk::seal(&bundle, &disk::contents(&bundle.partial).expect("readable")).expect("seals");
     }
     let mut newer = serde_json::to_value(incident()).expect("serializes");
     newer["schema"] = 2.into();
@@ -435,7 +448,11 @@ fn a_disk_that_hangs_delays_a_start_and_no_more() {
     let made = std::process::Command::new("mkfifo").arg(folder.join("incident.json")).status();
     assert!(made.expect("mkfifo runs").success());
     let begun = Instant::now();
-    let keeper = Keeper::open(data.path().to_owned(), Metrics::new().expect("registers"));
+    let keeper = Keeper::open(
+        data.path().to_owned(),
+        EvidenceSettings::default(),
+        Metrics::new().expect("registers"),
+    );
     assert_eq!(keeper.kept(), []);
     assert!(begun.elapsed() < OPEN_TIMEOUT * 2, "{:?}", begun.elapsed());
 }
@@ -482,4 +499,222 @@ async fn a_disk_that_hangs_is_not_waited_for() {
     let second = disk::bounded(&places, limit, "write", "x".into(), || Ok(())).await;
     assert!(matches!(second, Err(EvidenceError::Slow { .. })));
     unblock.send(()).expect("still waiting");
+}
+
+/// Modes below a folder that are not 0700 and 0600.
+fn open_to_others(folder: &Path) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        let mode = |path: &Path| fs::metadata(path).expect("readable").permissions().mode() & 0o7777;
+        if mode(&next) != 0o700 {
+            found.push(format!("{:o} {}", mode(&next), next.display()));
+        }
+        for entry in fs::read_dir(next).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if mode(&path) != 0o600 {
+                found.push(format!("{:o} {}", mode(&path), path.display()));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_second_pass_adds_what_came_after_and_replaces_the_metrics() {
+    let Kept { keeper, data } = keeper();
+    let api = ApiDouble::new(Quirks::default());
+    let mut sources = api.sources();
+    sources.ranges = Box::new(|_, _| async { Err("Prometheus does not answer".to_owned()) }.boxed());
+    let folder = keeper.keep(incident(), &spec(), sources).await.expect("keeps");
+    assert_eq!(keeper.awaiting().len(), 1);
+    let first = files(&folder);
+    assert!(!first.iter().any(|file| file.starts_with("metrics/")), "{first:?}");
+
+    let asked = Arc::new(Mutex::new(None));
+    let noted = Arc::clone(&asked);
+    let mut sources = api.sources();
+    sources.ranges = Box::new(move |from, to| {
+        *noted.lock().expect("sound") = Some((from, to));
+        async { Ok(series()) }.boxed()
+    });
+    let now = at("2026-11-21T04:20:00Z");
+    let again = keeper.follow_up(&incident().id, &spec(), sources, now).await.expect("follows up");
+    assert_eq!(again, folder);
+    assert_whole(&folder);
+    assert_eq!(names(&data.path().join("incidents")), [incident().id]);
+    assert_eq!(*asked.lock().expect("sound"), Some((at("2026-11-21T03:42:34.567Z"), now)));
+    let added: Vec<String> = files(&folder).into_iter().filter(|file| !first.contains(file)).collect();
+    insta::assert_snapshot!("second_pass", added.join("\n"));
+
+    let found = disk::read(&folder).expect("reads");
+    assert_eq!(found.followed_up_at, Some(now));
+    assert_eq!(found.capture_errors, Vec::<String>::new(), "the metrics are there now");
+    let last = found.timeline.last().expect("a line");
+    assert_eq!((last.moment, last.at), (Some(crate::model::Moment::FollowedUp), now));
+    assert!(keeper.awaiting().is_empty());
+    assert_eq!(open_to_others(&folder), Vec::<String>::new());
+
+    // Once is enough.
+    let before = read(&folder, "MANIFEST.sha256");
+    keeper
+        .follow_up(&incident().id, &spec(), api.sources(), at("2026-11-21T05:00:00Z"))
+        .await
+        .expect("answers");
+    assert_eq!(read(&folder, "MANIFEST.sha256"), before);
+    let none = keeper
+        .follow_up("shop.other", &spec(), api.sources(), now)
+        .await
+        .expect_err("there is none");
+    assert!(matches!(none, EvidenceError::Missing { .. }), "{none}");
+}
+
+#[tokio::test]
+async fn a_second_pass_that_gets_nothing_keeps_the_first_and_says_so() {
+    let Kept { keeper, data: _data } = keeper();
+    let api = ApiDouble::new(Quirks::default());
+    let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+    let metrics = read(&folder, "metrics/error_rate.green.csv");
+    let sources = Sources {
+        record: None,
+        client: Err("the kubeconfig is gone".into()),
+        ranges: Box::new(|_, _| async { Err("Prometheus does not answer".to_owned()) }.boxed()),
+    };
+    keeper
+        .follow_up(&incident().id, &spec(), sources, at("2026-11-21T04:20:00Z"))
+        .await
+        .expect("follows up");
+    assert_whole(&folder);
+    assert_eq!(read(&folder, "metrics/error_rate.green.csv"), metrics);
+    let mut errors = disk::read(&folder).expect("reads").capture_errors;
+    errors.sort();
+    assert_eq!(
+        errors,
+        [
+            "after/cluster: the kubeconfig is gone",
+            "metrics: Prometheus does not answer (second pass; the first one's are kept)"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_second_pass_waits_for_the_first() {
+    let Kept { keeper, data: _data } = keeper();
+    let slow = ApiDouble::new(Quirks {
+        silent: vec!["events"],
+        ..Quirks::default()
+    });
+    let capture = tokio::spawn({
+        let (keeper, sources) = (keeper.clone(), slow.sources());
+        async move { keeper.keep(incident(), &hurried(Duration::from_secs(1)), sources).await }
+    });
+    let partial = keeper.incidents.join(format!(".partial-{}", incident().id));
+    timeout(Duration::from_secs(10), async {
+        while !partial.join("incident.json").exists() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("begun");
+    let api = ApiDouble::new(Quirks::default());
+    let folder = keeper
+        .follow_up(
+            &incident().id,
+            &hurried(Duration::from_secs(1)),
+            api.sources(),
+            at("2026-11-21T04:20:00Z"),
+        )
+        .await
+        .expect("follows up");
+    capture.await.expect("no panic").expect("kept");
+    assert_whole(&folder);
+    assert!(folder.join("after/events.json").exists());
+}
+
+/// The umask of a process cannot be set from safe code: a shell sets it and runs this test again.
+#[test]
+fn nobody_else_reads_a_bundle_whatever_the_umask() {
+    const INNER: &str = "FLIPBACK_TEST_UMASK";
+    let name = "evidence::tests::nobody_else_reads_a_bundle_whatever_the_umask";
+    if let Some(data) = std::env::var_os(INNER) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let data = Path::new(&data).join("data");
+            let keeper = Keeper::open(data.clone(), EvidenceSettings::default(), Metrics::new().expect("registers"));
+            let api = ApiDouble::new(Quirks::default());
+            let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+            // What others write into a bundle is seen to as well, when it is listed next.
+            keeper
+                .amend(&incident().id, TimelineEntry::remark(at(AT), "more"))
+                .await
+                .expect("amends");
+            assert_eq!(open_to_others(&folder), Vec::<String>::new());
+            keeper
+                .follow_up(&incident().id, &spec(), api.sources(), at("2026-11-21T04:20:00Z"))
+                .await
+                .expect("follows up");
+            assert_eq!(open_to_others(&data.join("incidents")), Vec::<String>::new());
+        });
+        return;
+    }
+    for umask in ["000", "022", "277"] {
+        let data = tempfile::tempdir().expect("temporary folder");
+        let test = std::env::current_exe().expect("this test");
+        let ran = Command::new("sh")
+            .args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")])
+            .arg(test)
+            .args(["--exact", name, "--nocapture"])
+            .env(INNER, data.path())
+            .output()
+            .expect("sh runs");
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && said.contains("1 passed"), "umask {umask}: {said}");
+    }
+}
+
+#[test]
+fn folders_of_an_older_flipback_are_closed_at_the_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let data = tempfile::tempdir().expect("temporary folder");
+    let incidents = data.path().join("incidents");
+    fs::create_dir(&incidents).expect("made");
+    fs::set_permissions(&incidents, fs::Permissions::from_mode(0o750)).expect("set");
+    let _ = Keeper::open(
+        data.path().to_owned(),
+        EvidenceSettings::default(),
+        Metrics::new().expect("registers"),
+    );
+    assert_eq!(open_to_others(&incidents), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn everything_captured_is_cleaned_of_own_patterns_too() {
+    let data = tempfile::tempdir().expect("temporary folder");
+    let settings = EvidenceSettings {
+        redact: vec![
+            "line [0-9]+".to_owned(),
+            "sum\\(share\\)".to_owned(),
+            "example/shop".to_owned(),
+            r"pods is (\w+)".to_owned(),
+        ],
+        ..EvidenceSettings::default()
+    };
+    let keeper = Keeper::open(data.path().to_owned(), settings, Metrics::new().expect("registers"));
+    let api = ApiDouble::new(Quirks {
+        forbidden: vec!["/replicasets?"],
+        ..Quirks::default()
+    });
+    let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+    let log = read(&folder, "logs/green/web-green-1/app.log");
+    assert!(log.contains(" [redacted] postgres://app:[redacted]@db/shop"), "{log}");
+    let queries = read(&folder, "metrics/error_rate.green.json");
+    assert!(queries.contains("[redacted]") && !queries.contains("sum(share)"), "{queries}");
+    let errors = disk::read(&folder).expect("reads").capture_errors;
+    assert!(errors.iter().all(|error| error.contains("pods is [redacted]:")), "{errors:?}");
 }

@@ -48,6 +48,9 @@ pub struct Incident {
     pub followed_up_at: Option<Timestamp>,
     /// What became of it.
     pub outcome: IncidentOutcome,
+    /// flipback ended in mid-capture: the next start completed the evidence with what there was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// What happened, in order.
     pub timeline: Vec<TimelineEntry>,
     /// Whether every part of the evidence was captured; parts that failed are named.

@@ -77,6 +77,7 @@ impl Guarded {
             thread: self.episode.as_ref().map(|episode| episode.incident.thread().to_owned()),
             followed_up_at: None,
             outcome: IncidentOutcome::Decided,
+            partial: false,
             timeline,
             capture_errors: Vec::new(),
         }

@@ -116,7 +116,11 @@ impl Archivist {
     /// Captures what came after, and says that the incident is over where it is.
     async fn follow_up(self, id: String, topic: Topic) {
         let completed = self.keeper.follow_up(&id, &self.spec, self.sources(None), now()).await;
-        let incident = match completed {
+        let read = match completed {
+            Ok(_) => self.keeper.read(&id).await,
+            Err(error) => Err(error),
+        };
+        let incident = match read {
             Ok(incident) => incident,
             Err(error) => {
                 tracing::warn!(incident = %id, error = %tell::chain(&error), "Failed to complete the evidence");

@@ -94,7 +94,7 @@ pub(super) fn evidence_ready(incident: &Incident, topic: Topic, at: Timestamp, k
         at,
         topic,
         why,
-        picture: keeper.picture(&incident.id),
+        picture: Some(keeper.picture(&incident.id)),
         ..self::incident(incident, topic, keeper, spec)
     }
 }

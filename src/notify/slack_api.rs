@@ -55,7 +55,12 @@ pub(super) fn is_in_doubt(error: &DeliverError) -> bool {
         // Slack's own words: "it's possible some aspect of the operation succeeded before the error was raised".
         DeliverError::Advised { said, .. } => matches!(said.as_str(), "internal_error" | "fatal_error" | "request_timeout"),
         DeliverError::Refused { permanent, .. } => !permanent,
-        DeliverError::Secret(_) | DeliverError::NotAUrl | DeliverError::BadToken | DeliverError::BadKey | DeliverError::Mail { .. } | DeliverError::Client(_) => false,
+        DeliverError::Secret(_)
+        | DeliverError::NotAUrl
+        | DeliverError::BadToken
+        | DeliverError::BadKey
+        | DeliverError::Mail { .. }
+        | DeliverError::Client(_) => false,
     }
 }
 

@@ -56,6 +56,7 @@ in_both_worlds!(
     a_watch_ends_cleanly_at_its_timeout,
     endpoints_follow_the_selector,
     pods_belong_to_a_deployment_by_a_hash_of_its_template,
+    what_only_evidence_lists_is_listed_and_nothing_more,
     scaling_to_nothing_leaves_no_endpoint,
     only_what_has_a_spec_of_its_own_counts_generations,
     an_event_is_found_by_the_object_it_is_about,
@@ -458,6 +459,25 @@ async fn endpoints_follow_the_selector(world: &World) {
         .and_then(|ports| ports.iter().find(|port| port["name"] == "http"))
         .cloned();
     assert_eq!(http.map(|port| port["port"].clone()), Some(json!(8080)));
+}
+
+async fn what_only_evidence_lists_is_listed_and_nothing_more(world: &World) {
+    for (version, plural, kind) in [
+        ("autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscalerList"),
+        ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudgetList"),
+        ("networking.k8s.io/v1", "ingresses", "IngressList"),
+    ] {
+        let path = format!("/apis/{version}/namespaces/{}/{plural}", world.namespace);
+        let list = get(&world.flipback, &format!("{path}?limit=500")).await;
+        assert_eq!(list.code, 200, "{path}");
+        assert_eq!((&list.body["apiVersion"], &list.body["kind"]), (&json!(version), &json!(kind)));
+        assert!(names(&list.body).is_empty(), "{path}");
+        assert_eq!(
+            get(&world.flipback, &format!("{path}/any")).await.code,
+            403,
+            "one of {path} by name"
+        );
+    }
 }
 
 async fn pods_belong_to_a_deployment_by_a_hash_of_its_template(world: &World) {

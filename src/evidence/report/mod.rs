@@ -53,7 +53,7 @@ const HTML: &str = "report.html";
 /// The ticket.
 const MARKDOWN: &str = "report.md";
 /// The plot of the rule that decided.
-const PICTURE: &str = "plot.png";
+pub(super) const PICTURE: &str = "plot.png";
 /// The story for programs.
 const TIMELINE: &str = "timeline.json";
 /// Where the second pass lies.

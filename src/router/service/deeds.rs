@@ -255,6 +255,9 @@ impl ServiceRouter {
         // What evidence reads besides.
         rights.push(Right::on("list", "apps", "replicasets"));
         rights.push(Right::on("list", "", "events"));
+        rights.push(Right::on("list", "autoscaling", "horizontalpodautoscalers"));
+        rights.push(Right::on("list", "policy", "poddisruptionbudgets"));
+        rights.push(Right::on("list", "networking.k8s.io", "ingresses"));
         rights.push(Right::on("create", "", "events"));
         rights.push(Right {
             subresource: "log",

@@ -76,12 +76,21 @@ const READ: [(&str, &str); 8] = [
     ("apps", "replicasets"),
 ];
 
+/// What evidence lists besides.
+const LISTED: [(&str, &str); 3] = [
+    ("autoscaling", "horizontalpodautoscalers"),
+    ("policy", "poddisruptionbudgets"),
+    ("networking.k8s.io", "ingresses"),
+];
+
 impl Rules {
     /// Whether `user` may.
     pub(super) fn allow(&self, user: User, deed: &Deed<'_>) -> bool {
         let reviews = deed.group == "authorization.k8s.io" && deed.resource == "selfsubjectaccessreviews";
         let here = deed.namespace == self.namespace;
-        let reads = matches!(deed.verb, "get" | "list" | "watch") && READ.contains(&(deed.group, deed.resource));
+        let what = (deed.group, deed.resource);
+        let reads = matches!(deed.verb, "get" | "list" | "watch") && READ.contains(&what);
+        let reads = reads || (deed.verb == "list" && LISTED.contains(&what));
         let flips =
             deed.verb == "patch" && (deed.group, deed.resource) == ("", "services") && self.services.iter().any(|name| name == deed.name);
         let tells = matches!(deed.verb, "create" | "patch") && deed.resource == "events" && matches!(deed.group, "" | "events.k8s.io");

@@ -7,6 +7,8 @@ use serde_json::Value;
 pub(crate) struct Kind {
     /// API group; empty for core.
     pub group: &'static str,
+    /// Version of the group.
+    pub version: &'static str,
     /// Plural, as in paths.
     pub plural: &'static str,
     /// Kind, as in objects.
@@ -18,12 +20,12 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// `v1`, `apps/v1`. Every kind of the sandbox is at version 1.
+    /// `v1`, `apps/v1`, `autoscaling/v2`.
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() {
-            "v1".to_owned()
+            self.version.to_owned()
         } else {
-            format!("{}/v1", self.group)
+            format!("{}/{}", self.group, self.version)
         }
     }
 }
@@ -31,6 +33,7 @@ impl Kind {
 const fn kind(group: &'static str, plural: &'static str, kind: &'static str) -> Kind {
     Kind {
         group,
+        version: "v1",
         plural,
         kind,
         namespaced: true,
@@ -55,10 +58,17 @@ pub(crate) static EVENTS: Kind = kind("", "events", "Event");
 pub(crate) static SLICES: Kind = counting(kind("discovery.k8s.io", "endpointslices", "EndpointSlice"));
 pub(crate) static DEPLOYMENTS: Kind = counting(kind("apps", "deployments", "Deployment"));
 pub(crate) static REPLICA_SETS: Kind = counting(kind("apps", "replicasets", "ReplicaSet"));
+/// None of these is ever made here: evidence asks for them, and there are none.
+static AUTOSCALERS: Kind = Kind {
+    version: "v2",
+    ..counting(kind("autoscaling", "horizontalpodautoscalers", "HorizontalPodAutoscaler"))
+};
+static BUDGETS: Kind = counting(kind("policy", "poddisruptionbudgets", "PodDisruptionBudget"));
+static INGRESSES: Kind = counting(kind("networking.k8s.io", "ingresses", "Ingress"));
 /// Known so that a refusal can be shown: the daemon must not have this right.
 static SECRETS: Kind = kind("", "secrets", "Secret");
 
-static ALL: [&Kind; 8] = [
+static ALL: [&Kind; 11] = [
     &NAMESPACES,
     &SERVICES,
     &PODS,
@@ -66,11 +76,16 @@ static ALL: [&Kind; 8] = [
     &SLICES,
     &DEPLOYMENTS,
     &REPLICA_SETS,
+    &AUTOSCALERS,
+    &BUDGETS,
+    &INGRESSES,
     &SECRETS,
 ];
 
-fn find(group: &str, plural: &str) -> Option<&'static Kind> {
-    ALL.iter().copied().find(|kind| kind.group == group && kind.plural == plural)
+fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    ALL.iter()
+        .copied()
+        .find(|kind| (kind.group, kind.version, kind.plural) == (group, version, plural))
 }
 
 /// What a request's path names.
@@ -90,9 +105,9 @@ impl Target {
     /// Reads a path; `None` where the sandbox has nothing.
     pub(crate) fn parse(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let (group, rest) = match segments.as_slice() {
-            ["api", "v1", rest @ ..] => ("", rest),
-            ["apis", group, "v1", rest @ ..] => (*group, rest),
+        let (group, version, rest) = match segments.as_slice() {
+            ["api", version, rest @ ..] => ("", *version, rest),
+            ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => return None,
         };
         let own = |text: &&str| (*text).to_owned();
@@ -103,7 +118,7 @@ impl Target {
             [plural, rest @ ..] => (None, *plural, rest),
             [] => return None,
         };
-        let kind = find(group, plural)?;
+        let kind = find(group, version, plural)?;
         let (name, subresource) = match rest {
             [] => (None, None),
             [name] => (Some(own(name)), None),
@@ -156,6 +171,7 @@ mod tests {
             "/api/v1/services/web",
             "/apis/apps/v1/namespaces/shop/daemonsets",
             "/api/v2/pods",
+            "/apis/autoscaling/v1/namespaces/shop/horizontalpodautoscalers",
         ] {
             assert!(Target::parse(unknown).is_none(), "{unknown}");
         }

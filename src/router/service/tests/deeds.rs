@@ -197,6 +197,9 @@ async fn every_right_that_is_needed_is_asked_for() {
             "watch deployments.apps true",
             "list replicasets.apps true",
             "list events true",
+            "list horizontalpodautoscalers.autoscaling true",
+            "list poddisruptionbudgets.policy true",
+            "list ingresses.networking.k8s.io true",
             "create events true",
             "get pods/log true",
         ]
@@ -235,5 +238,5 @@ async fn monitor_mode_reads_the_same_and_writes_nothing() {
             .all(|right| !right.starts_with("patch") && !right.starts_with("create")),
         "{rights:?}"
     );
-    assert_eq!(rights.len(), 16);
+    assert_eq!(rights.len(), 19);
 }
