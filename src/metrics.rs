@@ -73,6 +73,8 @@ pub struct Metrics {
     pub evidence_copies: IntCounterVec,
     /// `flipback_evidence_copies_pending`: complete bundles that the configured copy does not hold yet.
     pub evidence_copies_pending: IntGauge,
+    /// `flipback_audit_entries_total{result}`: `written`, `lost`.
+    pub audit_entries: IntCounterVec,
 }
 
 /// From 1 ms to 30 s: flips are expected within 25 ms, anything network-bound within its timeout.
@@ -169,6 +171,11 @@ impl Metrics {
                 &["result"],
             )?,
             evidence_copies_pending: gauge("flipback_evidence_copies_pending", "Evidence bundles that wait for their copy.")?,
+            audit_entries: counters(
+                "flipback_audit_entries_total",
+                "Entries of the audit journal by result.",
+                &["result"],
+            )?,
             registry: registry.clone(),
         };
         made.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

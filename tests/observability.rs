@@ -47,6 +47,7 @@ fn exercised() -> Metrics {
     m.notification_oldest_pending.set(1);
     m.evidence_bundles.with_label_values(&["complete"]).inc();
     m.evidence_duration.observe(0.01);
+    m.audit_entries.with_label_values(&["written"]).inc();
     m
 }
 
