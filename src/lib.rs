@@ -19,6 +19,8 @@ pub mod words;
 
 pub mod notify;
 
+pub mod audit;
+
 pub mod cluster;
 
 pub mod serve;

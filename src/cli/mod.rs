@@ -15,6 +15,7 @@ use crate::{
     model::settings::LogFormat,
 };
 
+pub mod audit;
 pub mod backtest;
 pub mod check;
 pub mod client;
@@ -156,6 +157,9 @@ pub enum Command {
     Backtest(backtest::BacktestArgs),
     /// Look at what rollbacks left behind; export, verify, pin, prune, copy it
     Evidence(evidence::EvidenceArgs),
+    /// The journal of who did, decided or refused what: check it, show it
+    #[command(subcommand, after_help = audit::HELP)]
+    Audit(audit::AuditCommand),
     /// See it work: needs nothing but this program
     #[command(after_help = DEMO_HELP)]
     Demo(demo::DemoArgs),
@@ -286,6 +290,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Replay(args) => replay::replay(&args)?,
         Command::Backtest(args) => backtest::backtest(global, &args).await?,
         Command::Evidence(args) => evidence::evidence(global, args).await?,
+        Command::Audit(command) => audit::audit(global, &command)?,
         Command::Demo(args) => play(global, &args).await?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
