@@ -12,6 +12,7 @@
 //! nobody could read with `jq`; the others found are copyleft, bound to a database or a young part of something else. Rotating writers
 //! (`file-rotate`, `rolling-file`, `tracing-appender`) rename or drop files without a word, and a chain must say what was dropped.
 
+mod end;
 mod journal;
 mod line;
 mod read;

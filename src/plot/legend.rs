@@ -10,7 +10,8 @@ use plotters::{
 use super::{
     Plot,
     draw::{Drawn, words},
-    sheet::{Ink, LEGEND, PARTS, Role, Sheet},
+    sheet::{Ink, PARTS, Role, Sheet},
+    signs::LEGEND,
 };
 
 /// Pixels of the title's line.

@@ -16,6 +16,7 @@ mod legend;
 mod png;
 mod reduce;
 mod sheet;
+mod signs;
 
 use jiff::Timestamp;
 
