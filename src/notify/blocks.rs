@@ -143,7 +143,8 @@ fn sized(
     }
     body.push(footer(announcement, id));
     // With blocks, `text` is only what a lock screen and a screen reader give instead of them.
-    let text = clipped(&format!("{title}: {}", message.sentence), TEXT_CHARS_MAX, escape);
+    let gap = if message.sentence.is_empty() { "" } else { " · " };
+    let text = clipped(&format!("{title}{gap}{}", message.sentence), TEXT_CHARS_MAX, escape);
     let bar = SlackMessageAttachment::new()
         .with_color(color(message.severity).to_owned())
         .with_fallback(text.clone())

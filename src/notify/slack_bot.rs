@@ -341,7 +341,6 @@ fn state(parcel: Parcel<'_>, receipt: &Receipt) -> Message {
     };
     Message {
         sentence: parcel.message.sentence.clone(),
-        facts: parcel.message.facts.clone(),
         ..Message::of(&told)
     }
 }
