@@ -21,7 +21,7 @@ use flipback::{
     words::Message,
 };
 use jsonschema::Validator;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use slack::{CHANNEL, Slack, TOKEN};
@@ -90,27 +90,39 @@ async fn taker(kind: &str) -> Stub {
     Stub::start(move |_| Answer::Json(status, json!({"id": "1", "channel_id": "2"}))).await
 }
 
-/// What a chat posts for an announcement, with whatever its body is wrapped in taken off.
+/// A chat that takes everything, and what it is sent.
+struct Taken {
+    stub: Stub,
+    chat: Box<dyn Notifier>,
+}
+
+impl Taken {
+    async fn by(kind: &str) -> Self {
+        if kind == "slack_bot" {
+            let stub = Slack::default().serve().await;
+            let chat = bot(&stub);
+            return Self { stub, chat };
+        }
+        let stub = taker(kind).await;
+        let chat = chat(webhook(kind, stub.url()), PATIENT);
+        Self { stub, chat }
+    }
+
+    /// What is posted for an announcement, with whatever its body is wrapped in taken off.
+    async fn posted(&self, announcement: &Announcement) -> Value {
+        tell(&*self.chat, announcement, None).await.expect("told");
+        let requests = self.stub.take_requests();
+        let is_post = |request: &&Request| !request.path().starts_with("/api/") || request.path() == "/api/chat.postMessage";
+        let request = requests.iter().find(is_post).expect("posted");
+        match request.part("payload_json") {
+            Some(payload) => serde_json::from_slice(&payload).expect("JSON"),
+            None => request.json(),
+        }
+    }
+}
+
 async fn posted(kind: &str, announcement: &Announcement) -> Value {
-    if kind == "slack_bot" {
-        let slack = Slack::default();
-        let stub = slack.serve().await;
-        tell(&*bot(&stub), announcement, None).await.expect("told");
-        let request = stub
-            .requests()
-            .into_iter()
-            .find(|request| request.path() == "/api/chat.postMessage");
-        return request.expect("posted").json();
-    }
-    let stub = taker(kind).await;
-    tell(&*chat(webhook(kind, stub.url()), PATIENT), announcement, None)
-        .await
-        .expect("told");
-    let request = stub.requests().remove(0);
-    match request.part("payload_json") {
-        Some(payload) => serde_json::from_slice(&payload).expect("JSON"),
-        None => request.json(),
-    }
+    Taken::by(kind).await.posted(announcement).await
 }
 
 const KINDS: [&str; 4] = ["slack", "slack_bot", "teams", "discord"];
@@ -269,9 +281,10 @@ fn variants(topic: Topic) -> Vec<(&'static str, Announcement)> {
 #[tokio::test]
 async fn every_topic_in_every_state_is_within_schemas_and_limits() {
     for kind in KINDS {
+        let chat = Taken::by(kind).await;
         for topic in Topic::ALL {
             for (name, announcement) in variants(topic) {
-                let body = posted(kind, &announcement).await;
+                let body = chat.posted(&announcement).await;
                 check(kind, &body).unwrap_or_else(|why| panic!("{kind}, {topic:?} {name}: {why}"));
             }
         }
@@ -369,18 +382,27 @@ fn any_announcement() -> impl Strategy<Value = Announcement> {
     )
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_announcement_is_within_schemas_and_limits(announcement in any_announcement()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        for kind in KINDS {
-            let body = runtime.block_on(posted(kind, &announcement));
-            let checked = check(kind, &body);
+#[test]
+fn any_announcement_is_within_schemas_and_limits() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let chats = KINDS.map(|kind| (kind, runtime.block_on(Taken::by(kind))));
+    let config = ProptestConfig {
+        cases: 128,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let outcome = TestRunner::new(config).run(&any_announcement(), |announcement| {
+        for (kind, chat) in &chats {
+            let checked = check(kind, &runtime.block_on(chat.posted(&announcement)));
             prop_assert!(checked.is_ok(), "{kind}: {}", checked.unwrap_err());
         }
-    }
+        Ok(())
+    });
+    outcome.unwrap_or_else(|why| panic!("{}", short(&why.to_string())));
 }
 
 // === what people read ===
@@ -935,6 +957,18 @@ async fn nobody_is_called_by_what_somebody_wrote() {
         said.starts_with("\\<!channel\\> \\<\\@U1\\> \\@everyone \\[free money\\](https://evil.example)"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn what_traffic_leaves_and_goes_to_stand_first_and_side_by_side() {
+    let slack = posted("slack", &Announcement::example(Topic::RollbackCompleted)).await;
+    let bar = slack["attachments"][0]["blocks"].as_array().expect("blocks");
+    let fields = bar.iter().find_map(|block| block["fields"].as_array()).expect("fields");
+    let starts = |at: usize, text: &str| fields[at]["text"].as_str().expect("text").starts_with(text);
+    assert!(starts(0, "*From*\ngreen") && starts(1, "*To*\nblue"), "{fields:?}");
+    let discord = posted("discord", &Announcement::example(Topic::RollbackCompleted)).await;
+    let fields = &discord["embeds"][0]["fields"];
+    assert_eq!((&fields[0]["name"], &fields[1]["name"]), (&json!("From"), &json!("To")));
 }
 
 #[tokio::test]

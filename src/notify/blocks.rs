@@ -127,8 +127,7 @@ fn sized(
         // Steps are written by us; their number is bounded by whoever keeps them.
         body.push(section(steps.join("\n")));
     }
-    let facts: Vec<(&str, &str)> = facts(announcement, message).collect();
-    for facts in facts.chunks(FIELDS_MAX) {
+    for facts in facts(announcement, message).chunks(FIELDS_MAX) {
         let fields = facts.iter().map(|(name, value)| field(name, value, fact_max)).collect();
         body.push(SlackSectionBlock::new().with_fields(fields).into());
     }

@@ -240,6 +240,7 @@ fn embed(announcement: &Announcement, message: &Message, (text_max, field_max): 
         }
     }
     let fields: Vec<Value> = form::facts(announcement, message)
+        .into_iter()
         .take(FIELDS_MAX)
         .map(|(name, value)| json!({"name": name, "value": clipped(value, field_max, escape), "inline": value.chars().count() <= 40}))
         .collect();

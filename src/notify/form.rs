@@ -49,12 +49,17 @@ fn plain(url: &Url) -> String {
     out
 }
 
+/// The two facts that belong side by side, and first: what traffic leaves, and what it goes to.
+const WAY: [&str; 4] = ["From", "To", "Active", "Standby"];
+
 /// The facts that do not stand elsewhere in a message that has a button to the report and names the incident.
-pub(super) fn facts<'a>(announcement: &'a Announcement, message: &'a Message) -> impl Iterator<Item = (&'a str, &'a str)> {
+pub(super) fn facts<'a>(announcement: &'a Announcement, message: &'a Message) -> Vec<(&'a str, &'a str)> {
     let button = address(announcement.link.as_deref()).and(announcement.link.as_deref());
     let elsewhere = [button, announcement.incident.as_deref()];
     let facts = message.facts.iter().map(|fact| (fact.name, fact.value.as_str()));
-    facts.filter(move |(_, value)| !elsewhere.contains(&Some(value)))
+    let mut facts: Vec<(&str, &str)> = facts.filter(|(_, value)| !elsewhere.contains(&Some(value))).collect();
+    facts.sort_by_key(|(name, _)| !WAY.contains(name));
+    facts
 }
 
 #[cfg(test)]

@@ -124,6 +124,11 @@ impl Stub {
         format!("http://{}/hooks/very-secret-path", self.address)
     }
 
+    /// The requests since this was asked last.
+    pub fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut lock(&self.shared).requests)
+    }
+
     pub fn requests(&self) -> Vec<Request> {
         lock(&self.shared).requests.clone()
     }
