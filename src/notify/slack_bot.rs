@@ -37,7 +37,7 @@ use super::{
 use crate::{
     model::{
         Announcement, Severity, Stage,
-        settings::{Channel, ChatKind},
+        settings::{Channel, ChatKind, Templates},
     },
     words::Message,
 };
@@ -259,7 +259,7 @@ impl SlackBot {
     /// Changes the first message of the thread to how things stand.
     async fn update(&self, api: Api<'_>, parcel: Parcel<'_>, receipt: &Receipt) -> Result<(), DeliverError> {
         let announcement = parcel.announcement;
-        let state = state(parcel, receipt);
+        let state = state(parcel, receipt, &self.post.chat().templates);
         let content = blocks::content(announcement, &state, &steps(receipt), &format!("{}.state", announcement.id));
         let head = &receipt.head;
         let body = SlackApiChatUpdateRequest::new(SlackChannelId(head.channel.clone()), content, SlackTs(head.ts.clone()));
@@ -331,7 +331,7 @@ fn is_turn(announcement: &Announcement) -> bool {
 }
 
 /// What the first message says: the last news about traffic, even where the message at hand is about the evidence.
-fn state(parcel: Parcel<'_>, receipt: &Receipt) -> Message {
+fn state(parcel: Parcel<'_>, receipt: &Receipt, templates: &Templates) -> Message {
     if receipt.state == parcel.announcement.topic {
         return parcel.message.clone();
     }
@@ -341,7 +341,7 @@ fn state(parcel: Parcel<'_>, receipt: &Receipt) -> Message {
     };
     Message {
         sentence: parcel.message.sentence.clone(),
-        ..Message::of(&told)
+        ..Message::by(&told, templates)
     }
 }
 
