@@ -14,7 +14,8 @@ use flipback::{
     metrics::Metrics,
     model::{
         Color, ColorStatus, GuardId, GuardStatus, IncidentSummary, Mode, Phase, Release, RuleName, RuleStatus, Status,
-        settings::ServeSettings, status::EventLine,
+        settings::ServeSettings,
+        status::{ChatStatus, EventLine},
     },
     serve,
 };
@@ -203,6 +204,15 @@ impl Daemon {
         self.status.send_replace(Arc::new(of(guards)));
     }
 
+    fn tells(&self, guards: Vec<GuardStatus>, chats: Vec<ChatStatus>) {
+        let notifications_pending = chats.iter().map(|chat| chat.waiting).sum();
+        self.status.send_replace(Arc::new(Status {
+            chats,
+            notifications_pending,
+            ..of(guards)
+        }));
+    }
+
     async fn end(self) {
         self.stop.cancel();
         self.task.await.expect("stops");
@@ -385,15 +395,19 @@ async fn text_from_outside_stays_text() {
     for event in &mut evil.events {
         event.what = attack.into();
     }
+    let mut chat = chat(attack, attack);
+    chat.waiting = 1;
+    chat.trouble = Some(attack.into());
     if let Some(incident) = &mut evil.last_incident {
         incident.why = attack.into();
         incident.result = attack.into();
         incident.trigger = attack.into();
         incident.evidence = Some(attack.into());
     }
-    let daemon = Daemon::start(anywhere(), vec![evil]).await;
+    let daemon = Daemon::start(anywhere(), vec![evil.clone()]).await;
     browser.open(&daemon).await;
     browser.until("document.querySelectorAll('.rule').length === 1").await;
+    daemon.tells(vec![evil], vec![chat]);
     let shown = serde_json::to_string(attack).expect("encodes");
     for place in [
         ".why",
@@ -402,6 +416,7 @@ async fn text_from_outside_stays_text() {
         ".incident-evidence code",
         ".events li span",
         "#subline",
+        ".chat-name",
     ] {
         browser
             .until(&format!("document.querySelector('{place}').textContent === {shown}"))
@@ -473,6 +488,133 @@ async fn among_five_hundred_guards_the_one_in_trouble_is_first() {
     browser
         .until("document.querySelector('.guard:not([hidden]) .events').innerText.includes('an event of calm-123')")
         .await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    daemon.end().await;
+    browser.close().await;
+}
+
+fn chat(name: &str, kind: &str) -> ChatStatus {
+    ChatStatus {
+        name: name.into(),
+        kind: kind.into(),
+        waiting: 0,
+        waiting_since: None,
+        delivered_at: Some(now() - SignedDuration::from_secs(180)),
+        given_up: 0,
+        trouble: None,
+    }
+}
+
+/// One that is well, one that does not answer, one that has lost messages for ever, one that was never told anything.
+fn chats() -> Vec<ChatStatus> {
+    vec![
+        chat("slack", "slack"),
+        ChatStatus {
+            waiting: 3,
+            waiting_since: Some(now() - SignedDuration::from_secs(250)),
+            trouble: Some("it did not answer within 10 s; see whether this host reaches hooks.example.com, or a proxy is needed".into()),
+            ..chat("ops-teams", "teams")
+        },
+        ChatStatus {
+            given_up: 2,
+            delivered_at: None,
+            trouble: Some("HTTP 404: Unknown Webhook; make a new webhook and put its URL into /etc/flipback/discord-url".into()),
+            ..chat("discord", "discord")
+        },
+        ChatStatus {
+            delivered_at: None,
+            ..chat("email", "email")
+        },
+    ]
+}
+
+async fn screenshots(browser: &Browser, name: &str) {
+    let Some(folder) = std::env::var_os("FLIPBACK_SCREENSHOTS") else {
+        return;
+    };
+    let folder = std::path::PathBuf::from(folder);
+    for (device, width, height) in [("desktop", 1280, 900), ("phone", 500, 1100)] {
+        browser.client.set_window_size(width, height).await.expect("resizes");
+        sleep(Duration::from_millis(400)).await;
+        let picture = browser.client.screenshot().await.expect("a picture");
+        std::fs::write(folder.join(format!("{name}-{device}.png")), picture).expect("writable");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chat_that_is_not_told_is_plain_to_see_and_one_that_is_stays_quiet() {
+    let Some(browser) = Browser::start("a_chat_that_is_not_told_is_plain_to_see_and_one_that_is_stays_quiet").await else {
+        return;
+    };
+    let daemon = Daemon::start(anywhere(), vec![guard("web", Phase::Steady, 0)]).await;
+    browser.open(&daemon).await;
+    browser.until("document.getElementById('link').dataset.link === 'live'").await;
+    // A daemon that tells nobody, or is older, says nothing of chats.
+    browser
+        .until("document.getElementById('chats').hidden && document.getElementById('told').hidden")
+        .await;
+
+    let well = || vec![chat("slack", "slack"), chat("email", "email")];
+    daemon.tells(vec![guard("web", Phase::Steady, 0)], well());
+    browser
+        .until("document.getElementById('told').innerText === 'Chats that work: slack (3 min ago) · email (3 min ago)'")
+        .await;
+    browser.until("document.getElementById('chats').hidden").await;
+    screenshots(&browser, "chats-well").await;
+
+    // A message that was just handed over is on its way, not late.
+    let mut busy = well();
+    busy[0].waiting = 1;
+    busy[0].waiting_since = Some(now());
+    daemon.tells(vec![guard("web", Phase::Steady, 0)], busy);
+    browser
+        .until("document.getElementById('pending').innerText === '1 unsent message' && document.getElementById('chats').hidden")
+        .await;
+
+    daemon.tells(vec![guard("web", Phase::Steady, 0)], chats());
+    browser
+        .until(
+            "document.getElementById('chats-headline').innerText === 'ops-teams and discord are not being told; 2 messages given up for good'",
+        )
+        .await;
+    let rows = "[...document.querySelectorAll('#chats-list li')].map((row) => row.innerText).join('|')";
+    let rows = browser.value(rows).await.as_str().expect("a text").to_owned();
+    // What was lost for ever is first.
+    assert!(rows.find("discord") < rows.find("ops-teams"), "{rows}");
+    for part in [
+        "2 messages given up",
+        "What was given up is kept in the data folder, in outbox/dead.",
+        "HTTP 404: Unknown Webhook; make a new webhook and put its URL into /etc/flipback/discord-url.",
+        "Told nothing yet since flipback started.",
+        "3 messages waiting for 4 min 1",
+        "It did not answer within 10 s",
+        "Last told 3 min ago.",
+    ] {
+        assert!(rows.contains(part), "{part:?} is not in {rows}");
+    }
+    browser
+        .until("document.getElementById('told').innerText === 'Chats that work: slack (3 min ago) · email'")
+        .await;
+    browser.until("document.getElementById('chats').dataset.tone === 'bad'").await;
+    screenshots(&browser, "chats-trouble").await;
+    // Nothing hangs over the edge of a phone.
+    browser
+        .until("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        .await;
+
+    // It is well again, and what was given up stays said.
+    let mut after = well();
+    after[0].given_up = 1;
+    daemon.tells(vec![guard("web", Phase::Breaching, 2)], after);
+    browser
+        .until("document.getElementById('chats-headline').innerText === '1 message given up for good'")
+        .await;
+    browser
+        .until("document.querySelector('#chats-list li').innerText.includes('It takes messages again.')")
+        .await;
+    screenshots(&browser, "chats-given-up").await;
+    daemon.tells(vec![guard("web", Phase::Steady, 0)], well());
+    browser.until("document.getElementById('chats').hidden").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     daemon.end().await;
     browser.close().await;

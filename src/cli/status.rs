@@ -11,7 +11,7 @@ use super::{
     paint::{self, Cell, columns, figure, limit, styled},
     standalone,
 };
-use crate::model::{GuardStatus, Mode, Phase, RuleStatus, Status};
+use crate::model::{ChatStatus, GuardStatus, Mode, Phase, RuleStatus, Status};
 
 /// Arguments of `flipback status`.
 #[derive(Clone, Debug, Args)]
@@ -109,11 +109,48 @@ fn of_one(guard: &GuardStatus) -> u8 {
 
 /// The whole status for people: a list of several guards, or one in detail.
 fn table(status: &Status) -> String {
-    match status.guards.as_slice() {
+    let mut out = match status.guards.as_slice() {
         [] => "no guards\n".to_owned(),
         [one] => detail(one, status.at),
         several => list(several),
+    };
+    out.push_str(&chats(&status.chats, status.at));
+    out
+}
+
+/// Chats that are not told, or were not; nothing where all is well.
+fn chats(chats: &[ChatStatus], at: Timestamp) -> String {
+    let title = |text: &str| Cell::new(text, paint::DIM);
+    let troubled = chats.iter().filter(|chat| chat.trouble.is_some() || chat.given_up > 0);
+    let rows: Vec<Vec<Cell>> = troubled
+        .map(|chat| {
+            let waiting = match chat.waiting_since {
+                Some(since) if chat.waiting > 0 => format!("{}, {}", chat.waiting, ago(since, at).replace(" ago", "")),
+                _ => chat.waiting.to_string(),
+            };
+            let lost = if chat.given_up > 0 { paint::BAD } else { paint::DIM };
+            let why = chat.trouble.as_deref().unwrap_or("it takes messages again");
+            vec![
+                Cell::new(chat.name.as_str(), paint::BOLD),
+                Cell::plain(chat.kind.as_str()),
+                Cell::new(waiting, if chat.waiting > 0 { paint::WARN } else { paint::DIM }),
+                Cell::new(chat.given_up.to_string(), lost),
+                Cell::plain(why),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
     }
+    let mut all = vec![vec![
+        title("CHAT"),
+        title("KIND"),
+        title("WAITING"),
+        title("GIVEN UP"),
+        title("WHY"),
+    ]];
+    all.extend(rows);
+    format!("\n{}", columns(&all, 0))
 }
 
 fn list(guards: &[GuardStatus]) -> String {
@@ -386,6 +423,39 @@ mod tests {
     #[test]
     fn one_guard_is_shown_whole() {
         insta::assert_snapshot!(shown(vec![guard("web", Phase::Breaching)]));
+    }
+
+    #[test]
+    fn chats_in_trouble_are_shown_and_the_others_are_not() {
+        let chat = |name: &str, waiting, given_up, trouble: Option<&str>| ChatStatus {
+            name: name.into(),
+            kind: "slack".into(),
+            waiting,
+            waiting_since: (waiting > 0).then(|| Timestamp::from_second(1_799_999_850).expect("in range")),
+            delivered_at: None,
+            given_up,
+            trouble: trouble.map(str::to_owned),
+        };
+        let chats = vec![
+            chat("fine", 1, 0, None),
+            chat(
+                "late",
+                3,
+                0,
+                Some("it did not answer within 10 s; see whether this host reaches it"),
+            ),
+            chat("gone", 0, 2, Some("HTTP 404; make a new webhook")),
+            chat("again", 0, 1, None),
+        ];
+        let status = |chats: Vec<ChatStatus>| Status {
+            at: Timestamp::from_second(1_800_000_100).expect("in range"),
+            guards: vec![guard("web", Phase::Steady), guard("api", Phase::Steady)],
+            chats,
+            ..Status::default()
+        };
+        let shown = |status: &Status| anstream::adapter::strip_str(&table(status)).to_string();
+        insta::assert_snapshot!(shown(&status(chats)));
+        assert!(!shown(&status(vec![chat("fine", 1, 0, None)])).contains("fine"));
     }
 
     #[test]

@@ -521,6 +521,7 @@ function render() {
   if (!digest) return;
   const guards = [...digest.guards].sort((a, b) => (RANK[a.phase] ?? 0) - (RANK[b.phase] ?? 0) || (a.guard < b.guard ? -1 : 1));
   renderHeadline(guards);
+  renderChats(digest.chats ?? []);
   renderChips(guards);
   const parent = $("guards");
   const focused = document.activeElement;
@@ -561,6 +562,56 @@ function render() {
   text($("pending"), `${digest.notifications_pending} unsent message${digest.notifications_pending === 1 ? "" : "s"}`);
   tick();
 }
+
+// --- chats -----------------------------------------------------------------
+
+// A chat takes a moment: what has waited for less is on its way.
+const WAITING_MS = 15000;
+const messages = (count) => `${count} message${count === 1 ? "" : "s"}`;
+
+// How a chat fares: [tone, what]. What was given up stays said, however well it does now.
+function fares(chat) {
+  const waits = chat.waiting_since ? daemonNow() - Date.parse(chat.waiting_since) : 0;
+  const parts = [];
+  if (chat.given_up > 0) parts.push(`${messages(chat.given_up)} given up`);
+  if (chat.waiting > 0) parts.push(`${messages(chat.waiting)} waiting${chat.waiting_since ? ` for ${span(waits)}` : ""}`);
+  const stuck = chat.waiting > 0 && (chat.trouble || waits >= WAITING_MS);
+  const tone = chat.given_up > 0 && chat.trouble ? "bad" : chat.given_up > 0 || stuck || chat.trouble ? "warn" : "good";
+  return [tone, parts.join(", ")];
+}
+
+function renderChats(chats) {
+  const all = chats.map((chat) => ({ chat, fare: fares(chat) }));
+  const trouble = all.filter(({ fare: [tone] }) => tone !== "good").sort((a, b) => (a.fare[0] < b.fare[0] ? -1 : a.fare[0] > b.fare[0] ? 1 : 0));
+  show($("chats"), trouble.length > 0);
+  data($("chats"), "tone", trouble[0]?.fare[0] ?? "warn");
+  const lost = chats.reduce((sum, chat) => sum + chat.given_up, 0);
+  const mute = chats.filter((chat) => chat.trouble).map((chat) => chat.name);
+  const who = mute.length > 1 && mute.length === chats.length ? "No chat is being told" : `${listed(mute)} ${mute.length === 1 ? "is" : "are"} not being told`;
+  text($("chats-headline"), [
+    mute.length > 0 ? who : null,
+    lost > 0 ? `${messages(lost)} given up for good` : null,
+    mute.length === 0 && lost === 0 ? "Messages are late" : null,
+  ].filter(Boolean).join("; "));
+  children($("chats-list"), trouble.length, () => clone("t-chat")).forEach((line, index) => {
+    const { chat, fare: [tone, what] } = trouble[index];
+    const find = (name) => line.querySelector(`.${name}`);
+    data(line, "tone", tone);
+    text(find("glyph"), tone === "bad" ? "✕" : "!");
+    text(find("chat-name"), chat.name);
+    text(find("chat-kind"), chat.kind === chat.name ? "" : chat.kind);
+    text(find("chat-count"), what);
+    const since = chat.delivered_at ? `Last told ${ago(chat.delivered_at)}.` : "Told nothing yet since flipback started.";
+    const now = chat.trouble ? sentence(chat.trouble) : chat.waiting > 0 ? "" : "It takes messages again.";
+    const kept = chat.given_up > 0 ? "What was given up is kept in the data folder, in outbox/dead." : "";
+    text(find("chat-why"), [now, since, kept].filter(Boolean).join(" "));
+  });
+  const well = all.filter(({ fare: [tone] }) => tone === "good").map(({ chat }) => (chat.delivered_at ? `${chat.name} (${ago(chat.delivered_at)})` : chat.name));
+  show($("told"), chats.length > 0 && well.length > 0);
+  text($("told"), `Chats that work: ${well.join(" · ")}`);
+}
+const listed = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+const sentence = (line) => `${line.charAt(0).toUpperCase()}${line.slice(1)}${/[.!?]$/.test(line) ? "" : "."}`;
 
 function renderHeadline(guards) {
   const first = guards[0];
@@ -637,6 +688,7 @@ function tick() {
   if (!digest) return;
   text($("foot"), `Looks every ${digest.poll_seconds} s · running for ${span(daemonNow() - Date.parse(digest.started_at))} · last look ${clock(digest.at)}`);
   for (const card of cards.values()) if (card.root.open && card.body) fillTimers(card);
+  renderChats(digest.chats ?? []);
   // A device that slept may hold a dead connection that never says so.
   if (source && now - state.heard > silence) { source.close(); source = null; poll(); }
 }
