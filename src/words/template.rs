@@ -543,6 +543,21 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_names_everything_a_template_sees() {
+        let docs = include_str!("../../docs/messages.md");
+        let problems = check(&any("title", "{{ nothing_like_it }}"));
+        for name in problems[0]
+            .known
+            .iter()
+            .map(String::as_str)
+            .chain(["time", "datetime", "since", "span", "capitalized"])
+        {
+            let named = [format!("`{name}`"), format!("| {name}"), format!("{name}`")];
+            assert!(named.iter().any(|name| docs.contains(name)), "{name} is not in docs/messages.md");
+        }
+    }
+
+    #[test]
     fn what_a_message_may_lack_must_be_asked_for() {
         assert_eq!(check(&any("sentence", "{% if to_release %}{{ to_release.id }}{% endif %}")), []);
         let problems = check(&any("sentence", "{{ to_release.id }}"));

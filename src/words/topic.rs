@@ -42,7 +42,7 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::Disarmed => format!("Disarmed: {guard} was rolled back too often"),
         Topic::Alert => format!("Alert: {rule} of {guard} is past its threshold"),
         Topic::Degraded => format!("Degraded: {rule} of {guard} is near its threshold"),
-        Topic::Switched => format!("Switched by hand: {guard} is on {to}"),
+        Topic::Switched => format!("Switched: {guard} is on {to} now"),
         Topic::Paused => format!("Paused: {guard} will not be rolled back"),
         Topic::Resumed => format!("Resumed: {guard} is guarded again"),
         Topic::Test => format!("Test: messages about {guard} arrive here"),
@@ -161,7 +161,7 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
         Topic::Degraded => format!("Nothing yet, it is within its threshold. {status} shows where it goes."),
         Topic::Switched => "Nothing: flipback watches the new color closely from here on.".to_owned(),
         Topic::Paused => format!("When you are done: `flipback resume {guard}`. Until then it is judged, and nothing is moved."),
-        Topic::Resumed => "Nothing: it is rolled back again when it is bad.".to_owned(),
+        Topic::Resumed => "Nothing: from here on it is rolled back again when it is bad.".to_owned(),
         Topic::Test => "Nothing: whoever reads this is told.".to_owned(),
     }
 }

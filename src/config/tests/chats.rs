@@ -232,8 +232,25 @@ url_file = "x"
     assert_eq!(of(1, Topic::Resumed).0, "all: Resumed: shop/web is guarded again");
     assert_eq!(
         of(1, Topic::Resumed).2,
-        "Nothing: it is rolled back again when it is bad. Runbook: https://wiki.example/shop/web"
+        "Nothing: from here on it is rolled back again when it is bad. Runbook: https://wiki.example/shop/web"
     );
+}
+
+#[test]
+fn the_templates_of_the_documentation_load() {
+    let docs = fs::read_to_string(repository().join("docs/messages.md")).expect("readable");
+    let (_, section) = docs.split_once("## Templates").expect("a section");
+    let block = section
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("a block");
+    let config = loaded(&format!("{block}{GUARD}"), &[]);
+    let message = crate::words::Message::by(
+        &crate::model::Announcement::example(Topic::RollbackCompleted),
+        &config.chats[0].templates,
+    );
+    insta::assert_snapshot!(message.text());
 }
 
 #[test]
