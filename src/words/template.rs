@@ -51,8 +51,11 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+/// A part's template among a topic's words.
+type Of = fn(&Words) -> Option<&str>;
+
 /// The parts that may be replaced.
-const PARTS: [(&str, fn(&Words) -> Option<&str>); 3] = [
+const PARTS: [(&str, Of); 3] = [
     ("title", |words| words.title.as_deref()),
     ("sentence", |words| words.sentence.as_deref()),
     ("next", |words| words.next.as_deref()),

@@ -95,10 +95,9 @@ fn the_environment_reaches_evidence_and_audit() {
 fn evidence_that_cannot_be_kept_so_is_refused() {
     let copy = |lines: &str| refused(&format!("[evidence.copy]\n{lines}\n{GUARD}"), &[]);
     let all = refused(
-        &format!(
-            r#"
+        r#"
 [evidence]
-redact = ["(unclosed", "a*", "fine", "x{{1000}}{{1000}}{{1000}}"]
+redact = ["(unclosed", "a*", "fine", "x{1000}{1000}{1000}"]
 public_url = "https://user:hunter2@evidence.example.com/"
 log_lines = 10
 retentio = 1
@@ -114,8 +113,7 @@ redact = ["x"]
 follow_up = "-1s"
 [[guards]]
 name = "web"
-"#
-        ),
+"#,
         &[],
     );
     let said = [
