@@ -381,10 +381,10 @@ pub(crate) mod tests {
     #[test]
     fn a_persons_words_cannot_forge_lines() {
         let forged = Announcement {
-            why: "fine\nTrigger: none\u{7}\u{2028}\u{202e}".into(),
+            why: "fine\nTrigger:\u{2028}none\u{202e}or\u{7}".into(),
             ..example(Topic::RollbackCompleted)
         };
-        assert_eq!(Message::of(&forged).sentence, "Fine Trigger: none.");
+        assert_eq!(Message::of(&forged).sentence, "Fine Trigger: none or.");
     }
 
     #[test]

@@ -49,6 +49,24 @@ to = ["Ops <ops@example.com>", "boss@example.com"]
 }
 
 #[test]
+fn mail_uses_the_port_of_its_security_unless_told_otherwise() {
+    let port = |lines: &str| {
+        let config = loaded(
+            &format!("[chats.email]\nhost = \"localhost\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\n{lines}\n{GUARD}"),
+            &[],
+        );
+        match &config.chats[0].channel {
+            crate::model::settings::Channel::Email(email) => email.port,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(port("security = \"tls\""), 465);
+    assert_eq!(port(""), 587);
+    assert_eq!(port("security = \"none\""), 25);
+    assert_eq!(port("security = \"none\"\nport = 1025"), 1025);
+}
+
+#[test]
 fn what_a_chat_is_told_is_read_whole() {
     let config = loaded(
         &format!(
