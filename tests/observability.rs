@@ -48,6 +48,8 @@ fn exercised() -> Metrics {
     m.evidence_bundles.with_label_values(&["complete"]).inc();
     m.evidence_duration.observe(0.01);
     m.audit_entries.with_label_values(&["written"]).inc();
+    m.evidence_copies.with_label_values(&["copied"]).inc();
+    m.evidence_copies_pending.set(1);
     m
 }
 

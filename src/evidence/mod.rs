@@ -32,6 +32,7 @@ use crate::{
     model::{GuardId, GuardSpec, Incident, Series, TimelineEntry, file_segment, settings::EvidenceSettings},
 };
 
+pub mod aftercare;
 mod capture;
 pub mod copy;
 mod disk;

@@ -48,10 +48,10 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Age => "older than age",
-            Self::Count => "more than count",
-            Self::Bytes => "more than bytes",
-            Self::DiskFull => "the disk is full",
+            Self::Age => "over age",
+            Self::Count => "over count",
+            Self::Bytes => "over bytes",
+            Self::DiskFull => "disk full",
         })
     }
 }

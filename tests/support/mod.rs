@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod bundle;
 pub mod certs;
 pub mod chat;
 pub mod cluster;
@@ -16,17 +17,20 @@ pub mod past;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
+pub mod s3;
 pub mod shop;
 pub mod stage;
 pub mod traffic;
 
 pub use app::App;
 pub use audit::AuditEvent;
+pub use bundle::Bundles;
 pub use chat::Chat;
 pub use cluster::Cluster;
 pub use process::{Assets, real_parts};
 pub use prometheus::{Prometheus, Target};
 pub use proxy::{Manner, Proxy};
+pub use s3::S3;
 pub use shop::Shop;
 pub use stage::{Daemon, Ground, Said, Stage};
 pub use traffic::Traffic;

@@ -74,6 +74,15 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "expected a size such as 500MiB or 2GiB".to_owned())
 }
 
+/// `90d`; what is not made of whole days in humantime's words.
+fn age(age: Duration) -> String {
+    const DAY: u64 = 24 * 60 * 60;
+    match age.as_secs() {
+        seconds if seconds >= DAY && seconds % DAY == 0 && age.subsec_nanos() == 0 => format!("{}d", seconds / DAY),
+        _ => humantime::format_duration(age).to_string(),
+    }
+}
+
 #[derive(Serialize)]
 struct One<'a, Why> {
     id: &'a str,
@@ -183,7 +192,7 @@ fn table(plan: &Plan, limits: &Retention, now: Timestamp) -> String {
         "{}  at most {}, none older than {}, at most {}\n",
         styled("LIMITS", paint::DIM),
         counted(limits.count as usize, "incident"),
-        humantime::format_duration(limits.age),
+        age(limits.age),
         size(limits.bytes),
     );
     let row = |kept: &Kept, why: String, style| {
@@ -229,6 +238,12 @@ fn table(plan: &Plan, limits: &Retention, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_of_days_is_told_in_days() {
+        assert_eq!(age(Duration::from_secs(90 * 24 * 60 * 60)), "90d");
+        assert_eq!(age(Duration::from_secs(36 * 60 * 60)), "1day 12h");
+    }
 
     #[test]
     fn sizes_carry_their_unit() {

@@ -173,9 +173,11 @@ fn timeline(incident: &Incident) -> String {
     if incident.timeline.is_empty() {
         return String::new();
     }
-    let rows: Vec<Vec<Cell>> = incident
-        .timeline
-        .iter()
+    // What is noted last may have happened first.
+    let mut entries: Vec<_> = incident.timeline.iter().collect();
+    entries.sort_by_key(|entry| entry.at);
+    let rows: Vec<Vec<Cell>> = entries
+        .into_iter()
         .map(|entry| {
             vec![
                 Cell::plain(entry.at.strftime("%H:%M:%S%.3f").to_string()),
@@ -187,13 +189,14 @@ fn timeline(incident: &Incident) -> String {
     format!("\n{}  from the decision\n{}", styled("TIMELINE", paint::DIM), columns(&rows, 2))
 }
 
-/// `+1.2 s`, `-2m 5s`.
+/// `+43ms`, `+8.0s`, `-2m 5s`.
 fn since(at: Timestamp, zero: Timestamp) -> String {
     let passed = at.duration_since(zero);
     let sign = if passed.is_negative() { '-' } else { '+' };
     let passed = passed.unsigned_abs();
     match passed.as_secs() {
-        0..=59 => format!("{sign}{:.1}s", passed.as_secs_f64()),
+        0 => format!("{sign}{}ms", passed.as_millis()),
+        1..=59 => format!("{sign}{:.1}s", passed.as_secs_f64()),
         seconds => format!("{sign}{}", humantime::format_duration(std::time::Duration::from_secs(seconds))),
     }
 }
