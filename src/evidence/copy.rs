@@ -433,9 +433,9 @@ impl Queue {
             } else {
                 pause.next().unwrap_or(PAUSE_MAX)
             };
-            match timeout(wait, heard.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            // Nobody is left who could tell of more.
+            if let Ok(Err(_)) = timeout(wait, heard.changed()).await {
+                return;
             }
         }
     }

@@ -177,7 +177,7 @@ pub enum Unclear {
     Several {
         /// What was asked for.
         asked: String,
-        /// Which begin so, the first few.
+        /// Which begin so, the newest few.
         ids: Vec<String>,
     },
     /// The guard has none.
@@ -205,10 +205,16 @@ pub fn by_id<'a>(found: &'a [Found], asked: &str) -> Result<&'a Found, Unclear> 
     match begun.as_slice() {
         [one] => Ok(one),
         [] => Err(Unclear::None(asked.to_owned())),
-        several => Err(Unclear::Several {
-            asked: asked.to_owned(),
-            ids: several.iter().take(NAMED_MAX).map(|one| one.kept.id.clone()).collect(),
-        }),
+        several => {
+            let mut ids: Vec<String> = several.iter().rev().take(NAMED_MAX).map(|one| one.kept.id.clone()).collect();
+            if several.len() > NAMED_MAX {
+                ids.push(format!("{} more", several.len() - NAMED_MAX));
+            }
+            Err(Unclear::Several {
+                asked: asked.to_owned(),
+                ids,
+            })
+        }
     }
 }
 

@@ -189,16 +189,16 @@ fn verdicts(verified: &[Verified]) -> String {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let (verdict, style) = if one.is_whole() {
-            ("whole", paint::GOOD)
+        let (verdict, style, sound) = if one.is_whole() {
+            ("whole", paint::GOOD, "")
         } else {
-            ("NOT AS CAPTURED", paint::BAD)
+            ("NOT AS CAPTURED", paint::BAD, " sound")
         };
         out.push_str(&format!(
             "{}  {}  {}\n",
             styled(verdict, style),
             plain(&name),
-            styled(&format!("{}, {}", counted(one.sound, "file"), size(one.bytes)), paint::DIM)
+            styled(&format!("{}{sound}, {}", counted(one.sound, "file"), size(one.bytes)), paint::DIM)
         ));
         for problem in &one.problems {
             out.push_str(&format!("  {problem}\n"));

@@ -229,7 +229,7 @@ fn table(plan: &Plan, limits: &Retention, now: Timestamp) -> String {
     let exceeded = plan.exceeded(limits, now);
     if !exceeded.is_empty() {
         let limits: Vec<String> = exceeded.iter().map(ToString::to_string).collect();
-        let said = format!("What must stay exceeds a limit: {}.", limits.join(", "));
+        let said = format!("Still {}: what stays here may not go.", limits.join(", "));
         out.push_str(&format!("\n{}\n", styled(&said, paint::WARN)));
     }
     out
