@@ -94,3 +94,6 @@ impl Space {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -406,4 +406,6 @@ mod fixture;
 #[cfg(test)]
 mod made;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;

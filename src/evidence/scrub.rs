@@ -4,7 +4,7 @@
 use std::{borrow::Cow, ops::Range, sync::LazyLock};
 
 use regex::{Captures, Regex};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::secrets::{Shapes, is_reference};
 
@@ -81,12 +81,6 @@ impl Scrub {
     pub(super) fn manifest(&self, object: &mut Value) {
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
-            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-                annotations.remove(LAST_APPLIED);
-                for (name, value) in annotations.iter_mut().filter(|(name, _)| NAME.is_match(name)) {
-                    redact(name, value);
-                }
-            }
         }
         self.walk(object);
     }
@@ -102,6 +96,8 @@ impl Scrub {
                 for (field, value) in fields.iter_mut() {
                     match value {
                         Value::Array(words) if matches!(field.as_str(), "args" | "command") => self.arguments(words),
+                        // The object's own, and those of the pods that it makes.
+                        Value::Object(annotations) if field == "annotations" => self.annotations(annotations),
                         other => self.walk(other),
                     }
                 }
@@ -113,6 +109,14 @@ impl Scrub {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn annotations(&self, annotations: &mut Map<String, Value>) {
+        annotations.remove(LAST_APPLIED);
+        for (name, value) in annotations.iter_mut() {
+            redact(name, value);
+            self.walk(value);
         }
     }
 
@@ -192,6 +196,7 @@ mod tests {
                 "managedFields": [{"manager": "kubectl"}],
                 "annotations": {LAST_APPLIED: "{\"env\":[{\"value\":\"hunter2\"}]}", "team": "shop", "sidecar/api-token": "hunter2"},
             },
+            "template": {"metadata": {"annotations": {"vault/token": "hunter2", "prometheus.io/port": "8080"}}},
             "spec": {"containers": [{
                 "name": "app",
                 "env": [
