@@ -48,19 +48,28 @@ pub(super) fn begin(incidents: &Path, id: &str) -> Result<Option<Second>, Eviden
     }
     disk::make_folder(&building)?;
     let Some(alive) = disk::lock(&building)? else { return Ok(None) };
-    for path in disk::entries(&sealed)? {
-        let name = path.file_name().unwrap_or_default().to_owned();
-        let shared = SHARED.iter().any(|shared| name == *shared);
-        if name != disk::MANIFEST {
-            take_along(&path, &building.join(&name), shared)?;
-        }
+    let filled = fill(&sealed, &building);
+    if filled.is_err() {
+        // On a full disk every byte counts.
+        let _ = remove(&building);
     }
+    filled?;
     Ok(Some(Second {
         building,
         sealed,
         incident,
         _alive: Some(alive),
     }))
+}
+
+fn fill(sealed: &Path, building: &Path) -> Result<(), EvidenceError> {
+    for path in disk::entries(sealed)? {
+        let name = path.file_name().unwrap_or_default();
+        if name != disk::MANIFEST {
+            take_along(&path, &building.join(name), SHARED.iter().any(|shared| name == *shared))?;
+        }
+    }
+    Ok(())
 }
 
 /// Links or copies a file, or everything in a folder.
