@@ -59,7 +59,7 @@ pub struct Metrics {
     pub probes: IntCounterVec,
     /// `flipback_watch_errors_total{cluster,kind}`.
     pub watch_errors: IntCounterVec,
-    /// `flipback_notifications_total{chat,result}`: `delivered`, `retried`, `dropped`.
+    /// `flipback_notifications_total{chat,result}`: `delivered`, `retried`, `dropped` (given up), `grouped` (told with a later one).
     pub notifications: IntCounterVec,
     /// `flipback_notifications_pending`.
     pub notifications_pending: IntGauge,

@@ -22,11 +22,16 @@ use crate::{
     words::Message,
 };
 
+mod letter;
+mod pauses;
 mod queue;
 mod threads;
 
-use queue::{Failure, Next, Now, Queue, Restored, Turn, Verdict};
-pub(super) use queue::{LANE_MAX, Letter, Pace};
+pub(super) use letter::Letter;
+use pauses::Failure;
+pub(super) use pauses::Pace;
+pub(super) use queue::LANE_MAX;
+use queue::{Next, Now, Queue, Restored, Turn, Verdict};
 pub(super) use threads::{Record, THREADS_MAX};
 
 /// Ids of accepted messages whose files could not be removed; tried again with the next.
@@ -55,12 +60,6 @@ pub(super) struct Tools<'a> {
     pub(super) metrics: &'a Metrics,
     /// The clock on the wall.
     pub(super) now: fn() -> Timestamp,
-}
-
-/// How a message ended.
-pub(super) enum Fate {
-    Accepted,
-    GivenUp(GivenUp),
 }
 
 impl Lane {
@@ -165,9 +164,9 @@ impl Lane {
         }
     }
 
-    /// Carries the lane's next message to its end, or one attempt further; waits where nothing may go. `changed` is told
-    /// whenever the number of waiting messages may have.
-    pub(super) async fn step(&self, tools: &Tools<'_>, changed: impl Fn()) -> Option<Fate> {
+    /// Makes the next attempt, or waits where nothing may go; returns what was given up. `changed` is told whenever the
+    /// number of waiting messages may have.
+    pub(super) async fn step(&self, tools: &Tools<'_>, changed: impl Fn()) -> Option<GivenUp> {
         // What was released of a hold, or held, counts differently now.
         let next = {
             let ready = self.ready.notified();
@@ -188,12 +187,12 @@ impl Lane {
                 }
             }
         };
-        let fate = self.attempt(next, tools).await;
+        let given_up = self.attempt(next, tools).await;
         changed();
-        fate
+        given_up
     }
 
-    async fn attempt(&self, turn: Turn, tools: &Tools<'_>) -> Option<Fate> {
+    async fn attempt(&self, turn: Turn, tools: &Tools<'_>) -> Option<GivenUp> {
         let Turn {
             letter,
             receipt,
@@ -202,7 +201,7 @@ impl Lane {
         } = turn;
         if seal {
             let (chat, sealed) = (self.chat.name.clone(), letter.clone());
-            tools.spool.run(move |root| spool::write(root, &chat, &sealed)).await;
+            tools.spool.run(move |root| spool::write(root, &chat, &[sealed])).await;
         }
         let announcement = &letter.announcement;
         let message = self.words(announcement);
@@ -216,7 +215,7 @@ impl Lane {
                 let (chat, guard, topic) = (self.chat.name.as_str(), announcement.guard.as_str(), announcement.topic.as_str());
                 info!(chat, id = letter.id(), topic, guard, attempts = attempt, "Delivered message");
                 self.accepted(&letter, receipt, tools).await;
-                Some(Fate::Accepted)
+                None
             }
             Err(failure) => self.failed(letter, attempt, &failure, tools).await,
         }
@@ -258,7 +257,7 @@ impl Lane {
         }
     }
 
-    async fn failed(&self, letter: Letter, attempt: u32, failure: &DeliverError, tools: &Tools<'_>) -> Option<Fate> {
+    async fn failed(&self, letter: Letter, attempt: u32, failure: &DeliverError, tools: &Tools<'_>) -> Option<GivenUp> {
         let announcement = &letter.announcement;
         let (chat, id) = (self.chat.name.as_str(), letter.id());
         let (topic, guard) = (announcement.topic.as_str(), announcement.guard.as_str());
@@ -293,16 +292,16 @@ impl Lane {
                     "Dropped message"
                 );
                 let (name, dead, said) = (self.chat.name.clone(), letter.clone(), why.clone());
-                tools.spool.run(move |root| spool::bury(root, &name, &dead, &said)).await;
+                tools.spool.run(move |root| spool::bury(root, &name, &[dead], &said)).await;
                 self.gave_up(&why);
                 self.inner().queue.remove(&letter);
                 self.count("dropped", tools.metrics);
-                Some(Fate::GivenUp(GivenUp {
+                Some(GivenUp {
                     chat: self.chat.name.clone(),
                     announcement: Arc::unwrap_or_clone(letter.announcement),
                     why,
                     at: wall,
-                }))
+                })
             }
         }
     }

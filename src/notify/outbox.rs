@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, watch},
@@ -19,7 +20,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Notifier,
-    lane::{Fate, Lane, Letter, Pace, Tools},
+    lane::{Lane, Letter, Pace, Tools},
     open,
     spool::{self, Spool},
 };
@@ -33,6 +34,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_millis(2500);
 /// How long a stop waits for the disk, after that.
 const LAST_WRITE: Duration = Duration::from_millis(500);
+/// Messages written at a time, so that a burst is no hung disk.
+const WRITE_MAX: usize = 32;
 /// Messages given up for lack of room whose files still wait to be moved away.
 const OVERFLOW_MAX: usize = 1000;
 /// Messages given up that nobody has asked for yet; the oldest are forgotten, and stay in the log and on disk.
@@ -218,21 +221,33 @@ impl Shared {
 
     /// Writes what is not on disk yet and frees it for delivery, whether the disk took it or not.
     async fn store(&self) {
-        let batches: Vec<_> = self.lanes.iter().map(|lane| (lane.chat.name.clone(), lane.unstored())).collect();
-        let dropped = std::mem::take(&mut *self.overflow.lock().unwrap_or_else(PoisonError::into_inner));
-        if !dropped.is_empty() || batches.iter().any(|(_, batch)| !batch.is_empty()) {
-            let to_write = batches.clone();
-            self.spool
-                .run(move |root| {
-                    let write = |(chat, batch): &(String, Vec<Letter>)| spool::all(batch.iter().map(|each| spool::write(root, chat, each)));
-                    let written = spool::all(to_write.iter().map(write));
-                    let buried = spool::all(dropped.iter().map(|(chat, each)| spool::bury(root, chat, each, NO_ROOM)));
-                    written.and(buried)
-                })
-                .await;
+        join_all(self.lanes.iter().map(|lane| self.store_lane(lane))).await;
+    }
+
+    async fn store_lane(&self, lane: &Lane) {
+        let unstored = lane.unstored();
+        let mut parts = unstored.chunks(WRITE_MAX);
+        while let Some(part) = parts.next() {
+            let (chat, letters) = (lane.chat.name.clone(), part.to_vec());
+            let written = self.spool.run(move |root| spool::write(root, &chat, &letters)).await;
+            lane.mark_stored(part);
+            if written.is_none() {
+                // It will not take the rest either, and nothing waits for a disk twice.
+                parts.by_ref().for_each(|part| lane.mark_stored(part));
+            }
         }
-        for (lane, (_, batch)) in self.lanes.iter().zip(&batches) {
-            lane.mark_stored(batch);
+        let overflow: Vec<(String, Letter)> = {
+            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+            let (ours, others) = std::mem::take(&mut *overflow)
+                .into_iter()
+                .partition(|(chat, _)| *chat == lane.chat.name);
+            *overflow = others;
+            ours
+        };
+        let letters: Vec<Letter> = overflow.into_iter().map(|(_, letter)| letter).collect();
+        for part in letters.chunks(WRITE_MAX) {
+            let (chat, part) = (lane.chat.name.clone(), part.to_vec());
+            self.spool.run(move |root| spool::bury(root, &chat, &part, NO_ROOM)).await;
         }
     }
 
@@ -246,7 +261,7 @@ impl Shared {
             now,
         };
         loop {
-            if let Some(Fate::GivenUp(given_up)) = lane.step(&tools, || self.recount()).await {
+            if let Some(given_up) = lane.step(&tools, || self.recount()).await {
                 self.tell(given_up);
             }
         }

@@ -144,28 +144,44 @@ fn folder_of(root: &Path, state: &str, chat: &str) -> PathBuf {
     root.join(state).join(file_segment(chat))
 }
 
-/// Writes a waiting message, then removes the files of those it stands for.
-pub(super) fn write(root: &Path, chat: &str, letter: &Letter) -> io::Result<()> {
-    put(&file_of(root, PENDING, chat, letter.id()), letter, None)?;
-    remove_all(root, chat, &letter.replaces)
+/// Writes waiting messages, then removes the files of those they stand for. Each gets its try; the first failure is
+/// returned.
+pub(super) fn write(root: &Path, chat: &str, letters: &[Letter]) -> io::Result<()> {
+    let put = |letter: &Letter| put(&file_of(root, PENDING, chat, letter.id()), letter, None);
+    let written = all(letters.iter().map(put)).and_then(|()| sync(&folder_of(root, PENDING, chat)));
+    let kept = written.is_ok();
+    // What is not sure to be written replaces nothing.
+    let removed = all(letters
+        .iter()
+        .filter(|_| kept)
+        .map(|letter| remove_all(root, chat, &letter.replaces)));
+    written.and(removed)
 }
 
 /// Does what an accepted message leaves to do. Each part gets its try; the first failure is returned.
 pub(super) fn settle(root: &Path, chat: &str, chores: &Chores) -> io::Result<()> {
     let write = |record: &Record| put(&file_of(root, THREADS, chat, &record.thread), record, None);
     let forget = |thread: &String| gone(&file_of(root, THREADS, chat, thread));
-    let written = all(chores.records.iter().map(write));
+    let mut written = all(chores.records.iter().map(write));
+    if !chores.records.is_empty() {
+        written = written.and_then(|()| sync(&folder_of(root, THREADS, chat)));
+    }
     let forgotten = all(chores.forget.iter().map(forget));
     let removed = remove_all(root, chat, &chores.remove);
     written.and(forgotten).and(removed)
 }
 
-/// Moves a message that was given up to the dead ones.
-pub(super) fn bury(root: &Path, chat: &str, letter: &Letter, reason: &str) -> io::Result<()> {
-    put(&file_of(root, DEAD, chat, letter.id()), letter, Some(reason.to_owned()))?;
-    remove_all(root, chat, &letter.replaces)?;
-    remove_all(root, chat, std::slice::from_ref(&letter.announcement.id))?;
-    keep_newest(&folder_of(root, DEAD, chat), DEAD_MAX)
+/// Moves messages that were given up to the dead ones; what cannot be moved stays, and is tried again after a restart.
+pub(super) fn bury(root: &Path, chat: &str, letters: &[Letter], reason: &str) -> io::Result<()> {
+    let dead = folder_of(root, DEAD, chat);
+    let put = |letter: &Letter| put(&file_of(root, DEAD, chat, letter.id()), letter, Some(reason.to_owned()));
+    all(letters.iter().map(put)).and_then(|()| sync(&dead))?;
+    let remove = |letter: &Letter| {
+        let own = remove_all(root, chat, std::slice::from_ref(&letter.announcement.id));
+        own.and(remove_all(root, chat, &letter.replaces))
+    };
+    all(letters.iter().map(remove))?;
+    keep_newest(&dead, DEAD_MAX)
 }
 
 fn remove_all(root: &Path, chat: &str, ids: &[String]) -> io::Result<()> {
@@ -180,11 +196,12 @@ fn gone(file: &Path) -> io::Result<()> {
 }
 
 /// Tries each; the first failure is the one to tell.
-pub(super) fn all(tries: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
-    tries.fold(Ok(()), |so_far, next| so_far.and(next))
+fn all(tries: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
+    tries.filter_map(Result::err).reduce(|first, _| first).map_or(Ok(()), Err)
 }
 
-/// Whole or not at all: written beside its place, synced, renamed. The temporary file is readable by us only.
+/// Whole or not at all: written beside its place, synced, renamed; the folder has to be synced after it. The temporary
+/// file is readable by us only.
 fn put<T: Serialize>(file: &Path, content: T, dropped: Option<String>) -> io::Result<()> {
     let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -197,6 +214,10 @@ fn put<T: Serialize>(file: &Path, content: T, dropped: Option<String>) -> io::Re
     part.write_all(&serde_json::to_vec(&stored)?)?;
     part.as_file().sync_all()?;
     part.persist(file)?;
+    Ok(())
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 

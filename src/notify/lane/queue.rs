@@ -2,10 +2,8 @@
 //!
 //! - Messages of one thread go strictly in the order they were pushed; threads do not wait for each other. One message
 //!   is under way at a time, the oldest whose thread may go.
-//! - A message that fails delays its own thread. When the next one of another thread fails too, the chat itself is in
-//!   trouble: it is tried with one message at a time, at growing distances, until one is accepted. What a chat asks for
-//!   by `Retry-After` holds for all of it. A message tried least often goes first, so that a few that always fail cannot
-//!   keep the chat from the others.
+//! - A message that fails delays its own thread, a chat in trouble all of it: see [`Pauses`]. A message that failed least
+//!   often goes first, so that a few that always fail cannot keep the chat from the others.
 //! - Quiet repeats wait here, on disk like the rest; see [`quiet`]. A message that was sent once is sealed: it never
 //!   again takes up another, since the chat may have seen its id.
 //! - Bounded in count and bytes: beyond that the oldest of the least loud is given up.
@@ -16,15 +14,14 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::threads::{Record, Threads, effect, thread_of};
-use crate::{
-    model::{Announcement, Topic},
-    notify::quiet,
+use super::{
+    letter::Letter,
+    pauses::{Failure, Pace, Pauses},
+    threads::{Change, Record, Threads, effect, thread_of},
 };
+use crate::{model::Announcement, notify::quiet};
 
 /// Messages a chat may have waiting: a day of a very bad day.
 pub(in crate::notify) const LANE_MAX: usize = 1000;
@@ -37,80 +34,11 @@ const REPLACES_MAX: usize = 100;
 /// The longest sleep between two looks at the windows of quiet repeats: a clock may be put right meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// How a delivery is tried again.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::notify) struct Pace {
-    /// Before the first retry; doubles from there, with up to as much jitter.
-    pub(in crate::notify) retry_min: Duration,
-    /// Before any retry, without jitter.
-    pub(in crate::notify) retry_max: Duration,
-    /// The longest `Retry-After` that is obeyed.
-    pub(in crate::notify) retry_after_max: Duration,
-    /// Attempts at a message that the chat refuses for good.
-    pub(in crate::notify) refusals_max: u32,
-    /// A message that was not accepted for so long is old news.
-    pub(in crate::notify) age_max: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            retry_min: Duration::from_millis(500),
-            retry_max: Duration::from_secs(30),
-            retry_after_max: Duration::from_secs(5 * 60),
-            refusals_max: 3,
-            age_max: Duration::from_secs(24 * 60 * 60),
-        }
-    }
-}
-
 /// Two clocks: one that never jumps, since the lane began, and the one on the wall.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::notify) struct Now {
     pub(in crate::notify) since_start: Duration,
     pub(in crate::notify) wall: Timestamp,
-}
-
-/// One message for one chat, as it lies on disk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(in crate::notify) struct Letter {
-    /// Its place in the order of pushing.
-    #[serde(default)]
-    pub(in crate::notify) seq: u64,
-    /// It was sent at least once.
-    #[serde(default)]
-    pub(in crate::notify) sealed: bool,
-    /// Ids of messages it stands for, whose files may still exist.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(in crate::notify) replaces: Vec<String>,
-    pub(in crate::notify) announcement: Arc<Announcement>,
-}
-
-impl Letter {
-    pub(in crate::notify) fn id(&self) -> &str {
-        &self.announcement.id
-    }
-
-    fn thread(&self) -> &str {
-        thread_of(&self.announcement)
-    }
-
-    fn topic(&self) -> Topic {
-        self.announcement.topic
-    }
-
-    /// What it takes, nearly.
-    fn bytes(&self) -> usize {
-        let a = &self.announcement;
-        let images = [&a.from_release, &a.to_release]
-            .into_iter()
-            .flatten()
-            .flat_map(|release| &release.images);
-        let texts = [a.evidence.as_deref(), a.link.as_deref(), Some(a.why.as_str())]
-            .into_iter()
-            .flatten();
-        1024 + images.map(String::len).sum::<usize>() + texts.map(str::len).sum::<usize>()
-    }
 }
 
 struct Waiting {
@@ -128,32 +56,14 @@ struct Waiting {
     queued: Duration,
 }
 
-/// What the chat's answers say of the chat itself.
-enum Health {
-    Well,
-    /// A message of this thread failed; one of another thread will tell whether it is the chat.
-    Doubtful(String),
-    /// Nothing is accepted.
-    Down(ExponentialBackoff),
-}
-
-/// The pause of one thread.
-struct Delay {
-    until: Duration,
-    backoff: ExponentialBackoff,
-}
-
 /// Everything one chat still has to be told.
 pub(super) struct Queue {
-    pace: Pace,
     quiet: Duration,
+    pauses: Pauses,
     waiting: VecDeque<Waiting>,
     threads: Threads,
     restored: bool,
     under_way: Option<String>,
-    delays: HashMap<String, Delay>,
-    health: Health,
-    paused_until: Duration,
     seq: u64,
     accepted: VecDeque<String>,
 }
@@ -202,17 +112,6 @@ pub(super) struct Turn {
     pub(super) attempt: u32,
 }
 
-/// How an attempt failed.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Failure {
-    /// The same message would be refused again.
-    pub(super) permanent: bool,
-    /// The chat limits the rate, whoever asks.
-    pub(super) limited: bool,
-    /// How long it asked us to wait.
-    pub(super) retry_after: Option<Duration>,
-}
-
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -224,22 +123,19 @@ pub(super) enum Verdict {
 impl Queue {
     pub(super) fn new(pace: Pace, quiet: Duration) -> Self {
         Self {
-            pace,
             quiet,
+            pauses: Pauses::new(pace),
             waiting: VecDeque::new(),
             threads: Threads::new(quiet),
             restored: false,
             under_way: None,
-            delays: HashMap::new(),
-            health: Health::Well,
-            paused_until: Duration::ZERO,
             seq: 0,
             accepted: VecDeque::new(),
         }
     }
 
     pub(super) fn set_pace(&mut self, pace: Pace) {
-        self.pace = pace;
+        self.pauses.pace = pace;
     }
 
     /// Adds a message, once. `conditional`: only if its thread was opened here.
@@ -320,7 +216,7 @@ impl Queue {
         }
         if !given_up.is_empty() {
             let left: HashSet<&str> = self.waiting.iter().map(|waiting| waiting.letter.thread()).collect();
-            self.delays.retain(|thread, _| left.contains(thread.as_str()));
+            self.pauses.retain(&left);
         }
         given_up
     }
@@ -404,13 +300,12 @@ impl Queue {
             if !waiting.stored {
                 continue;
             }
-            let delayed = self.delays.get(waiting.letter.thread()).map_or(Duration::ZERO, |delay| delay.until);
             let free = match held_until {
                 Some(end) => {
                     let left = Duration::try_from(end.duration_since(now.wall)).unwrap_or_default();
                     now.since_start + left.min(LOOK_AGAIN)
                 }
-                None => delayed.max(self.paused_until),
+                None => self.pauses.end(waiting.letter.thread()),
             };
             if free > now.since_start {
                 wake = Some(wake.map_or(free, |wake| wake.min(free)));
@@ -473,9 +368,8 @@ impl Queue {
     }
 
     /// Notes that the chat accepted a message, which stays until [`Self::remove`]: its file is still there.
-    pub(super) fn accepted(&mut self, letter: &Letter, receipt: Option<String>, wall: Timestamp) -> super::threads::Change {
-        self.health = Health::Well;
-        self.paused_until = Duration::ZERO;
+    pub(super) fn accepted(&mut self, letter: &Letter, receipt: Option<String>, wall: Timestamp) -> Change {
+        self.pauses.accepted();
         if self.accepted.len() >= RECENT_MAX {
             self.accepted.pop_front();
         }
@@ -486,57 +380,18 @@ impl Queue {
     /// Notes that an attempt failed. What is given up stays until [`Self::remove`].
     pub(super) fn failed(&mut self, letter: &Letter, failure: Failure, now: Now) -> Verdict {
         self.under_way = None;
-        let pace = self.pace;
-        let thread = letter.thread().to_owned();
-        let pause = self.pause_of_chat(&thread, failure);
-        if let Some(pause) = pause {
-            self.paused_until = now.since_start + pause;
-        }
+        let wait = self.pauses.failed(letter.thread(), failure, now.since_start);
+        let pace = self.pauses.pace;
         let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.letter.id() == letter.id()) else {
             return Verdict::GiveUp;
         };
         waiting.failures += u32::from(!failure.limited);
         waiting.refusals += u32::from(failure.permanent);
-        if waiting.refusals >= pace.refusals_max || now.since_start.saturating_sub(waiting.queued) >= pace.age_max {
-            return Verdict::GiveUp;
-        }
-        if let Some(pause) = pause {
-            // The chat's doing: once it is back, the thread has no pause of its own to sit out.
-            return Verdict::Retry(pause);
-        }
-        let delay = self.delays.entry(thread).or_insert_with(|| Delay {
-            until: Duration::ZERO,
-            backoff: backoff(&pace),
-        });
-        let own = delay.backoff.next().unwrap_or(pace.retry_max);
-        delay.until = now.since_start + own;
-        Verdict::Retry(own)
-    }
-
-    /// How long the whole chat is left alone after a failure, if the failure says something about the chat.
-    fn pause_of_chat(&mut self, thread: &str, failure: Failure) -> Option<Duration> {
-        let pace = self.pace;
-        let chat_wide = failure.limited || failure.retry_after.is_some();
-        let down = match &self.health {
-            Health::Well => chat_wide,
-            Health::Doubtful(first) => chat_wide || first != thread,
-            Health::Down(_) => false,
-        };
-        if down {
-            self.health = Health::Down(backoff(&pace));
-        }
-        match &mut self.health {
-            Health::Down(backoff) => {
-                let own = backoff.next().unwrap_or(pace.retry_max);
-                // Our own, or the chat's where that is longer, within bounds.
-                let asked = failure.retry_after.unwrap_or_default().min(pace.retry_after_max);
-                Some(own.max(asked))
-            }
-            Health::Well => {
-                self.health = Health::Doubtful(thread.to_owned());
-                None
-            }
-            Health::Doubtful(_) => None,
+        let old = now.since_start.saturating_sub(waiting.queued) >= pace.age_max;
+        if old || waiting.refusals >= pace.refusals_max {
+            Verdict::GiveUp
+        } else {
+            Verdict::Retry(wait)
         }
     }
 
@@ -544,18 +399,8 @@ impl Queue {
     pub(super) fn remove(&mut self, letter: &Letter) {
         self.under_way = None;
         self.waiting.retain(|waiting| waiting.letter.id() != letter.id());
-        // The next message of the thread begins with short pauses of its own.
-        self.delays.remove(letter.thread());
+        self.pauses.forget(letter.thread());
     }
-}
-
-fn backoff(pace: &Pace) -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(pace.retry_min)
-        .with_max_delay(pace.retry_max)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     io,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -373,6 +376,192 @@ async fn a_stop_delivers_what_was_just_pushed() {
     running.stop().await;
     assert_eq!(served.ids(), ["id-0001"]);
     assert_eq!(files(dir.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_page_can_tell_how_each_chat_fares() {
+    let dir = tempfile::tempdir().expect("folder");
+    let gone = Answer::Status(404);
+    let refuses = Served::new([gone.clone(), gone.clone(), gone, Answer::Status(200), Answer::Status(500)]).await;
+    let (well, hole) = (Served::new([]).await, Served::new([Answer::Silence]).await);
+    let running = Running::start(
+        dir.path(),
+        vec![chat("refuses", &refuses.url), chat("well", &well.url), chat("hole", &hole.url)],
+    );
+    let of = |name: &str| {
+        let health = running.outbox.health();
+        health.into_iter().find(|chat| chat.name == name).expect("configured")
+    };
+    let fresh = of("well");
+    assert_eq!((fresh.kind.as_str(), fresh.delivered_at, fresh.trouble), ("webhook", None, None));
+
+    running.outbox.push(numbered(1));
+    eventually("the first is given up", || of("refuses").given_up == 1).await;
+    let trouble = of("refuses").trouble.expect("in trouble");
+    assert!(
+        trouble.contains("404") && trouble.contains("create a new one") && !trouble.contains('\n'),
+        "{trouble}"
+    );
+    assert_eq!(of("refuses").delivered_at, None);
+
+    running.outbox.push(numbered(2));
+    eventually("the second is accepted", || of("refuses").delivered_at.is_some()).await;
+    assert_eq!((of("refuses").trouble, of("refuses").given_up), (None, 1));
+    running.outbox.push(numbered(3));
+    eventually("the third is in trouble", || {
+        of("refuses").trouble.is_some_and(|why| why.contains("500"))
+    })
+    .await;
+
+    eventually("the black hole is noticed", || of("hole").trouble.is_some()).await;
+    let hole = of("hole");
+    assert_eq!((hole.waiting, hole.waiting_since), (3, Some(numbered(1).at)));
+    assert!(of("well").delivered_at.is_some() && of("well").waiting == 0);
+
+    let given_up = running.outbox.take_given_up();
+    let [given_up] = given_up.as_slice() else { panic!("{given_up:?}") };
+    assert_eq!((given_up.chat.as_str(), &given_up.announcement), ("refuses", &numbered(1)));
+    assert_eq!(given_up.why, trouble);
+    assert_eq!(running.outbox.take_given_up(), [], "each is told once");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_no_room_is_given_up_and_told_within_bounds() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (outbox, _task) = Outbox::open(
+        dir.path().to_owned(),
+        vec![chat("a", "http://127.0.0.1:1")],
+        Metrics::new().expect("registers"),
+    );
+    for n in 0..1300 {
+        outbox.push(numbered(n));
+    }
+    assert_eq!((outbox.pending(), outbox.health()[0].given_up), (1000, 300));
+    assert_eq!(outbox.health()[0].trouble.as_deref(), Some(NO_ROOM));
+    let told = outbox.take_given_up();
+    assert_eq!(
+        (told.len(), told.last().map(|last| last.announcement.id.as_str())),
+        (256, Some("id-0299"))
+    );
+}
+
+#[tokio::test]
+async fn one_threads_refusals_do_not_hold_up_another_thread() {
+    let dir = tempfile::tempdir().expect("folder");
+    let served = Served::new([Answer::Status(500), Answer::Status(200)]).await;
+    let running = Running::start(dir.path(), vec![chat("a", &served.url)]);
+    let of = |n, thread: &str| Announcement {
+        thread: thread.into(),
+        ..numbered(n)
+    };
+    for message in [of(1, "x"), of(2, "x"), of(3, "y")] {
+        running.outbox.push(message);
+    }
+    running.drained().await;
+    assert_eq!(served.ids(), ["id-0001", "id-0003", "id-0001", "id-0002"]);
+    running.stop().await;
+}
+
+/// A clock that each test of quiet repeats sets itself.
+static QUIET_CLOCK: AtomicI64 = AtomicI64::new(1_800_000_000);
+
+fn quiet_clock() -> Timestamp {
+    Timestamp::from_second(QUIET_CLOCK.load(Ordering::Relaxed)).expect("in range")
+}
+
+#[tokio::test]
+async fn repeats_are_held_across_a_crash_and_told_as_one() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (dir, served) = (tempfile::tempdir().expect("folder"), Served::new([]).await);
+    let quiet = ChatSettings {
+        quiet: Duration::from_secs(3600),
+        ..chat("a", &served.url)
+    };
+    let start = || {
+        let metrics = Metrics::new().expect("registers");
+        let (outbox, task) = Outbox::open(dir.path().to_owned(), vec![quiet.clone()], metrics.clone());
+        let stop = CancellationToken::new();
+        (outbox, tokio::spawn(task.run(stop.clone(), quiet_clock)), stop, metrics)
+    };
+    let blind = |n: u32| Announcement {
+        id: format!("blind-{n}"),
+        at: quiet_clock(),
+        ..example(Topic::Blind)
+    };
+    let (outbox, task, _, metrics) = start();
+    outbox.push(blind(0));
+    eventually("the first is told at once", || {
+        served.ids() == ["blind-0"] && files(dir.path()).is_empty()
+    })
+    .await;
+    for n in 1..=3 {
+        outbox.push(blind(n));
+    }
+    eventually("the others are held, as one file", || {
+        outbox.pending() == 0 && files(dir.path()) == ["pending/a/blind-3.json"]
+    })
+    .await;
+    assert_eq!(metrics.notifications.with_label_values(&["a", "grouped"]).get(), 2);
+    assert_eq!(metrics.notification_oldest_pending.get(), 0, "a held message is not stuck");
+    let held_since = quiet_clock();
+    // As with kill -9.
+    task.abort();
+    let _ = task.await;
+
+    QUIET_CLOCK.fetch_add(1800, Ordering::Relaxed);
+    let (outbox, task, _, _) = start();
+    outbox.push(blind(4));
+    eventually("the window still holds", || {
+        files(dir.path()) == ["pending/a/blind-4.json"] && outbox.pending() == 0
+    })
+    .await;
+    assert_eq!(served.ids(), ["blind-0"]);
+    task.abort();
+    let _ = task.await;
+
+    QUIET_CLOCK.fetch_add(1800, Ordering::Relaxed);
+    let (_, task, stop, _) = start();
+    eventually("the window is over", || served.ids().len() == 2 && files(dir.path()).is_empty()).await;
+    {
+        let seen = served.stub.seen.lock().expect("sound");
+        let body = &seen[1].2;
+        let text = body.to_string();
+        assert!(
+            text.contains("blind-4") && text.contains(&format!("\"repeats\":{{\"count\":4,\"since\":\"{held_since}\"}}")),
+            "{text}"
+        );
+    }
+    stop.cancel();
+    timeout(PATIENCE, task).await.expect("ends").expect("no panic");
+}
+
+#[tokio::test]
+async fn who_was_told_of_an_incident_is_told_of_its_end_after_a_restart_too() {
+    let (dir, served) = (tempfile::tempdir().expect("folder"), Served::new([]).await);
+    let mut critical = chat("a", &served.url);
+    critical.filter.min_severity = crate::model::Severity::Critical;
+    let of = |id: &str, thread: &str, topic| Announcement {
+        id: id.into(),
+        thread: thread.into(),
+        ..example(topic)
+    };
+    let running = Running::start(dir.path(), vec![critical.clone()]);
+    running.outbox.push(of("begins", "heard", Topic::RollbackInitiated));
+    running.outbox.push(of("info", "heard", Topic::RollbackCompleted));
+    running.outbox.push(of("warning", "unheard", Topic::RollbackSuppressed));
+    running.drained().await;
+    running.stop().await;
+    assert_eq!(served.ids(), ["begins"]);
+
+    let running = Running::start(dir.path(), vec![critical]);
+    running.outbox.push(of("ends", "heard", Topic::Recovered));
+    running.outbox.push(of("silence", "unheard", Topic::Recovered));
+    running.outbox.push(of("last", "other", Topic::RollbackFailed));
+    eventually("the last is told", || served.ids().contains(&"last".to_owned())).await;
+    running.drained().await;
+    assert_eq!(served.ids(), ["begins", "ends", "last"]);
+    running.stop().await;
 }
 
 /// Everything that is logged, by every crate, at every level.

@@ -23,7 +23,7 @@ fn ids(left: &Left) -> Vec<&str> {
 fn the_dead_are_kept_within_bounds_and_say_why() {
     let root = tempfile::tempdir().expect("temporary folder");
     for n in 0..DEAD_MAX as u64 + 5 {
-        bury(root.path(), "slack", &numbered(n), "404").expect("buries");
+        bury(root.path(), "slack", &[numbered(n)], "404").expect("buries");
     }
     let dead = names(&root.path().join("dead/slack")).expect("lists");
     assert_eq!(dead.len(), DEAD_MAX);
@@ -34,8 +34,8 @@ fn the_dead_are_kept_within_bounds_and_say_why() {
 #[test]
 fn half_written_and_foreign_files_stop_nothing_and_a_newer_flipback_reads_its_own_again() {
     let root = tempfile::tempdir().expect("temporary folder");
-    write(root.path(), "slack", &numbered(2)).expect("writes");
-    write(root.path(), "slack", &numbered(1)).expect("writes");
+    write(root.path(), "slack", &[numbered(2)]).expect("writes");
+    write(root.path(), "slack", &[numbered(1)]).expect("writes");
     let folder = root.path().join("pending/slack");
     fs::write(folder.join(".tmpAbC"), "{\"sch").expect("writes");
     fs::write(folder.join("broken.json"), "{\"sch").expect("writes");
@@ -83,7 +83,7 @@ fn a_hostile_chat_id_or_thread_stays_in_the_folder() {
         id: "../../../evil".into(),
         ..(*hostile.announcement).clone()
     });
-    write(root.path(), "../up", &hostile).expect("writes");
+    write(root.path(), "../up", &[hostile]).expect("writes");
     assert_eq!(fs::read_dir(root.path()).expect("lists").count(), 1);
     assert_eq!(load(root.path(), "../up").expect("loads").letters.len(), 1);
 }
@@ -91,8 +91,8 @@ fn a_hostile_chat_id_or_thread_stays_in_the_folder() {
 #[test]
 fn nobody_else_may_read_what_is_written() {
     let root = tempfile::tempdir().expect("temporary folder");
-    write(root.path(), "slack", &numbered(1)).expect("writes");
-    bury(root.path(), "slack", &numbered(2), "404").expect("buries");
+    write(root.path(), "slack", &[numbered(1)]).expect("writes");
+    bury(root.path(), "slack", &[numbered(2)], "404").expect("buries");
     let mode = |path: &str| fs::metadata(root.path().join(path)).expect("exists").permissions().mode() & 0o777;
     for folder in ["pending", "pending/slack", "dead", "dead/slack"] {
         assert_eq!(mode(folder), 0o700, "{folder}");
@@ -104,12 +104,12 @@ fn nobody_else_may_read_what_is_written() {
 #[test]
 fn a_message_that_stands_for_others_takes_their_files_along() {
     let root = tempfile::tempdir().expect("temporary folder");
-    write(root.path(), "slack", &numbered(1)).expect("writes");
+    write(root.path(), "slack", &[numbered(1)]).expect("writes");
     let later = Letter {
         replaces: vec!["id-0001".into(), "id-never-written".into()],
         ..numbered(2)
     };
-    write(root.path(), "slack", &later).expect("writes");
+    write(root.path(), "slack", std::slice::from_ref(&later)).expect("writes");
     let left = load(root.path(), "slack").expect("loads");
     assert_eq!(left.letters, [later]);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Topic;
 
 const SECOND: Duration = Duration::from_secs(1);
 
