@@ -60,6 +60,8 @@ pub(super) struct FirstBad {
     pub(super) after: Option<Timestamp>,
     /// What it showed.
     pub(super) figure: String,
+    /// Whether it comes from a line of rates, for want of a record.
+    pub(super) of_line: bool,
 }
 
 impl Bar {
@@ -257,7 +259,12 @@ impl Bar {
             let calm = last.is_none_or(|last| at.duration_since(last).unsigned_abs() > patience);
             if calm {
                 let after = after.or(before_this);
-                first = Some(FirstBad { at, after, figure });
+                first = Some(FirstBad {
+                    at,
+                    after,
+                    figure,
+                    of_line: false,
+                });
             }
             last = Some(at);
         }
@@ -293,6 +300,7 @@ impl Bar {
                     at: *at,
                     after: before,
                     figure: self.figure(*value, None),
+                    of_line: true,
                 });
             }
             before = Some(*at);

@@ -135,8 +135,8 @@ pub(super) struct Source {
     file: String,
     /// The time of the newest line that had one.
     at: Option<Timestamp>,
-    /// The group whose first line was the last one, while lines belong to it.
-    open: Option<(Weight, String)>,
+    /// The group of the last line, while lines belong to it, and whether they are the first to be shown.
+    open: Option<((Weight, String), bool)>,
 }
 
 impl Source {
@@ -220,14 +220,13 @@ impl Finds {
         if group.files.len() < FILES_MAX && !group.files.contains(&source.file) {
             group.files.push(source.file.clone());
         }
-        if is_new {
-            source.open = Some(key);
-        }
+        source.open = Some((key, is_new));
     }
 
     /// A line of a stack trace: shown beneath the first of its kind, and no finding of its own.
     fn belongs(&mut self, source: &Source, line: &[u8]) {
-        if let Some(group) = source.open.as_ref().and_then(|key| self.groups.get_mut(key))
+        if let Some((key, true)) = &source.open
+            && let Some(group) = self.groups.get_mut(key)
             && group.trace.len() < TRACE_LINES_MAX
         {
             let text = words::shown(&String::from_utf8_lossy(line), 300);
@@ -329,6 +328,13 @@ const STATUS: [&str; 14] = [
     "400", "401", "403", "404", "408", "409", "413", "422", "429", "500", "501", "502", "503", "504",
 ];
 
+/// Whether what stands before a number says that it is an answer's.
+fn answers(before: &str) -> bool {
+    let tail: String = before.chars().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect();
+    let tail = tail.to_ascii_lowercase();
+    tail.contains("status") || tail.contains("code") || tail.ends_with("\" ")
+}
+
 /// A line's pattern: numbers, ids, addresses and times become `#`, so that lines that say the same are the same.
 pub(super) fn folded(line: &str) -> String {
     let mut out = String::with_capacity(line.len().min(PATTERN_CHARS_MAX));
@@ -336,7 +342,7 @@ pub(super) fn folded(line: &str) -> String {
     for word in line.split_inclusive(|c: char| !c.is_alphanumeric()) {
         let ends = word.chars().next_back().filter(|c| !c.is_alphanumeric());
         let core = ends.map_or(word, |_| word.strip_suffix(|c: char| !c.is_alphanumeric()).unwrap_or(word));
-        let is_id = core.bytes().any(|byte| byte.is_ascii_digit()) && !STATUS.contains(&core);
+        let is_id = core.bytes().any(|byte| byte.is_ascii_digit()) && !(STATUS.contains(&core) && answers(&out));
         let is_hex = core.bytes().all(|byte| byte.is_ascii_hexdigit()) && (core.len() >= 8 || (core.len() == 4 && out.ends_with("#-")));
         if is_id || is_hex {
             // A date, an address and an id of several parts are one thing.
@@ -408,7 +414,8 @@ mod tests {
             "dial tcp 10.244.0.12:5432: connect refused",
             "at 2026-11-21T04:12:33.123Z status=503 took=17ms",
             "commit deadbeefcafe is bad food",
-            "GET /v1/items/99/x 404",
+            "GET /v1/items/99/x HTTP/1.1\" 404 17",
+            "cache miss key=user:408",
         ]
         .map(folded);
         insta::assert_snapshot!(folded.join("\n"));

@@ -307,7 +307,10 @@ fn story(course: &Course, day: Timestamp) -> Vec<StoryRow> {
         StoryRow {
             time: words::clock(step.at, day),
             iso: step.at.to_string(),
-            step: since_before.map(|since| format!("+{}", words::span(since))).unwrap_or_default(),
+            step: since_before
+                .filter(|since| !since.is_zero())
+                .map(|since| format!("+{}", words::span(since)))
+                .unwrap_or_default(),
             since: since_first.map(words::span).unwrap_or_default(),
             what: step.what.clone(),
             kind,
@@ -315,7 +318,9 @@ fn story(course: &Course, day: Timestamp) -> Vec<StoryRow> {
             derived: step.derived,
         }
     };
-    course.steps.iter().map(row).collect()
+    // How to replay it stands at the end of the report.
+    let told = course.steps.iter().filter(|step| step.moment.is_some() || !step.what.starts_with("Recorded in "));
+    told.map(row).collect()
 }
 
 /// A moment in a word, and its tone.

@@ -253,6 +253,9 @@ struct Involved {
     name: String,
 }
 
+/// What an event says: kind, reason, kind and name of what it is about, message.
+type Said<'e> = (&'e str, &'e str, &'e str, &'e str, &'e str);
+
 /// An event as it is shown.
 #[derive(Debug, Serialize)]
 pub(super) struct EventRow {
@@ -292,7 +295,7 @@ impl Event {
 
 /// The events that matter, oldest first, and how many there are: warnings, and what came within `near` of the decision.
 pub(super) fn events(events: &[Event], decided: Timestamp, near: SignedDuration) -> (Vec<EventRow>, usize) {
-    let mut merged: BTreeMap<(&str, &str, &str, &str, &str), (Option<Timestamp>, u64)> = BTreeMap::new();
+    let mut merged: BTreeMap<Said<'_>, (Option<Timestamp>, u64)> = BTreeMap::new();
     for event in events {
         let close = event.at().is_none_or(|at| at.duration_since(decided).abs() <= near);
         let matters = event.kind == "Warning" || (close && TELLING.contains(&event.reason.as_str()));
@@ -316,7 +319,7 @@ pub(super) fn events(events: &[Event], decided: Timestamp, near: SignedDuration)
     found.sort_by_key(|((kind, ..), (at, _))| (*kind != "Warning", std::cmp::Reverse(*at)));
     found.truncate(EVENTS_MAX);
     found.sort_by_key(|(_, (at, _))| *at);
-    let row = |((kind, reason, about, name, message), (at, count)): ((&str, &str, &str, &str, &str), (Option<Timestamp>, u64))| EventRow {
+    let row = |((kind, reason, about, name, message), (at, count)): (Said<'_>, (Option<Timestamp>, u64))| EventRow {
         at: at.map(|at| words::clock(at, decided)).unwrap_or_default(),
         kind: words::line(kind, 20),
         reason: words::line(reason, 60),

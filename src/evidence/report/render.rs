@@ -42,6 +42,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     });
     environment.set_formatter(format);
     environment.add_filter("fenced", fenced);
+    environment.add_filter("code", code);
     environment.add_template("report.html", HTML)?;
     environment.add_template("report.md", MARKDOWN)?;
     Ok(environment)
@@ -86,6 +87,12 @@ fn fenced(text: &str) -> Value {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     Value::from_safe_string(format!("{fence}text\n{text}\n{fence}"))
+}
+
+/// A name as code in a line.
+fn code(text: &str) -> Value {
+    let plain: String = text.chars().filter(|c| *c != '`' && *c != '|' && !c.is_control()).collect();
+    Value::from_safe_string(format!("`{plain}`"))
 }
 
 #[cfg(test)]
