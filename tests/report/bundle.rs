@@ -80,7 +80,11 @@ pub fn write(folder: &Path, kind: Kind) {
     if kind == Kind::FollowedUp {
         manifests(folder, "after/");
         put_json(folder, "after/events.json", &events());
-        put(folder, "after/logs/blue/web-blue-7d4f-aaaaa/app.log", b"2026-11-21T04:20:00Z level=info msg=fine\n");
+        put(
+            folder,
+            "after/logs/blue/web-blue-7d4f-aaaaa/app.log",
+            b"2026-11-21T04:20:00Z level=info msg=fine\n",
+        );
     }
 }
 
@@ -140,18 +144,34 @@ fn timeline(kind: Kind) -> Vec<Value> {
         Kind::Failed => entries.push(entry(0.03, "patch_failed", "Failed: the API server answered 403")),
         _ => entries.push(entry(0.009, "patched", "The API server accepted the patch after 8.5 ms")),
     }
-    entries.push(entry(0.0, "", "Recorded in decision.jsonl: `flipback replay --explain .` in this folder judges it again"));
+    entries.push(entry(
+        0.0,
+        "",
+        "Recorded in decision.jsonl: `flipback replay --explain .` in this folder judges it again",
+    ));
     match kind {
         Kind::RolledBack | Kind::FollowedUp | Kind::Old => {
             entries.push(entry(0.031, "arrived", arrived));
-            entries.push(entry(16.2, "recovered", "Blue serves well after the rollback, with 3 Ready endpoints"));
+            entries.push(entry(
+                16.2,
+                "recovered",
+                "Blue serves well after the rollback, with 3 Ready endpoints",
+            ));
         }
         Kind::DidNotHelp => {
             entries.push(entry(0.031, "arrived", arrived));
-            entries.push(entry(21.0, "did_not_help", "the restored color is over its threshold too: error rate 14 % (40 of 285) over 5 %"));
+            entries.push(entry(
+                21.0,
+                "did_not_help",
+                "the restored color is over its threshold too: error rate 14 % (40 of 285) over 5 %",
+            ));
             entries.push(entry(22.0, "not_told", "Chat \"teams\" was never told: the webhook is gone (404)"));
         }
-        Kind::NotArrived => entries.push(entry(5.0, "not_arrived", "The patch was accepted, but no EndpointSlice of the Service names a pod of blue")),
+        Kind::NotArrived => entries.push(entry(
+            5.0,
+            "not_arrived",
+            "The patch was accepted, but no EndpointSlice of the Service names a pod of blue",
+        )),
         Kind::Manual => entries.push(entry(0.031, "arrived", arrived)),
         _ => {}
     }
@@ -241,13 +261,18 @@ fn record() -> String {
         let (t, sample) = (at - SWITCHED, at - 1.2 - SWITCHED);
         let total = 20_000 + n * 107;
         let bad = (0..=n).filter(|n| from + f64::from(*n) * 5.0 - 1.2 > BAD_FROM).count() * 34;
-        let target = |pod: &str, share: u32| {
-            json!({format!("web/10.244.0.{share}:8080/{pod}"): {"started": -900.0, "sample_at": sample, "total": total, "bad": bad}})
-        };
+        let target = |pod: &str, share: u32| json!({format!("web/10.244.0.{share}:8080/{pod}"): {"started": -900.0, "sample_at": sample, "total": total, "bad": bad}});
         let mut targets = json!({});
-        for (pod, ip) in [("web-green-6c9d-aaaaa", 11), ("web-green-6c9d-bbbbb", 12), ("web-green-6c9d-ccccc", 13)] {
+        for (pod, ip) in [
+            ("web-green-6c9d-aaaaa", 11),
+            ("web-green-6c9d-bbbbb", 12),
+            ("web-green-6c9d-ccccc", 13),
+        ] {
             let of_pod = target(pod, ip);
-            targets.as_object_mut().expect("an object").extend(of_pod.as_object().expect("an object").clone());
+            targets
+                .as_object_mut()
+                .expect("an object")
+                .extend(of_pod.as_object().expect("an object").clone());
         }
         let failed = u32::from(n > 16);
         let mut look = json!({
@@ -286,21 +311,36 @@ fn metrics(folder: &Path, kind: Kind) {
         };
         let share = |n: u32, at: f64| {
             let bad = color == "green" && at > BAD_FROM;
-            serving(color, at).then(|| if bad { 0.319 * ((at - BAD_FROM) / 15.0).min(1.0) } else { 0.001 + 0.002 * wobble(n) })
+            serving(color, at).then(|| {
+                if bad {
+                    0.319 * ((at - BAD_FROM) / 15.0).min(1.0)
+                } else {
+                    0.001 + 0.002 * wobble(n)
+                }
+            })
         };
         let all = [
             ("error_rate", vec![series("error_rate", "share", &share)]),
             (
                 "latency_p95",
                 vec![
-                    series("latency_p95", "share", &|n, at| serving(color, at).then(|| 0.004 + 0.006 * wobble(n))),
+                    series("latency_p95", "share", &|n, at| {
+                        serving(color, at).then(|| 0.004 + 0.006 * wobble(n))
+                    }),
                     series("latency_p95", "p95", &|n, at| serving(color, at).then(|| 0.21 + 0.05 * wobble(n))),
                 ],
             ),
             (
                 "memory",
                 vec![series("memory", "value", &|n, at| {
-                    Some(0.41 + 0.02 * wobble(n) + if color == "green" { ((at - SWITCHED).max(0.0) / 500.0).min(0.5) } else { 0.0 })
+                    Some(
+                        0.41 + 0.02 * wobble(n)
+                            + if color == "green" {
+                                ((at - SWITCHED).max(0.0) / 500.0).min(0.5)
+                            } else {
+                                0.0
+                            },
+                    )
                 })],
             ),
         ];
@@ -356,7 +396,11 @@ fn manifests(folder: &Path, below: &str) {
                                                "spec": {"replicas": 3, "template": template}}]}),
         );
         let items: Vec<Value> = pods.iter().map(|suffix| pod(&set, suffix, green && below.is_empty())).collect();
-        put_json(folder, &format!("{below}manifests/pods.{color}.json"), &json!({"kind": "List", "items": items}));
+        put_json(
+            folder,
+            &format!("{below}manifests/pods.{color}.json"),
+            &json!({"kind": "List", "items": items}),
+        );
     }
 }
 

@@ -90,8 +90,17 @@ pub(super) fn course(incident: &Incident, bars: &[Bar], trace: &Trace, series: &
         .and_then(|(bar, first)| bar.requests(&trace.looks, &case.from, first.at));
     let mut derived = Vec::new();
     if let Some(at) = switched {
-        let by = trace.switched_by.as_deref().map(|by| format!(", switched by {}", words::line(by, 80))).unwrap_or_default();
-        derived.push(step(Moment::Switched, at, format!("{} became active{by}", words::sentence(case.from.as_str())), None));
+        let by = trace
+            .switched_by
+            .as_deref()
+            .map(|by| format!(", switched by {}", words::line(by, 80)))
+            .unwrap_or_default();
+        derived.push(step(
+            Moment::Switched,
+            at,
+            format!("{} became active{by}", words::sentence(case.from.as_str())),
+            None,
+        ));
     }
     if let Some((first, bar)) = first_bad.as_ref().zip(deciding) {
         derived.push(step(Moment::FirstBad, first.at, told_first(first, bar), first.after));
@@ -102,12 +111,21 @@ pub(super) fn course(incident: &Incident, bars: &[Bar], trace: &Trace, series: &
     if let Some(at) = patched(&incident.outcome) {
         derived.push(step(Moment::Patched, at, "The API server accepted the patch".to_owned(), None));
     }
-    derived.push(step(Moment::Decided, case.at, format!("Decided: {}", words::line(&case.why, 1000)), None));
+    derived.push(step(
+        Moment::Decided,
+        case.at,
+        format!("Decided: {}", words::line(&case.why, 1000)),
+        None,
+    ));
     if let Some(at) = incident.followed_up_at {
         derived.push(step(Moment::FollowedUp, at, "What came after was captured too".to_owned(), None));
     }
     let known: Vec<Moment> = steps.iter().filter_map(|step| step.moment).collect();
-    steps.extend(derived.into_iter().filter(|step| step.moment.is_none_or(|moment| !known.contains(&moment))));
+    steps.extend(
+        derived
+            .into_iter()
+            .filter(|step| step.moment.is_none_or(|moment| !known.contains(&moment))),
+    );
     steps.sort_by_key(|step| (step.at, order(step.moment)));
     let moved = patched(&incident.outcome).or_else(|| at(&steps, Moment::Patched));
     let durations = durations(&steps, first_bad.as_ref(), case.at, moved);
@@ -123,7 +141,9 @@ pub(super) fn course(incident: &Incident, bars: &[Bar], trace: &Trace, series: &
 
 /// The bar of the rule that decided.
 pub(super) fn deciding<'b>(incident: &Incident, bars: &'b [Bar]) -> Option<&'b Bar> {
-    let Trigger::Rule { rule, .. } = &incident.case.trigger else { return None };
+    let Trigger::Rule { rule, .. } = &incident.case.trigger else {
+        return None;
+    };
     bars.iter().find(|bar| bar.rule == *rule)
 }
 
@@ -162,7 +182,9 @@ fn guessed(what: &str) -> Option<Moment> {
         ("which flipback had rolled back from", Moment::FlippedBack),
     ];
     let by_begin = begins.iter().find(|(begin, _)| what.starts_with(begin));
-    by_begin.or_else(|| within.iter().find(|(part, _)| what.contains(part))).map(|(_, moment)| *moment)
+    by_begin
+        .or_else(|| within.iter().find(|(part, _)| what.contains(part)))
+        .map(|(_, moment)| *moment)
 }
 
 /// Of what happened at once, the cause stands first; remarks last.
@@ -182,7 +204,9 @@ fn first_bad(bar: &Bar, incident: &Incident, trace: &Trace, series: &[Series]) -
     let case = &incident.case;
     let found = bar.first_bad(&trace.looks, &case.from, incident.switched_at, incident.policy.expire);
     found.or_else(|| {
-        let line = series.iter().find(|one| one.rule == bar.rule && one.color == case.from && bar.judges(&one.name))?;
+        let line = series
+            .iter()
+            .find(|one| one.rule == bar.rule && one.color == case.from && bar.judges(&one.name))?;
         bar.first_over(&line.points, incident.switched_at, case.at)
     })
 }
@@ -197,13 +221,17 @@ fn told_first(first: &FirstBad, bar: &Bar) -> String {
     };
     let earlier = first.after.map(|after| words::span(first.at.duration_since(after)));
     if first.of_line {
-        let since = earlier.map(|earlier| format!("; {earlier} earlier it was within")).unwrap_or_default();
+        let since = earlier
+            .map(|earlier| format!("; {earlier} earlier it was within"))
+            .unwrap_or_default();
         return format!(
             "{} first over its limit in the metrics: {}{since}. Rates lag by their window",
             bar.rule, first.figure
         );
     }
-    let since = earlier.map(|earlier| format!("; the sample {earlier} earlier showed none")).unwrap_or_default();
+    let since = earlier
+        .map(|earlier| format!("; the sample {earlier} earlier showed none"))
+        .unwrap_or_default();
     format!("First {what} measured by {}: {}{since}", bar.rule, first.figure)
 }
 
@@ -214,7 +242,11 @@ fn told_breaches(bar: &Bar, breaches: &[Breach], decided: Timestamp) -> Vec<Step
     let (earlier, streak) = until.split_at(until.len() - row);
     let mut steps = Vec::new();
     if let (Some(first), Some(_)) = (earlier.first(), streak.first()) {
-        let times = if earlier.len() == 1 { "once".to_owned() } else { format!("{} times", earlier.len()) };
+        let times = if earlier.len() == 1 {
+            "once".to_owned()
+        } else {
+            format!("{} times", earlier.len())
+        };
         let what = format!("{} had been over its limit {times} before, and was within it again", bar.rule);
         steps.push(step(Moment::Breach, first.at, what, None));
     }
@@ -374,7 +406,11 @@ mod tests {
             TimelineEntry::of(Moment::Arrived, at("2026-11-21T04:12:36Z"), "arrived"),
             TimelineEntry::of(Moment::Recovered, at("2026-11-21T04:13:04.576Z"), "recovered"),
         ];
-        let points = [(at("2026-11-21T04:12:00Z"), 0.0), (at("2026-11-21T04:12:10Z"), 0.2), (at("2026-11-21T04:12:30Z"), 0.3)];
+        let points = [
+            (at("2026-11-21T04:12:00Z"), 0.0),
+            (at("2026-11-21T04:12:10Z"), 0.2),
+            (at("2026-11-21T04:12:30Z"), 0.3),
+        ];
         let line = Series {
             rule: rule("error_rate"),
             color: color("green"),

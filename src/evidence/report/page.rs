@@ -319,7 +319,10 @@ fn story(course: &Course, day: Timestamp) -> Vec<StoryRow> {
         }
     };
     // How to replay it stands at the end of the report.
-    let told = course.steps.iter().filter(|step| step.moment.is_some() || !step.what.starts_with("Recorded in "));
+    let told = course
+        .steps
+        .iter()
+        .filter(|step| step.moment.is_some() || !step.what.starts_with("Recorded in "));
     told.map(row).collect()
 }
 

@@ -40,11 +40,21 @@ fn every_kind_of_page_is_one_harmless_file_that_names_what_matters() {
             assert!(!page.contains(hostile), "{kind:?}: {hostile} in the page");
         }
         assert_eq!(page.matches("</style>").count(), 1, "{kind:?}");
-        let loads = regex::Regex::new(r#"<[^>]*\b(src|srcset|data|xlink:href)=|url\(|@import|http-equiv="refresh|<(link|iframe|object|embed|base)"#);
+        let loads = regex::Regex::new(
+            r#"<[^>]*\b(src|srcset|data|xlink:href)=|url\(|@import|http-equiv="refresh|<(link|iframe|object|embed|base)"#,
+        );
         let found = loads.expect("a pattern").find(&page).map(|found| found.as_str().to_owned());
         assert_eq!(found, None, "{kind:?}: something is loaded");
         assert!(page.contains("default-src &#x27;none&#x27;") || page.contains("default-src 'none'"));
-        for word in ["total_cents", "only green", "OOMKilled", "web-config-v2", "NEW_CHECKOUT", "CrashLoopBackOff", "c0ffee12"] {
+        for word in [
+            "total_cents",
+            "only green",
+            "OOMKilled",
+            "web-config-v2",
+            "NEW_CHECKOUT",
+            "CrashLoopBackOff",
+            "c0ffee12",
+        ] {
             assert!(page.contains(word), "{kind:?}: {word} is missing");
         }
         assert!(page.contains("&lt;script&gt;"), "{kind:?}: what was hostile is shown");
@@ -67,7 +77,9 @@ fn a_report_is_only_for_its_owner_and_leaves_nothing_half_behind() {
         let mode = fs::metadata(folder.path().join(name)).expect("written").permissions().mode() & 0o777;
         assert_eq!(mode, disk::FILE_MODE, "{name}");
     }
-    let names = fs::read_dir(folder.path()).expect("reads").map(|entry| entry.expect("reads").file_name());
+    let names = fs::read_dir(folder.path())
+        .expect("reads")
+        .map(|entry| entry.expect("reads").file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with(".part-")));
 }
 
@@ -87,7 +99,13 @@ fn the_case_alone_makes_a_report_that_says_what_it_lacks() {
     fs::copy(full.path().join("incident.json"), bare.path().join("incident.json")).expect("copies");
     write(bare.path()).expect("a report");
     let page = text(bare.path(), HTML);
-    for word in ["Nothing was measured", "Not captured", "No log was captured", "what green runs is not in this bundle", "cannot be replayed"] {
+    for word in [
+        "Nothing was measured",
+        "Not captured",
+        "No log was captured",
+        "what green runs is not in this bundle",
+        "cannot be replayed",
+    ] {
         assert!(page.contains(word), "{word}");
     }
     assert!(!bare.path().join(PICTURE).exists());
@@ -143,4 +161,23 @@ fn a_ticket_fits_a_comment_whatever_is_in_it() {
     let ticket = text(folder.path(), MARKDOWN);
     assert!(ticket.len() < 60_000, "{} bytes", ticket.len());
     assert!(text(folder.path(), HTML).len() < 4_000_000);
+}
+
+#[test]
+fn zz_timing() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    bundle::write(folder.path(), Kind::RolledBack);
+    let begun = std::time::Instant::now();
+    let incident = disk::read(folder.path()).expect("x");
+    eprintln!("read {:?}", begun.elapsed());
+    let material = gather(folder.path(), incident);
+    eprintln!("gather {:?}", begun.elapsed());
+    let png = plot::png(&material.charts[0].plot, plot::Theme::Light).expect("x");
+    eprintln!("png {:?} {}", begun.elapsed(), png.len());
+    let page = Page::of(&material, true);
+    eprintln!("page {:?}", begun.elapsed());
+    let html = render::html(&page).expect("x");
+    eprintln!("html {:?} {}", begun.elapsed(), html.len());
+    render::markdown(&page).expect("x");
+    eprintln!("md {:?}", begun.elapsed());
 }

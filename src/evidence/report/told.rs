@@ -59,9 +59,14 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
         ),
         IncidentOutcome::RolledBack { preview_error, .. } => {
             let word = if manual { "Switched by hand" } else { "Rolled back" };
-            let preview = preview_error.as_ref().map(|_| " The preview Service was not swapped along.").unwrap_or_default();
+            let preview = preview_error
+                .as_ref()
+                .map(|_| " The preview Service was not swapped along.")
+                .unwrap_or_default();
             let next = match has(Moment::Recovered) {
-                Some(_) => format!("Users are well on {to}. Find the cause in {from} before it is released again: the same release is not flipped to automatically."),
+                Some(_) => format!(
+                    "Users are well on {to}. Find the cause in {from} before it is released again: the same release is not flipped to automatically."
+                ),
                 None if manual => format!("Watch {to}: it is judged by the same rules."),
                 None => format!("See whether {to} serves well, then find the cause in {from} before it is released again."),
             };
@@ -72,7 +77,10 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
             "Would have rolled back",
             "warn",
             format!("Monitor only: traffic would have been moved from {from} to {to}, and was not. Users were still on {from}."),
-            format!("Decide yourself: `flipback switch` moves it; mode = \"enforce\" lets flipback do it. {}", words::sentence(from.as_str())) + " was bad when this was written.",
+            format!(
+                "Decide yourself: `flipback switch` moves it; mode = \"enforce\" lets flipback do it. {}",
+                words::sentence(from.as_str())
+            ) + " was bad when this was written.",
         ),
         IncidentOutcome::DryRun => told(
             "Dry run",
@@ -114,7 +122,13 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
             "Look at the Service: its ledger annotation says whether the patch arrived.".to_owned(),
         ),
     };
-    Outcome { word, tone, headline, became, next }
+    Outcome {
+        word,
+        tone,
+        headline,
+        became,
+        next,
+    }
 }
 
 fn remedy(refusal: &Refusal) -> String {
@@ -165,7 +179,9 @@ pub(super) fn triggered(trigger: &Trigger, policy: &Policy) -> String {
 
 /// A release in a few signs: the tag of its first image, else its hash.
 pub(super) fn version(release: Option<&Release>) -> String {
-    let Some(release) = release else { return "unknown release".to_owned() };
+    let Some(release) = release else {
+        return "unknown release".to_owned();
+    };
     let tag = release.images.first().and_then(|image| {
         let name = image.rsplit('/').next()?;
         // A digest says too much.
@@ -221,7 +237,9 @@ pub(super) fn rule(spec: &RuleSpec) -> RuleRow {
             number(rule)
         }
         RuleKind::Probe(rule) => {
-            let port = rule.port.map_or_else(|| "the Service's target port".to_owned(), |port| format!("port {port}"));
+            let port = rule
+                .port
+                .map_or_else(|| "the Service's target port".to_owned(), |port| format!("port {port}"));
             asks.push(format!("GET {} on {port}", rule.path));
             format!("more than {} of endpoints fail their probe", percent(rule.threshold))
         }
@@ -251,8 +269,10 @@ fn number(rule: &ScalarRule) -> String {
     let limits = [
         rule.max.map(|max| format!("over {}{unit}", plain(max))),
         rule.min.map(|min| format!("under {}{unit}", plain(min))),
-        rule.max_ratio_to_standby.map(|ratio| format!("over {} times the standby's", plain(ratio))),
-        rule.max_ratio_to_before.map(|ratio| format!("over {} times what it was before the switch", plain(ratio))),
+        rule.max_ratio_to_standby
+            .map(|ratio| format!("over {} times the standby's", plain(ratio))),
+        rule.max_ratio_to_before
+            .map(|ratio| format!("over {} times what it was before the switch", plain(ratio))),
     ];
     let limits: Vec<String> = limits.into_iter().flatten().collect();
     format!("the number is {}", limits.join(" or "))
@@ -291,7 +311,11 @@ pub(super) fn policy(policy: &Policy, mode: Mode) -> Vec<String> {
             Mode::Monitor => "Monitor only: nothing is ever written to the cluster.".to_owned(),
         },
         judged,
-        format!("Requests are judged together until {} are bad or there are {enough}, for {} at most.", policy.min_bad, span(policy.stretch)),
+        format!(
+            "Requests are judged together until {} are bad or there are {enough}, for {} at most.",
+            policy.min_bad,
+            span(policy.stretch)
+        ),
         format!(
             "Severe: {} bad with at least {} bad requests, twice in a row, does not wait for more.",
             percent(policy.severe_share),
@@ -315,7 +339,11 @@ pub(super) fn policy(policy: &Policy, mode: Mode) -> Vec<String> {
             policy.flips_per_day,
             percent(policy.standby_share)
         ),
-        format!("Without usable data for {} it is blind and says so; a streak expires after {}.", span(policy.blind_after), span(policy.expire)),
+        format!(
+            "Without usable data for {} it is blind and says so; a streak expires after {}.",
+            span(policy.blind_after),
+            span(policy.expire)
+        ),
     ]
 }
 
@@ -343,6 +371,10 @@ mod tests {
     fn the_configuration_is_told_in_plain_words() {
         let spec = spec();
         let rules: Vec<RuleRow> = spec.rules.iter().map(rule).collect();
-        insta::assert_json_snapshot!((rules, policy(&Policy::default(), Mode::Enforce), triggered(&incident().case.trigger, &spec.policy)));
+        insta::assert_json_snapshot!((
+            rules,
+            policy(&Policy::default(), Mode::Enforce),
+            triggered(&incident().case.trigger, &spec.policy)
+        ));
     }
 }
