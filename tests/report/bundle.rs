@@ -296,8 +296,8 @@ fn metrics(folder: &Path, kind: Kind) {
     let until = if kind == Kind::FollowedUp { 600.0 } else { 10.0 };
     let end = ((1800.0 + until) / 5.0) as u32;
     let serving = |color: &str, at: f64| match color {
-        "green" => at >= SWITCHED && at < DECIDED,
-        _ => at < SWITCHED || at >= DECIDED,
+        "green" => (SWITCHED..DECIDED).contains(&at),
+        _ => !(SWITCHED..DECIDED).contains(&at),
     };
     let wobble = |n: u32| f64::from((n * 7919) % 13) / 13.0;
     for color in ["green", "blue"] {

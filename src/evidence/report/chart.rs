@@ -3,9 +3,13 @@
 //! Lines come from the metrics that were read for the bundle; where those are missing, and for rules that no Prometheus
 //! measures, from what flipback itself saw.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use jiff::{SignedDuration, Timestamp};
+use regex::Regex;
 
 use super::{bar::Bar, course::Course, trace::Trace, words};
 use crate::{
@@ -69,7 +73,7 @@ fn of_rule(incident: &Incident, bar: &Bar, trace: &Trace, series: &[Series], cou
     let (lines, caption) = if judged.is_empty() {
         (seen(trace, bar), format!("{}, as flipback saw it", drawn(bar)))
     } else {
-        (judged, drawn(bar))
+        (judged, format!("{}{}", drawn(bar), rates(series, bar)))
     };
     let Some((from, to)) = range(&lines, incident, course) else {
         return Vec::new();
@@ -82,7 +86,7 @@ fn of_rule(incident: &Incident, bar: &Bar, trace: &Trace, series: &[Series], cou
     };
     let mut charts = Vec::new();
     if deciding && let Some((near_from, near_to)) = near(incident, course, from, to) {
-        let title = format!("{} from near", title(bar, incident));
+        let title = title(bar, incident);
         let plot = plot(title, bar, &lines, (near_from, near_to), bar.limit(), incident, course);
         charts.push(chart(format!("{caption}; from near, around the episode"), plot));
     }
@@ -106,11 +110,9 @@ fn of_rule(incident: &Incident, bar: &Bar, trace: &Trace, series: &[Series], cou
 }
 
 fn title(bar: &Bar, incident: &Incident) -> String {
-    format!("{}: {} on {}", incident.case.guard, bar.rule, what_happened(incident))
-}
-
-fn what_happened(incident: &Incident) -> String {
-    format!("{} and {}", incident.case.from, incident.case.to)
+    let case = &incident.case;
+    let day = case.at.strftime("%Y-%m-%d");
+    format!("{}: {} of {} and {}, {day} (UTC)", case.guard, bar.rule, case.from, case.to)
 }
 
 fn drawn(bar: &Bar) -> String {
@@ -135,6 +137,17 @@ fn lines_of(series: &[Series], bar: &Bar, wanted: impl Fn(&str) -> bool) -> Line
         .iter()
         .filter(|one| one.rule == bar.rule && wanted(&one.name) && !one.points.is_empty());
     these.map(|one| (one.color.clone(), one.points.clone())).collect()
+}
+
+/// Over which time the rates of a line are, which is by how much it lags.
+fn rates(series: &[Series], bar: &Bar) -> String {
+    static WINDOW: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[(\d{1,6})s\]").expect("a constant pattern"));
+    let of_bar = series.iter().find(|one| one.rule == bar.rule && bar.judges(&one.name));
+    let window = of_bar
+        .and_then(|one| WINDOW.captures(&one.query))
+        .and_then(|found| found.get(1)?.as_str().parse().ok())
+        .map(|seconds| words::span(SignedDuration::from_secs(seconds)));
+    window.map(|window| format!(" (rates over {window})")).unwrap_or_default()
 }
 
 fn seen(trace: &Trace, bar: &Bar) -> Lines {

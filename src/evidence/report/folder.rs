@@ -77,6 +77,8 @@ pub(super) struct Logs {
     pub(super) finds: Finds,
     /// Every file.
     pub(super) files: Vec<LogFile>,
+    /// The files of the second pass.
+    pub(super) after: Vec<LogFile>,
     /// What was not looked at, in a sentence; empty: nothing.
     pub(super) skipped: String,
 }
@@ -239,14 +241,27 @@ impl<'f> Folder<'f> {
 
     /// Every log; those of the color that is left are looked through first, then the other's, within the bounds.
     pub(super) fn logs(&mut self, mut finds: Finds, from: &Color) -> Logs {
+        let files = self.log_files("logs", from);
+        let after = self.log_files("after/logs", from);
+        let skipped = self.look_through(&files, &mut finds);
+        Logs {
+            finds,
+            files,
+            after,
+            skipped,
+        }
+    }
+
+    /// Every file of the logs below a folder, those of one color first.
+    fn log_files(&mut self, below: &str, from: &Color) -> Vec<LogFile> {
         let from = crate::model::file_segment(from.as_str());
         let mut files = Vec::new();
-        let mut colors = self.names("logs");
+        let mut colors = self.names(below);
         colors.sort_by_key(|color| *color != from);
         for color in colors {
-            for pod in self.names(&format!("logs/{color}")) {
-                for name in self.names(&format!("logs/{color}/{pod}")) {
-                    let path = format!("logs/{color}/{pod}/{name}");
+            for pod in self.names(&format!("{below}/{color}")) {
+                for name in self.names(&format!("{below}/{color}/{pod}")) {
+                    let path = format!("{below}/{color}/{pod}/{name}");
                     let Ok(found) = fs::metadata(self.root.join(&path)) else { continue };
                     if found.is_file() {
                         let (color, pod, bytes) = (color.clone(), pod.clone(), found.len());
@@ -263,8 +278,7 @@ impl<'f> Folder<'f> {
                 }
             }
         }
-        let skipped = self.look_through(&files, &mut finds);
-        Logs { finds, files, skipped }
+        files
     }
 
     fn look_through(&mut self, files: &[LogFile], finds: &mut Finds) -> String {

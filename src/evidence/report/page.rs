@@ -75,7 +75,9 @@ pub(super) struct Page {
     first_error: String,
     skipped: String,
     logs: Vec<LogsOf>,
+    logs_after: Vec<LogsOf>,
     logs_more: usize,
+    partial: bool,
     rules: Vec<RuleRow>,
     policy: Vec<String>,
     knobs: Vec<Fact>,
@@ -175,7 +177,7 @@ impl Page {
         let missing_more = missing.len().saturating_sub(MISSING_MAX);
         missing.truncate(MISSING_MAX);
         let (pods, pods_after) = both_pods(material);
-        let (log_list, logs_more) = logs_of(logs);
+        let (log_list, logs_more) = logs_of(&logs.files);
         Self {
             style: Value::from_safe_string(format!("{}{}", include_str!("report.css"), plot::STYLE)),
             title: format!("{}: {} from {} to {}", case.guard, outcome.word, case.from, case.to),
@@ -205,6 +207,8 @@ impl Page {
             first_error: first_error(material),
             skipped: logs.skipped.clone(),
             logs: log_list,
+            logs_after: logs_of(&logs.after).0,
+            partial: incident.partial,
             logs_more,
             rules: material.rules.iter().map(told::rule).collect(),
             policy: told::policy(&incident.policy, incident.mode),
@@ -431,9 +435,9 @@ fn both_pods(material: &Material) -> (Vec<PodsOf>, Vec<PodsOf>) {
     (of(&material.sides, case.at), after.unwrap_or_default())
 }
 
-fn logs_of(logs: &Logs) -> (Vec<LogsOf>, usize) {
+fn logs_of(files: &[LogFile]) -> (Vec<LogsOf>, usize) {
     let mut list: Vec<LogsOf> = Vec::new();
-    for file in logs.files.iter().take(LINKS_MAX) {
+    for file in files.iter().take(LINKS_MAX) {
         let link = Link {
             href: LogFile::href(&file.path),
             text: words::line(&file.name, 200),
@@ -448,7 +452,7 @@ fn logs_of(logs: &Logs) -> (Vec<LogsOf>, usize) {
             }),
         }
     }
-    (list, logs.files.len().saturating_sub(LINKS_MAX))
+    (list, files.len().saturating_sub(LINKS_MAX))
 }
 
 /// When the color that is left first logged an error after it had become active.
