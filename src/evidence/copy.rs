@@ -112,6 +112,9 @@ pub enum CopyError {
         /// Which file.
         file: String,
     },
+    /// The bundle got a new version meanwhile, which is copied next.
+    #[error("{0} changed while it was copied")]
+    Changed(String),
     /// Somebody else copies it at this moment.
     #[error("{0} is being copied by another process")]
     Busy(String),
@@ -123,7 +126,7 @@ pub enum CopyError {
 impl CopyError {
     /// Whether the next bundle will fare the same.
     fn is_of_store(&self) -> bool {
-        !matches!(self, Self::Unsound { .. } | Self::Busy(_) | Self::Bundle(_))
+        !matches!(self, Self::Unsound { .. } | Self::Changed(_) | Self::Busy(_) | Self::Bundle(_))
     }
 }
 
@@ -174,7 +177,12 @@ pub struct Copied {
 /// # Errors
 /// [`CopyError`] with the first file that failed; what the store took until then is not sent again.
 pub async fn copy(found: &Found, settings: &CopySettings, again: bool) -> Result<Copied, CopyError> {
-    Round::default().copy(found, settings, again).await
+    let mut round = Round::default();
+    match round.copy(found, settings, again).await {
+        // Rare, and rarer twice.
+        Err(CopyError::Changed(_)) => round.copy(found, settings, false).await,
+        copied => copied,
+    }
 }
 
 /// The store, as long as its credentials are what they were.
@@ -224,11 +232,14 @@ impl Round {
             disk: &disk,
             journal: Mutex::new(journal),
         };
-        let mut copied = upload.all(wanted).await?;
-        copied.bytes += upload.send(MANIFEST.to_owned(), list_hash.clone()).await?;
-        copied.files += 1;
+        let mut copied = match upload.everything(wanted, &list_hash).await {
+            // The second pass, or an amendment, came in between: nothing is wrong with what is there now.
+            Err(CopyError::Unsound { incident, .. }) if journal::list_hash(&found.folder).is_ok_and(|now| now != list_hash) => {
+                return Err(CopyError::Changed(incident));
+            }
+            sent => sent?,
+        };
         copied.had = had.len();
-        upload.note(|journal| journal.whole(&list_hash))?;
         Ok(copied)
     }
 }
@@ -243,6 +254,15 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
+    /// Sends files, then the list, and notes that all is there.
+    async fn everything(&self, wanted: Vec<(String, String)>, list_hash: &str) -> Result<Copied, CopyError> {
+        let mut copied = self.all(wanted).await?;
+        copied.bytes += self.send(MANIFEST.to_owned(), list_hash.to_owned()).await?;
+        copied.files += 1;
+        self.note(|journal| journal.whole(list_hash))?;
+        Ok(copied)
+    }
+
     /// Sends files, a few at a time. One that is unsound keeps no other from being sent, a store that fails does.
     async fn all(&self, wanted: Vec<(String, String)>) -> Result<Copied, CopyError> {
         let sum = Mutex::new((Copied::default(), None::<CopyError>));
@@ -470,6 +490,10 @@ impl Queue {
                     self.metrics.evidence_copies.with_label_values(&["copied"]).inc();
                     self.metrics.evidence_copies_pending.dec();
                     self.said = None;
+                }
+                Err(error @ CopyError::Changed(_)) => {
+                    all = false;
+                    debug!(%error, "Evidence is copied again");
                 }
                 // Retention was faster.
                 Err(_) if !found.folder.exists() => self.metrics.evidence_copies_pending.dec(),

@@ -32,7 +32,6 @@ use crate::{
     model::{GuardId, GuardSpec, Incident, Series, TimelineEntry, file_segment, settings::EvidenceSettings},
 };
 
-pub mod aftercare;
 mod capture;
 pub mod copy;
 mod disk;
@@ -395,7 +394,11 @@ impl Keeper {
             let _edit = disk::hold(&edit);
             space.with(|| disk::amend(&incidents, &id, entry.clone()))
         })
-        .await
+        .await?;
+        if let Some(copier) = &self.copier {
+            copier.nudge();
+        }
+        Ok(())
     }
 }
 

@@ -10,10 +10,11 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     evidence::{
-        made::{Shelf, append},
+        Keeper, fixture,
+        made::{Shelf, append, later},
         stock, verify,
     },
-    model::settings::Secret,
+    model::settings::{EvidenceSettings, Retention, Secret},
 };
 
 fn to(url: &str) -> CopySettings {
@@ -132,6 +133,78 @@ async fn everything_whole_is_copied_newest_first_and_what_follows_when_told() {
     })
     .await
     .expect("in time");
+}
+
+#[tokio::test]
+async fn a_bundle_that_changes_while_it_is_copied_is_not_called_damaged() {
+    let shelf = Shelf::new();
+    let (_, settings) = beside(&shelf);
+    let folder = shelf.bundle("web", 0, 10);
+    let found = shelf.found(&folder);
+    let store = Store::open(&settings, &Options::default()).expect("opens");
+    store.prepare(&found.kept.id).expect("ours");
+    let listed = manifest::read(&fs::read_to_string(folder.join(MANIFEST)).expect("reads")).0;
+    let entry = crate::model::TimelineEntry::remark(found.kept.at, "recovered");
+    disk::amend(&shelf.incidents, &found.kept.id, entry).expect("amends");
+    let upload = Upload {
+        found: &found,
+        store: &store,
+        place: "x",
+        disk: &Arc::new(Semaphore::new(1)),
+        journal: Mutex::new(Journal::open(&folder, "x", false).expect("opens").expect("is free")),
+    };
+    let stale = upload.everything(listed.into_iter().collect(), "an older list").await;
+    assert!(matches!(stale, Err(CopyError::Unsound { .. })), "what does not match is not sent");
+    drop(upload);
+    copy(&found, &settings, false).await.expect("what is there now is sound");
+}
+
+#[tokio::test]
+async fn the_keeper_copies_what_it_keeps_and_lets_the_oldest_go() {
+    let data = tempfile::tempdir().expect("a folder");
+    let copies = data.path().join("copies");
+    let evidence = EvidenceSettings {
+        retention: Retention {
+            count: 1,
+            ..Retention::default()
+        },
+        copy: Some(to(&format!("file://{}", copies.display()))),
+        ..EvidenceSettings::default()
+    };
+    let keeper = Keeper::open(data.path().to_owned(), evidence, Metrics::new().expect("registers"));
+    let limit = Instant::now() + Duration::from_secs(60);
+    let patience = || async {
+        assert!(Instant::now() < limit, "not in time");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let api = fixture::ApiDouble::new(fixture::Quirks::default());
+    let mut kept = Vec::new();
+    for hour in 0..3 {
+        let mut incident = fixture::incident();
+        incident.case.at = later(hour);
+        incident.id = crate::evidence::incident_id(&incident.case.guard, incident.case.at);
+        let folder = keeper.keep(incident, &fixture::spec(), api.sources()).await.expect("keeps");
+        let copied = copies.join(folder.file_name().expect("a name")).join(MANIFEST);
+        while !copied.exists() || copied_to(&folder).is_none() {
+            patience().await;
+        }
+        kept.push(folder);
+    }
+    assert!(
+        !kept[0].exists() && !kept[1].exists() && kept[2].exists(),
+        "copied ones go, the newest stays"
+    );
+    // What is said later is copied, too.
+    let entry = crate::model::TimelineEntry::remark(later(3), "the release was fixed");
+    keeper.amend(&keeper_id(&kept[2]), entry).await.expect("amends");
+    let there = copies.join(kept[2].file_name().expect("a name")).join("incident.json");
+    while !fs::read_to_string(&there).expect("reads").contains("the release was fixed") {
+        patience().await;
+    }
+}
+
+fn keeper_id(folder: &Path) -> String {
+    folder.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
 #[test]
