@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need of Debian's packages, where it is missing. Does nothing where all is there.
 #
-# The packages of etcd and Prometheus start services, which a developer's machine did not ask for: while they are
+# The packages of etcd, Prometheus and Alertmanager start services, which a developer's machine did not ask for: while they are
 # installed the machine's policy is to start nothing, and afterwards they are told not to start at boot either.
 set -euo pipefail
 
@@ -12,6 +12,9 @@ declare -A package=(
   [chromium]=chromium
   [chromedriver]=chromium-driver
   [systemd-analyze]=systemd
+  [prometheus-alertmanager]=prometheus-alertmanager
+  [amtool]=prometheus-alertmanager
+  [aiosmtpd]=python3-aiosmtpd
 )
 missing=()
 for program in "${!package[@]}"; do
@@ -45,6 +48,7 @@ if [[ -d /run/systemd/system ]]; then
     case $name in
       etcd-server) "${root[@]}" systemctl disable --quiet etcd.service ;;
       prometheus) "${root[@]}" systemctl disable --quiet prometheus.service ;;
+      prometheus-alertmanager) "${root[@]}" systemctl disable --quiet prometheus-alertmanager.service ;;
     esac
   done
 fi
