@@ -283,9 +283,9 @@ fn closing(left: Announcement) -> Announcement {
     }
 }
 
-/// The words of a sample: nobody reads them and acts.
-fn words(announcement: &Announcement) -> Message {
-    let message = Message::of(announcement);
+/// The words of a sample, the chat's own where it has some: nobody reads them and acts.
+fn words(announcement: &Announcement, chat: &ChatSettings) -> Message {
+    let message = Message::by(announcement, &chat.templates);
     Message {
         title: format!("TEST: {}", message.title),
         sentence: format!("This is a sample, nothing has happened. {}", message.sentence),
@@ -336,7 +336,7 @@ async fn attempt(
     announcement: &Announcement,
     receipts: &mut BTreeMap<String, String>,
 ) -> bool {
-    let message = words(announcement);
+    let message = words(announcement, chat);
     let parcel = Parcel {
         announcement,
         message: &message,

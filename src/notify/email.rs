@@ -29,11 +29,11 @@ use lettre::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::{io::AsyncReadExt, time::Instant};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    DeliverError, Draft, Entry, Notifier, Parcel, letter,
+    DeliverError, Draft, Entry, Notifier, Parcel, letter, picture,
     post::{Post, chain, without},
 };
 use crate::{
@@ -48,8 +48,6 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The mail is delivered already.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A plot has 50 KiB; what is far from it is no plot, and no mail server takes it.
-const PICTURE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Nobody's list of mails shows more.
 const SUBJECT_CHARS_MAX: usize = 200;
 /// Of a Message-ID's first half: the whole must fit a line.
@@ -75,7 +73,7 @@ impl Notifier for Sender {
                 return Err(DeliverError::NotAUrl);
             };
             let picture = match &parcel.announcement.picture {
-                Some(path) => picture(path).await,
+                Some(path) => self.picture(path, &parcel.announcement.id).await,
                 None => None,
             };
             let with_picture = picture.is_some();
@@ -98,6 +96,24 @@ impl Notifier for Sender {
             Ok(Some(first))
         }
         .boxed()
+    }
+}
+
+impl Sender {
+    /// The picture; a mail goes without it rather than not at all.
+    async fn picture(&self, path: &Path, id: &str) -> Option<Vec<u8>> {
+        match picture::read(path).await {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                warn!(
+                    chat = self.post.name(),
+                    id,
+                    error = chain(&error),
+                    "Message goes without its picture"
+                );
+                None
+            }
+        }
     }
 }
 
@@ -125,7 +141,7 @@ fn compose(email: &Email, parcel: &Parcel<'_>, picture: Option<Vec<u8>>) -> Resu
         None => body.singlepart(html),
         Some(png) => {
             let media_type = ContentType::parse("image/png").map_err(|error| wrong(STEP, error))?;
-            let picture = Attachment::new_inline_with_name(letter::PICTURE.to_owned(), "what-happened.png".to_owned());
+            let picture = Attachment::new_inline_with_name(letter::PICTURE.to_owned(), picture::FILE_NAME.to_owned());
             let related = MultiPart::related().singlepart(html).singlepart(picture.body(png, media_type));
             body.multipart(related)
         }
@@ -180,15 +196,6 @@ fn is_message_id(text: &str) -> bool {
     within.is_some_and(|within| within.contains('@') && within.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '<' | '>')))
 }
 
-/// The picture, if it is still there and is one.
-async fn picture(path: &Path) -> Option<Vec<u8>> {
-    let file = tokio::fs::File::open(path).await.ok()?;
-    let mut bytes = Vec::new();
-    let read = file.take(PICTURE_BYTES_MAX + 1).read_to_end(&mut bytes).await.ok()?;
-    let whole = u64::try_from(read).is_ok_and(|read| read <= PICTURE_BYTES_MAX);
-    (whole && bytes.starts_with(b"\x89PNG\r\n")).then_some(bytes)
-}
-
 async fn certificate(path: &Path) -> Result<Certificate, DeliverError> {
     const STEP: &str = "read the certificate authorities of the mail server";
     // A file may be mounted a moment later.
@@ -209,7 +216,7 @@ fn draft(email: &Email, mail: &Mail, parcel: &Parcel<'_>, with_picture: bool) ->
     let unfolded = headers.replace("\r\n ", " ").replace("\r\n\t", " ");
     let mut body = json!({"plain": letter::plain(parcel), "html": letter::html(parcel, with_picture)});
     if with_picture {
-        body["picture"] = json!("what-happened.png");
+        body["picture"] = json!(picture::FILE_NAME);
     }
     Draft {
         to: format!("SMTP {}:{} ({})", email.host, email.port, security(email.security)),
@@ -537,21 +544,8 @@ mod tests {
         assert_eq!(plain, "<20261121T041234.567Z-blind@shop.example>");
     }
 
-    #[tokio::test]
-    async fn only_a_picture_of_a_sound_size_is_attached() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let write = |name: &str, bytes: &[u8]| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).expect("writable");
-            path
-        };
-        let mut big = b"\x89PNG\r\n\x1a\n".to_vec();
-        let small = write("small.png", &big);
-        big.resize(3 * 1024 * 1024, 0);
-        assert!(picture(&small).await.is_some());
-        assert!(picture(&write("big.png", &big)).await.is_none());
-        assert!(picture(&write("no.png", b"#!/bin/sh")).await.is_none());
-        assert!(picture(&folder.path().join("gone.png")).await.is_none());
+    #[test]
+    fn a_picture_lies_within_the_mail() {
         let announcement = example(Topic::EvidenceReady);
         let mail = composed(
             &announcement,

@@ -171,8 +171,6 @@ pub(super) struct Post {
 /// What an accepted request was answered.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Its HTTP status, one of 2xx.
-    pub(super) status: u16,
     /// The start of its body.
     pub(super) body: Vec<u8>,
 }
@@ -315,10 +313,7 @@ impl Post {
         let asked = retry_after(response.headers());
         let body = answer(&mut response).await;
         if status.is_success() {
-            return Ok(Answer {
-                status: status.as_u16(),
-                body,
-            });
+            return Ok(Answer { body });
         }
         let hidden: Vec<&SecretString> = token.iter().chain(hidden).collect();
         let said = scrubbed(&String::from_utf8_lossy(&body), &url, &hidden);

@@ -69,7 +69,6 @@ impl Rehearsal {
             body: shown(body),
         });
         Answer {
-            status: 200,
             body: CONTENT.as_bytes().to_vec(),
         }
     }

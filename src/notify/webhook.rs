@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     model::{
-        Announcement, Color, GuardId, Release, Repeats, Severity, Stage, Topic,
+        Announcement, Color, GuardId, Mode, Release, Repeats, Severity, Stage, Topic,
         settings::{Channel, ChatKind},
     },
     words::Message,
@@ -102,6 +102,9 @@ struct Data<'a> {
     evidence: Option<&'a str>,
     link: Option<&'a str>,
     took_ms: Option<f64>,
+    mode: Mode,
+    decided_at: Option<Timestamp>,
+    switched_at: Option<Timestamp>,
     repeats: Option<Repeats>,
 }
 
@@ -174,6 +177,9 @@ fn event<'a>(a: &'a Announcement, message: &'a Message) -> Event<'a> {
             evidence: a.evidence.as_deref(),
             link: a.link.as_deref(),
             took_ms: a.took_ms.filter(|ms| ms.is_finite()),
+            mode: a.mode,
+            decided_at: a.decided_at,
+            switched_at: a.switched_at,
             repeats: a.repeats,
         },
     }

@@ -15,10 +15,21 @@ fn at() -> Timestamp {
     "2026-11-21T04:12:34Z".parse().expect("valid")
 }
 
-/// One channel of every kind of this lane, at a server's address, every secret a canary.
-fn receivers(address: &str) -> Vec<ChatSettings> {
+/// One chat of every kind, at a server's address, every secret a canary.
+fn chats(address: &str) -> Vec<ChatSettings> {
     let url = || value(&format!("http://{address}/{CANARY}"));
     [
+        ("slack", Channel::Slack { url: url() }),
+        (
+            "app",
+            Channel::SlackBot {
+                token: value(CANARY),
+                channel: "C0123456789".into(),
+                api: Url::parse(&format!("http://{address}/api/")).expect("valid"),
+            },
+        ),
+        ("teams", Channel::Teams { url: url() }),
+        ("discord", Channel::Discord { url: url() }),
         (
             "hook",
             Channel::Webhook {
@@ -115,7 +126,8 @@ fn every_sample_says_that_it_is_one() {
         let mut ids = std::collections::BTreeSet::new();
         for Planned { announcement, .. } in plan(kind, &[], at(), None) {
             assert!(announcement.is_test() && announcement.guard.as_str() == "flipback-test/web");
-            assert!(words(&announcement).title.starts_with("TEST: "));
+            let chat = ChatSettings::new("ops", Channel::Slack { url: value("x") });
+            assert!(words(&announcement, &chat).title.starts_with("TEST: "));
             assert!(ids.insert(announcement.id.clone()), "{} twice", announcement.id);
         }
     }
@@ -125,10 +137,11 @@ fn every_sample_says_that_it_is_one() {
 async fn a_rehearsal_shows_everything_but_secrets() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut lines = Vec::new();
-    for chat in receivers("127.0.0.1:9") {
+    for chat in chats("127.0.0.1:9") {
         let plan = plan(chat.kind(), &[Topic::RollbackFailed, Topic::Paused], at(), None);
         lines.extend(carry(&chat, plan, true).await);
     }
+    assert!(lines.iter().all(|line| line.fate == Fate::Skipped || !line.drafts.is_empty()));
     let text = stripped(&table(&lines));
     insta::assert_snapshot!(text);
     let json = serde_json::to_string(&lines).expect("serializes");
@@ -137,10 +150,36 @@ async fn a_rehearsal_shows_everything_but_secrets() {
 }
 
 #[tokio::test]
+async fn every_sample_of_every_kind_can_be_rehearsed_with_its_picture() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let picture = sample::picture().expect("a file");
+    let path = picture.path().to_path_buf();
+    for chat in chats("127.0.0.1:9") {
+        let lines = carry(&chat, plan(chat.kind(), &[], at(), Some(&path)), true).await;
+        let bad: Vec<&Line> = lines
+            .iter()
+            .filter(|line| !matches!(line.fate, Fate::Drafted | Fate::Skipped))
+            .collect();
+        assert!(bad.is_empty(), "{bad:?}");
+        let pictured = serde_json::to_string(&lines).expect("serializes").contains("plot.png");
+        let shows = matches!(chat.kind(), ChatKind::SlackBot | ChatKind::Discord | ChatKind::Email);
+        assert_eq!(pictured, shows, "{}", chat.name);
+    }
+}
+
+#[test]
+fn a_chats_own_words_are_in_its_samples() {
+    let mut chat = ChatSettings::new("ops", Channel::Slack { url: value("x") });
+    chat.templates.any.title = Some("{{ guard }} says hello".into());
+    let announcement = plan(ChatKind::Slack, &[Topic::Blind], at(), None).remove(0).announcement;
+    assert_eq!(words(&announcement, &chat).title, "TEST: flipback-test/web says hello");
+}
+
+#[tokio::test]
 async fn a_chat_that_is_not_there_is_tried_once() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Nobody listens on the port of "discard".
-    for chat in receivers("127.0.0.1:9") {
+    for chat in chats("127.0.0.1:9") {
         let plan = plan(chat.kind(), &[], at(), None);
         let lines = carry(&chat, plan, false).await;
         let failed = lines.iter().filter(|line| line.fate == Fate::Failed).count();
@@ -154,20 +193,20 @@ async fn a_chat_that_is_not_there_is_tried_once() {
 
 #[test]
 fn chats_are_listed_with_what_they_hear() {
-    let mut chats = receivers("127.0.0.1:9");
-    chats[0].quiet = Duration::from_secs(300);
-    chats[3].filter = Filter {
+    let mut all = chats("127.0.0.1:9");
+    all[4].quiet = Duration::from_secs(300);
+    all[7].filter = Filter {
         min_severity: Severity::Critical,
         topics: Some([Topic::RollbackFailed, Topic::Disarmed].into()),
         guards: vec!["shop/*".into()],
     };
-    insta::assert_snapshot!(stripped(&list(&chats)));
-    insta::assert_json_snapshot!(chats.iter().map(listed).collect::<Vec<_>>());
+    insta::assert_snapshot!(stripped(&list(&all)));
+    insta::assert_json_snapshot!(all.iter().map(listed).collect::<Vec<_>>());
 }
 
 #[test]
 fn an_unknown_chat_is_a_usage_error_that_names_the_known_ones() {
-    let chats = receivers("127.0.0.1:9");
+    let chats = chats("127.0.0.1:9");
     let failure = meant(&chats, Some("slak")).expect_err("unknown");
     assert_eq!(
         (failure.code, failure.message.contains("hook, pager, alerts, mail")),
