@@ -221,9 +221,9 @@ impl Lane {
         }
     }
 
-    /// The words of a message. The one place that knows whose they are.
+    /// The words of a message, the chat's own where it has some. The one place that knows whose they are.
     fn words(&self, announcement: &Announcement) -> Message {
-        Message::of(announcement)
+        Message::by(announcement, &self.chat.templates)
     }
 
     async fn accepted(&self, letter: &Letter, receipt: Option<String>, tools: &Tools<'_>) {
