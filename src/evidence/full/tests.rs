@@ -7,7 +7,8 @@ use crate::{
     evidence::{
         Keeper,
         fixture::{ApiDouble, Quirks, at, incident, spec},
-        list, stock,
+        list,
+        stock::PINNED,
     },
     metrics::Metrics,
     model::Incident,
@@ -35,7 +36,7 @@ fn the_oldest_evidence_makes_room_and_the_write_is_done_again() {
     let oldest = bundle(&incidents, "a", "2026-11-01T00:00:00Z", 10);
     let pinned = bundle(&incidents, "b", "2026-10-01T00:00:00Z", 10);
     let newest = bundle(&incidents, "c", "2026-11-03T00:00:00Z", 10);
-    fs::write(pinned.join(stock::PINNED), "").expect("pinned");
+    fs::write(pinned.join(PINNED), "").expect("pinned");
     let space = Space::new(incidents.clone(), Arc::default());
     let mut tries = 0;
     let written = space.with(|| {
@@ -143,7 +144,7 @@ async fn on_a_full_volume_the_new_incident_is_kept_whole_at_the_cost_of_the_olde
     let incidents = volume.0.path().join("incidents");
     let oldest = bundle(&incidents, "a", "2026-10-01T00:00:00Z", 4 << 20);
     let pinned = bundle(&incidents, "b", "2026-09-01T00:00:00Z", 1 << 20);
-    fs::write(pinned.join(stock::PINNED), "").expect("pinned");
+    fs::write(pinned.join(PINNED), "").expect("pinned");
     let newer = bundle(&incidents, "c", "2026-11-01T00:00:00Z", 1 << 20);
     volume.fill_but(300 << 10);
     let folder = keeper.keep(incident(), &spec(), talkative().sources()).await.expect("keeps");
@@ -159,7 +160,7 @@ async fn on_a_full_volume_the_new_incident_is_kept_whole_at_the_cost_of_the_olde
     assert_eq!(ids, [incident().id, "c".to_owned(), "b".to_owned()]);
 
     // The second pass on a volume where nothing can be given up leaves the first as it was.
-    fs::write(newer.join(stock::PINNED), "").expect("pinned");
+    fs::write(newer.join(PINNED), "").expect("pinned");
     let before = fs::read(folder.join("MANIFEST.sha256")).expect("readable");
     volume.fill_but(0);
     let failed = keeper
