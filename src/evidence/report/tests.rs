@@ -162,15 +162,3 @@ fn a_ticket_fits_a_comment_whatever_is_in_it() {
     assert!(ticket.len() < 60_000, "{} bytes", ticket.len());
     assert!(text(folder.path(), HTML).len() < 4_000_000);
 }
-
-#[test]
-fn zz_pictures() {
-    for kind in KINDS {
-        let folder = std::path::PathBuf::from(format!("/tmp/rep/golden/{kind:?}"));
-        fs::create_dir_all(&folder).expect("x");
-        bundle::write(&folder, kind);
-        let begun = std::time::Instant::now();
-        write(&folder).expect("x");
-        eprintln!("wrote {:?}", begun.elapsed());
-    }
-}
