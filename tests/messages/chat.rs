@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -44,12 +45,15 @@ pub struct Seen {
     pub key: String,
     pub receipt: Option<String>,
     pub answer: Answer,
+    /// Its message was on disk when the request came.
+    pub stored: bool,
 }
 
 type Manner = Box<dyn FnMut(&str, usize) -> Answer + Send>;
 
 /// An HTTP server that does as it is told.
 pub struct Chat {
+    name: &'static str,
     seen: Arc<Mutex<Vec<Seen>>>,
     manner: Arc<Mutex<Manner>>,
     /// Whether requests are answered.
@@ -65,20 +69,29 @@ impl Drop for Chat {
 }
 
 impl Chat {
-    pub async fn start(manner: impl FnMut(&str, usize) -> Answer + Send + 'static) -> Self {
+    /// Starts one that the outbox in `folder` knows by `name`.
+    pub async fn start(folder: &Path, name: &'static str, manner: impl FnMut(&str, usize) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let manner: Arc<Mutex<Manner>> = Arc::new(Mutex::new(Box::new(manner)));
         let gate = watch::Sender::new(true);
+        let pending = folder.join("pending").join(name);
         let (seen_, manner_, gate_) = (Arc::clone(&seen), Arc::clone(&manner), gate.clone());
         let server = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("accepts");
-                tokio::spawn(serve(stream, Arc::clone(&seen_), Arc::clone(&manner_), gate_.subscribe()));
+                tokio::spawn(serve(
+                    stream,
+                    pending.clone(),
+                    Arc::clone(&seen_),
+                    Arc::clone(&manner_),
+                    gate_.subscribe(),
+                ));
             }
         });
         Self {
+            name,
             seen,
             manner,
             gate,
@@ -91,8 +104,8 @@ impl Chat {
         *self.manner.lock().expect("sound") = Box::new(manner);
     }
 
-    pub fn told(&self, name: &str, timeout: u64) -> Told {
-        (name.to_owned(), self.url.clone(), timeout)
+    pub fn told(&self, timeout: u64) -> Told {
+        (self.name.to_owned(), self.url.clone(), timeout)
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -105,23 +118,37 @@ impl Chat {
         accepted.map(|seen| (seen.thread.clone(), seen.number)).collect()
     }
 
-    /// Every thread in order, repeated requests included; a message always with the same key, and no two with one.
+    /// Every thread in order, repeated requests included; a message always with the same key, and no two with one; each
+    /// on disk before it was sent, unless the disk hung.
     pub fn check(&self) {
+        let mut hung = 0;
         let mut newest: BTreeMap<String, usize> = BTreeMap::new();
         let mut keys: BTreeMap<(String, usize), String> = BTreeMap::new();
         for seen in self.seen() {
             let before = newest.insert(seen.thread.clone(), seen.number);
             assert!(before.is_none_or(|before| before <= seen.number), "{seen:?} came after {before:?}");
+            hung += usize::from(!seen.stored && !keys.contains_key(&(seen.thread.clone(), seen.number)));
             let key = keys.entry((seen.thread.clone(), seen.number)).or_insert_with(|| seen.key.clone());
             assert_eq!(*key, seen.key, "{seen:?}");
         }
+        assert!(
+            hung * 10 <= keys.len(),
+            "{hung} of {} were sent before they were stored",
+            keys.len()
+        );
         let different: BTreeSet<&String> = keys.values().collect();
         assert_eq!(different.len(), keys.len(), "two messages with one key: {keys:?}");
     }
 }
 
 /// Reads one request and answers it.
-async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, manner: Arc<Mutex<Manner>>, mut gate: watch::Receiver<bool>) {
+async fn serve(
+    mut stream: TcpStream,
+    pending: PathBuf,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    manner: Arc<Mutex<Manner>>,
+    mut gate: watch::Receiver<bool>,
+) {
     let Some((head, body)) = request(&mut stream).await else { return };
     let value: Value = serde_json::from_slice(&body).expect("JSON");
     let text = value.to_string();
@@ -141,6 +168,7 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, manner: Arc<M
         at: Instant::now(),
         thread: thread.to_owned(),
         number,
+        stored: pending.join(format!("{key}.json")).exists(),
         key,
         receipt: value["receipt"].as_str().map(str::to_owned),
         answer,
