@@ -36,6 +36,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use self::{
@@ -68,12 +69,7 @@ const AFTER: &str = "after";
 pub fn write(folder: &Path) -> Result<(), EvidenceError> {
     let incident = disk::read(folder)?;
     let mut material = gather(folder, incident);
-    let picture = material
-        .charts
-        .iter()
-        .find(|chart| chart.deciding)
-        .or(material.charts.first())
-        .map(|chart| plot::png(&chart.plot, plot::Theme::Light));
+    let picture = picture(&material);
     let has_picture = matches!(picture, Some(Ok(_)));
     if let Some(Err(error)) = &picture {
         material.problems.push(format!("{PICTURE}: {error}"));
@@ -101,6 +97,15 @@ pub fn write(folder: &Path) -> Result<(), EvidenceError> {
         }
     }
     first_failure.map_or(Ok(()), Err)
+}
+
+/// The plot of the rule that decided, as a picture. One at a time: it takes some 20 MiB for a moment, and many guards may
+/// flip at once.
+fn picture(material: &Material) -> Option<Result<Vec<u8>, plot::PlotError>> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let chart = material.charts.iter().find(|chart| chart.deciding).or(material.charts.first())?;
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(plot::png(&chart.plot, plot::Theme::Light))
 }
 
 /// Reads everything and works out what happened.

@@ -277,11 +277,11 @@ fn figures(incident: &Incident, course: &Course) -> Vec<Figure> {
         }
     };
     let about = |seconds: f64| course::about(seconds, durations.detect_uncertainty_seconds);
-    put(
-        durations.suffering_seconds.map(about),
-        "users met bad requests, until traffic had moved",
-    );
-    put(durations.detect_seconds.map(about), "from the first bad request to the decision");
+    let (suffered, detected) = (durations.suffering_seconds.map(about), durations.detect_seconds.map(about));
+    // Where the flip took no time that people notice, one figure says both.
+    let same = suffered == detected;
+    put(suffered, "users met bad requests, until traffic had moved");
+    put(detected.filter(|_| !same), "from the first bad request to the decision");
     let hit = course
         .hit
         .map(|(bad, total)| format!("{} of {}", words::plain(bad), words::plain(total)));
