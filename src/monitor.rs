@@ -295,6 +295,7 @@ impl Monitor {
     pub async fn run(mut self, mut commands: mpsc::Receiver<Request>, stop: CancellationToken) {
         let watched = format!("flipback {} watches {} guards", env!("CARGO_PKG_VERSION"), self.guards.len());
         self.audit(now(), Actor::Flipback, None, "started", &watched, None);
+        self.tidy();
         let lists = first_lists(self.clusters.clone());
         let mut look: Option<BoxFuture<'static, Look>> = Some(lists.map(|()| Look::Lists).boxed());
         let mut timer = tokio::time::interval(self.poll);

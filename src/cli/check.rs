@@ -463,7 +463,7 @@ async fn chat(findings: &mut Findings, chat: &ChatSettings, test: Option<&Vec<Ar
         return;
     };
     let announcement = announcement(spec);
-    let message = Message::of(&announcement);
+    let message = Message::by(&announcement, &chat.templates);
     let parcel = notify::Parcel {
         announcement: &announcement,
         message: &message,

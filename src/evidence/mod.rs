@@ -169,9 +169,8 @@ impl Keeper {
     /// # Errors
     /// [`EvidenceError`] when the disk refuses or hangs. What cannot be captured is no error: the bundle names it.
     pub async fn keep(&self, incident: Incident, spec: &GuardSpec, sources: Sources) -> Result<PathBuf, EvidenceError> {
-        let (begun, at) = (Instant::now(), incident.case.at);
+        let begun = Instant::now();
         let kept = self.keep_all(incident, spec, sources).await;
-        self.tidy(at).await;
         self.metrics.evidence_duration.observe(begun.elapsed().as_secs_f64());
         let result = match &kept {
             Ok((_, missing)) if missing.is_empty() => "complete",
@@ -225,17 +224,25 @@ impl Keeper {
         Ok((folder, missing))
     }
 
-    /// A bundle became whole, or changed: it is copied, and what exceeds the limits goes.
-    async fn tidy(&self, now: Timestamp) {
+    /// After a bundle became whole, or changed: it is copied, and what exceeds the limits goes. Returns what went, and why;
+    /// that it cannot go is logged.
+    pub async fn tidy(&self, now: Timestamp) -> Vec<(stock::Kept, retention::Reason)> {
         if let Some(copier) = &self.copier {
             copier.nudge();
         }
         let (incidents, settings) = (self.incidents.clone(), Arc::clone(&self.settings));
         let enforce = move || retention::enforce(&incidents, &settings, now);
         match disk::bounded(&self.places, SEAL_TIMEOUT, "prune", self.incidents.clone(), enforce).await {
-            Ok(pruned) if pruned.deleted.is_empty() => {}
-            Ok(pruned) => info!(bundles = pruned.deleted.len(), bytes = pruned.bytes, "Pruned old evidence"),
-            Err(error) => warn!(%error, "Old evidence cannot be pruned"),
+            Ok(pruned) => {
+                if !pruned.deleted.is_empty() {
+                    info!(bundles = pruned.deleted.len(), bytes = pruned.bytes, "Pruned old evidence");
+                }
+                pruned.deleted
+            }
+            Err(error) => {
+                warn!(%error, "Old evidence cannot be pruned");
+                Vec::new()
+            }
         }
     }
 
@@ -343,7 +350,6 @@ impl Keeper {
             done
         };
         disk::bounded(&self.places, SEAL_TIMEOUT, "complete", folder.clone(), finish).await?;
-        self.tidy(now).await;
         info!(guard = %spec.id, folder = %folder.display(), missing = lacking, took = ?begun.elapsed(), "Added what came after to the evidence");
         Ok(folder)
     }

@@ -84,6 +84,7 @@ impl Archivist {
                     tracing::info!(incident = %name, folder = %folder.display(), "Evidence kept");
                     self.note(&incident, "evidence_kept", folder.display().to_string());
                     self.ready(&incident, topic);
+                    pruned(&self.keeper, &self.journal).await;
                     return;
                 }
                 Err(error) => tell::chain(&error),
@@ -128,6 +129,7 @@ impl Archivist {
             }
         };
         tracing::info!(incident = %id, "Evidence completed with what came after");
+        pruned(&self.keeper, &self.journal).await;
         let moved = matches!(incident.outcome, IncidentOutcome::RolledBack { .. });
         let has = |moment: Moment| incident.timeline.iter().any(|entry| entry.moment == Some(moment));
         let well = has(Moment::Recovered) && !has(Moment::DidNotHelp) && !has(Moment::FlippedBack);
@@ -149,7 +151,27 @@ impl Archivist {
     }
 }
 
+/// Lets go what exceeds the limits, and says so in the journal.
+async fn pruned(keeper: &Keeper, journal: &crate::audit::Journal) {
+    for (bundle, reason) in keeper.tidy(now()).await {
+        journal.write(AuditEntry {
+            at: now(),
+            actor: Actor::Flipback,
+            guard: None,
+            action: "evidence_pruned".to_owned(),
+            why: format!("{} went: {reason}", bundle.id),
+            incident: Some(bundle.id),
+        });
+    }
+}
+
 impl Monitor {
+    /// Lets go, at the start, what has grown too old meanwhile.
+    pub(super) fn tidy(&mut self) {
+        let (keeper, journal) = (Arc::clone(&self.keeper), self.journal.clone());
+        self.errand(async move { pruned(&keeper, &journal).await });
+    }
+
     fn archivist(&self, id: &GuardId) -> Option<Archivist> {
         let guard = self.guards.get(id)?;
         Some(Archivist {

@@ -35,7 +35,7 @@ pub fn chain(error: &dyn Error) -> String {
 pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
     let case = &incident.case;
     let why = match &incident.outcome {
-        IncidentOutcome::Failed { error } => format!("{}. {error}", case.why),
+        IncidentOutcome::Failed { error } => format!("{}. {}", case.why, show::sentence(error)),
         IncidentOutcome::Blocked { refusal } => format!("{}, but {refusal}", case.why),
         IncidentOutcome::Suppressed { suppression } => format!("{}, but {suppression}", case.why),
         IncidentOutcome::RolledBack { .. } if topic == Topic::RollbackFailed => {
