@@ -171,7 +171,9 @@ fn range(lines: &Lines, incident: &Incident, course: &Course) -> Option<(Timesta
     let (first, last) = (times().min()?, times().max()?);
     let from = first.min(decided).max(decided.checked_sub(BEFORE).ok()?);
     let end = course.moved.unwrap_or(decided).max(decided);
-    let to = last.max(end).min(decided.checked_add(AFTER).ok()?);
+    // A flag at the very edge would hang over it.
+    let rim = end.checked_add(end.duration_since(from) / 30).ok()?;
+    let to = last.max(rim).min(decided.checked_add(AFTER).ok()?);
     (from < to).then_some((from, to))
 }
 

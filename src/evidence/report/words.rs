@@ -173,6 +173,11 @@ mod tests {
     fn hostile_text_is_shown_and_does_nothing() {
         assert_eq!(shown("\u{1b}[31mred\u{1b}[0m\r\n\u{1b}]0;title\u{7}x\0y", 100), "red\nxy");
         assert_eq!(shown("a\u{202e}b\u{200b}c", 100), "a\u{fffd}b\u{fffd}c");
+        assert_eq!(
+            shown("a\u{9b}31mb\u{85}c", 100).matches(ODD).count(),
+            2,
+            "controls of the upper range too"
+        );
         assert_eq!(shown("abcdefghij", 6), "abcd …");
         assert_eq!(line("a\n\tb  c", 100), "a b c");
         assert_eq!(line("a  b", 100), "a  b", "what stands in one line stays as it is");
