@@ -87,6 +87,12 @@ struct Guarded {
     engine: Engine,
     /// The thread of messages of its newest incident.
     thread: Option<String>,
+    /// The newest incident of this run.
+    last: Option<Incident>,
+    /// The newest incident of a thread of messages that has not been closed.
+    open: Option<Incident>,
+    /// Since when nothing has been wrong, while a thread is open.
+    calm_since: Option<Timestamp>,
     /// What the engine saw lately, for the record of what it decides.
     recorder: Recorder,
     /// The trace that led to the flip that is under way.
@@ -172,12 +178,12 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
     let served = config.serve.evidence.is_some();
     let mut incidents = keeper.kept();
     incidents.reverse();
-    let remembered: BTreeMap<GuardId, (IncidentSummary, String)> = incidents
+    let remembered: BTreeMap<GuardId, (IncidentSummary, Incident)> = incidents
         .into_iter()
         .map(|(folder, incident)| {
             let report = keeper.link(&incident.id).or_else(|| served.then(|| show::served(&incident.id)));
             let summary = show::summary(&incident, Some(folder.display().to_string()), report);
-            (incident.case.guard.clone(), (summary, incident.thread().to_owned()))
+            (incident.case.guard.clone(), (summary, incident))
         })
         .collect();
     let guards = config
@@ -197,7 +203,14 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
                 decision: None,
                 view: None,
                 last_incident: remembered.get(&spec.id).map(|(summary, _)| summary.clone()),
-                thread: remembered.get(&spec.id).map(|(_, thread)| thread.clone()),
+                thread: remembered.get(&spec.id).map(|(_, incident)| incident.thread().to_owned()),
+                calm_since: None,
+                last: remembered.get(&spec.id).map(|(_, incident)| incident.clone()),
+                open: remembered
+                    .get(&spec.id)
+                    .map(|(_, incident)| incident)
+                    .filter(|incident| tell::is_open(incident))
+                    .cloned(),
                 events: VecDeque::new(),
                 history: BTreeMap::new(),
                 spec: Arc::clone(spec),
@@ -373,14 +386,16 @@ impl Monitor {
     fn act(&mut self, id: &GuardId, decision: &Decision, seen: &Observation) {
         let View::Known(traffic) = &seen.view else { return };
         let Some(guard) = self.guards.get_mut(id) else { return };
+        if decision.verdict != Verdict::Hold {
+            guard.calm_since = None;
+        }
         match &decision.verdict {
             Verdict::Hold => {
                 // A held or still growing streak belongs to the episode; calm ends it.
-                if !matches!(decision.phase, Phase::Breaching | Phase::Blind | Phase::Blocked | Phase::Suppressed)
-                    && let Some(episode) = guard.episode.take()
-                {
-                    self.resolved(id, &episode, decision, seen.at);
+                if !matches!(decision.phase, Phase::Breaching | Phase::Blind | Phase::Blocked | Phase::Suppressed) {
+                    guard.episode = None;
                 }
+                self.calm(id, decision, traffic, seen.at);
             }
             Verdict::Rollback(case) => {
                 if guard.flipping {
@@ -421,6 +436,14 @@ impl Monitor {
                 dry_run,
             } => {
                 if let Some(error) = self.left_already(guard, from.as_ref()) {
+                    self.audit(
+                        now,
+                        Actor::Person { name: by.clone() },
+                        Some(guard),
+                        "refused",
+                        &error.to_string(),
+                        None,
+                    );
                     // A caller that went away is no concern of ours.
                     let _ = reply.send(Err(error));
                     return;
@@ -444,9 +467,9 @@ impl Monitor {
                     at: now,
                     reason: reason.clone(),
                 };
-                self.pause(guard, Some(pause), reply)
+                self.pause(guard, Some(pause), by, reply)
             }
-            Command::Resume { guard, .. } => self.pause(guard, None, reply),
+            Command::Resume { guard, by } => self.pause(guard, None, by, reply),
         };
         if let Some((reply, error)) = answered {
             // A caller that went away is no concern of ours.

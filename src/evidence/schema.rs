@@ -172,6 +172,7 @@ fn all_kinds() -> Vec<Incident> {
         Moment::Recovered,
         Moment::DidNotHelp,
         Moment::FlippedBack,
+        Moment::Resolved,
         Moment::FollowedUp,
         Moment::NotTold,
     ] {

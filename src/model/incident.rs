@@ -164,6 +164,8 @@ pub enum Moment {
     DidNotHelp,
     /// Somebody moved traffic back.
     FlippedBack,
+    /// The bad time is over.
+    Resolved,
     /// The second pass was captured.
     FollowedUp,
     /// A chat was never told.

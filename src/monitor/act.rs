@@ -10,7 +10,7 @@ use crate::{
     evidence,
     model::{
         Actor, Case, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Phase, Seen,
-        TimelineEntry, Topic, Trigger, incident::INCIDENT_SCHEMA,
+        TimelineEntry, Topic, Traffic, Trigger, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
@@ -74,7 +74,7 @@ impl Guarded {
             policy: self.spec.policy.clone(),
             rules: self.spec.rules.clone(),
             switched_at: self.engine.switched_at(),
-            thread: self.episode.as_ref().map(|episode| episode.incident.thread().to_owned()),
+            thread: self.open.as_ref().map(|open| open.thread().to_owned()),
             followed_up_at: None,
             outcome: IncidentOutcome::Decided,
             partial: false,
@@ -136,6 +136,8 @@ impl Monitor {
         if !retried && incident.mode == Mode::Enforce {
             self.outbox
                 .push(tell::incident(&incident, Topic::RollbackInitiated, &self.keeper, &guard.spec));
+            // Told of from here on: what ends it must be told too, be the flip stale or its answer never seen.
+            guard.open = Some(incident.clone());
         }
         self.audited(&incident, "decided", &incident.case.why, incident.case.at);
     }
@@ -242,6 +244,7 @@ impl Monitor {
             }
             Ok(Flip::Stale) => {
                 tracing::warn!(guard = %id, "Somebody else moved the route in between: looking again");
+                self.audited(&incident, "stale", "somebody else moved the route in between", at);
                 incident.outcome = IncidentOutcome::Failed {
                     error: "somebody else moved the route in between".to_owned(),
                 };
@@ -353,6 +356,11 @@ impl Monitor {
         let folder = self.keeper.folder(&incident.id);
         guard.note(told_at, tell::line(topic, incident));
         guard.thread = Some(incident.thread().to_owned());
+        guard.last = Some(incident.clone());
+        // A person's switch that ends a bad time continues its thread until the guard is calm; by itself it opens none.
+        if topic != Topic::Switched {
+            guard.open = Some(incident.clone());
+        }
         let report = self
             .keeper
             .link(&incident.id)
@@ -397,24 +405,35 @@ impl Monitor {
         self.audit(at, actor, Some(&incident.case.guard), action, why, Some(&incident.id));
     }
 
-    /// A bad time in which nothing was moved is over.
-    pub(super) fn resolved(&mut self, id: &GuardId, episode: &Episode, decision: &Decision, now: Timestamp) {
-        let open = matches!(
-            episode.incident.outcome,
-            IncidentOutcome::Withheld
-                | IncidentOutcome::Failed { .. }
-                | IncidentOutcome::Blocked { .. }
-                | IncidentOutcome::Suppressed { .. }
-        );
+    /// A bad time is over once the guard is calm: whatever ended it, the thread that it began is closed. After a rollback the
+    /// recovery of the restored color closes it; this is for all the other ends.
+    pub(super) fn calm(&mut self, id: &GuardId, decision: &Decision, traffic: &Traffic, now: Timestamp) {
+        let arriving = self.arrivals.values().any(|arrival| arrival.guard == *id);
         let Some(guard) = self.guards.get_mut(id) else { return };
-        if !open || !matches!(decision.phase, Phase::Watching | Phase::Steady | Phase::RolledBack) {
+        let calm = matches!(decision.phase, Phase::Watching | Phase::Steady)
+            && !arriving
+            && !guard.flipping
+            && decision.rules.iter().all(|rule| rule.streak == 0);
+        if !calm || guard.open.is_none() {
+            guard.calm_since = None;
             return;
         }
-        let lasted = tell::people(show::since(now, episode.incident.case.at));
-        let what = format!("Over after {lasted}, without a flip: {}", decision.why);
+        // A color that has just become active is not calm, it is not judged yet: an interval of evidence has to pass.
+        let policy = &guard.spec.policy;
+        let patience = policy.stretch + policy.warm_up.max(policy.warm_up_latency);
+        if show::since(now, *guard.calm_since.get_or_insert(now)) < patience {
+            return;
+        }
+        let Some(incident) = guard.open.take() else { return };
+        let lasted = tell::people(show::since(now, incident.case.at));
+        let what = format!(
+            "Over after {lasted}: {} is active. {}",
+            traffic.active,
+            show::sentence(&decision.why)
+        );
         guard.note(now, what.clone());
         self.outbox
-            .push(tell::resolved(&episode.incident, what.clone(), now, &self.keeper, &guard.spec));
-        self.amend(episode.incident.id.clone(), TimelineEntry::remark(now, what));
+            .push(tell::resolved(&incident, traffic, what.clone(), now, &self.keeper, &guard.spec));
+        self.amend(incident.id, TimelineEntry::of(Moment::Resolved, now, what));
     }
 }

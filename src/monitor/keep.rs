@@ -1,7 +1,7 @@
 //! The proof of what was done: captured in the background, told when it is there, told louder when it is not, and completed
 //! once it is known what came after.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{FutureExt, future::BoxFuture};
@@ -69,12 +69,7 @@ impl Archivist {
     /// Keeps an incident, and tells what became of it. A disk that refuses is told at once, and tried again: what can be
     /// captured later is better than nothing.
     async fn keep(self, incident: Incident, topic: Topic, record: Option<String>) {
-        let mut pauses = ExponentialBuilder::new()
-            .with_min_delay(KEEP_AGAIN_MIN)
-            .with_max_delay(KEEP_AGAIN_MAX)
-            .with_jitter()
-            .with_max_times(KEEP_TRIES - 1)
-            .build();
+        let mut pauses = pauses();
         let name = incident.id.clone();
         let mut told = false;
         loop {
@@ -82,6 +77,7 @@ impl Archivist {
             let error = match kept {
                 Ok(folder) => {
                     tracing::info!(incident = %name, folder = %folder.display(), "Evidence kept");
+                    let incident = named(incident, &folder);
                     self.note(&incident, "evidence_kept", folder.display().to_string());
                     self.ready(&incident, topic);
                     pruned(&self.keeper, &self.journal).await;
@@ -116,17 +112,21 @@ impl Archivist {
 
     /// Captures what came after, and says that the incident is over where it is.
     async fn follow_up(self, id: String, topic: Topic) {
-        let completed = self.keeper.follow_up(&id, &self.spec, self.sources(None), now()).await;
-        let read = match completed {
-            Ok(_) => self.keeper.read(&id).await,
-            Err(error) => Err(error),
-        };
-        let incident = match read {
-            Ok(incident) => incident,
-            Err(error) => {
-                tracing::warn!(incident = %id, error = %tell::chain(&error), "Failed to complete the evidence");
-                return;
-            }
+        let mut pauses = pauses();
+        let incident = loop {
+            let completed = self.keeper.follow_up(&id, &self.spec, self.sources(None), now()).await;
+            let read = match completed {
+                Ok(_) => self.keeper.read(&id).await,
+                Err(error) => Err(error),
+            };
+            let error = match read {
+                Ok(incident) => break incident,
+                Err(error) => error,
+            };
+            tracing::warn!(incident = %id, error = %tell::chain(&error), "Failed to complete the evidence");
+            let missing = matches!(error, EvidenceError::Missing { .. });
+            let Some(pause) = pauses.next().filter(|_| !missing) else { return };
+            tokio::time::sleep(pause).await;
         };
         tracing::info!(incident = %id, "Evidence completed with what came after");
         pruned(&self.keeper, &self.journal).await;
@@ -148,6 +148,29 @@ impl Archivist {
             why,
             incident: Some(incident.id.clone()),
         });
+    }
+}
+
+/// The pauses between tries at the same evidence.
+fn pauses() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::new()
+        .with_min_delay(KEEP_AGAIN_MIN)
+        .with_max_delay(KEEP_AGAIN_MAX)
+        .with_jitter()
+        .with_max_times(KEEP_TRIES - 1)
+        .build()
+}
+
+/// The incident under the name that its folder got: another one where its own was taken.
+fn named(incident: Incident, folder: &Path) -> Incident {
+    let thread = incident.thread().to_owned();
+    match folder.file_name().and_then(|name| name.to_str()) {
+        Some(name) if name != incident.id => Incident {
+            id: name.to_owned(),
+            thread: Some(thread),
+            ..incident
+        },
+        _ => incident,
     }
 }
 

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use super::{
     Monitor,
     act::{Order, Reply},
-    tell,
+    now, tell,
 };
-use crate::model::{Actor, Color, CommandError, CommandReply, GuardId, Observation, Pause, Refusal, Trigger, View};
+use crate::model::{Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Observation, Pause, Refusal, Trigger, View};
 
 impl Monitor {
     /// A person's flip: the same road, with the target gate alone before it.
@@ -104,7 +104,7 @@ impl Monitor {
     }
 
     /// Writes or removes the pause on the guarded object; the next look sees it, as it would see anybody's.
-    pub(super) fn pause(&mut self, id: &GuardId, pause: Option<Pause>, reply: Reply) -> Option<(Reply, CommandError)> {
+    pub(super) fn pause(&mut self, id: &GuardId, pause: Option<Pause>, by: &str, reply: Reply) -> Option<(Reply, CommandError)> {
         let Some(guard) = self.guards.get(id) else {
             return Some((reply, CommandError::UnknownGuard(id.to_string())));
         };
@@ -114,7 +114,11 @@ impl Monitor {
         } else {
             "resumed"
         };
-        let id = id.clone();
+        let (id, journal, name) = (id.clone(), self.journal.clone(), by.to_owned());
+        let (action, reason) = match &pause {
+            Some(pause) => ("paused", pause.reason.clone()),
+            None => ("resumed", String::new()),
+        };
         self.errand(async move {
             let answer = match router.pause(pause).await {
                 Ok(()) => Ok(CommandReply::Done {
@@ -122,6 +126,17 @@ impl Monitor {
                 }),
                 Err(error) => Err(CommandError::Failed(tell::chain(&error))),
             };
+            journal.write(AuditEntry {
+                at: now(),
+                actor: Actor::Person { name },
+                guard: Some(id),
+                action: if answer.is_ok() { action } else { "refused" }.to_owned(),
+                why: match &answer {
+                    Ok(_) => reason,
+                    Err(error) => error.to_string(),
+                },
+                incident: None,
+            });
             // A caller that went away is no concern of ours.
             let _ = reply.send(answer);
         });

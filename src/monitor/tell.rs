@@ -9,7 +9,7 @@ use crate::{
     evidence::Keeper,
     model::{
         Actor, Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Severity, TimelineEntry,
-        Topic, View, traffic::Traffic,
+        Topic, Trigger, View, traffic::Traffic,
     },
     router::{RouterError, Verified},
 };
@@ -69,7 +69,8 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         incident: Some(incident.id.clone()),
         thread: incident.thread().to_owned(),
         evidence,
-        link: keeper.link(&incident.id).filter(|_| topic != Topic::RollbackInitiated),
+        // The report is not there yet; whoever knows that it is says where.
+        link: None,
         picture: None,
         took_ms,
         decided_at: Some(case.at),
@@ -94,6 +95,7 @@ pub(super) fn evidence_ready(incident: &Incident, topic: Topic, at: Timestamp, k
         at,
         topic,
         why,
+        link: keeper.link(&incident.id),
         picture: Some(keeper.picture(&incident.id)),
         ..self::incident(incident, topic, keeper, spec)
     }
@@ -118,21 +120,42 @@ pub(super) fn evidence_lost(incident: &Incident, error: &str, at: Timestamp, kee
     }
 }
 
-/// The message that a bad time in which nothing was moved is over.
-pub(super) fn resolved(incident: &Incident, why: String, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
+/// The message that a bad time is over, whoever ended it, with what serves by now.
+pub(super) fn resolved(
+    incident: &Incident,
+    traffic: &Traffic,
+    why: String,
+    at: Timestamp,
+    keeper: &Keeper,
+    spec: &GuardSpec,
+) -> Announcement {
     let topic = Topic::Resolved;
+    let active = Some((traffic.active.clone(), traffic.active_side().release));
     Announcement {
         id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
         at,
         topic,
         why,
-        // Nothing was moved: who serves is who served.
-        to: Some(incident.case.from.clone()),
-        to_release: incident.case.from_release.clone(),
+        link: keeper.link(&incident.id),
+        to: active.as_ref().map(|(color, _)| color.clone()),
+        to_release: active.and_then(|(_, release)| release),
         from: None,
         from_release: None,
         ..self::incident(incident, topic, keeper, spec)
     }
+}
+
+/// Whether an incident of an earlier run is still waiting for its end, as far as its story tells. What a person flipped
+/// was told to that person.
+pub(super) fn is_open(incident: &Incident) -> bool {
+    let ends = |moment: Moment| match moment {
+        Moment::Recovered | Moment::Resolved => Some(true),
+        Moment::DidNotHelp | Moment::FlippedBack => Some(false),
+        _ => None,
+    };
+    let last = incident.timeline.iter().rev().find_map(|entry| entry.moment.and_then(ends));
+    let ended = last.unwrap_or(matches!(incident.case.trigger, Trigger::Manual { .. }));
+    !ended && incident.outcome != IncidentOutcome::DryRun
 }
 
 /// The topic that an incident's outcome is told by.
@@ -407,12 +430,24 @@ impl Monitor {
                 self.audit(seen.at, actor, Some(id), action, &text, incident);
             }
             let Some(topic) = topic.filter(|_| !own) else { continue };
-            let Some(guard) = self.guards.get(id) else { return };
+            let Some(guard) = self.guards.get_mut(id) else { return };
+            match topic {
+                // An earlier run has told it: a restart begins the engine's look at the restored color anew.
+                Topic::Recovered if guard.open.is_none() => continue,
+                Topic::Recovered => guard.open = None,
+                // What was closed is open again.
+                Topic::DidNotHelp | Topic::FlippedBack if guard.open.is_none() => guard.open.clone_from(&guard.last),
+                _ => {}
+            }
             let mut message = note(&guard.spec, traffic, seen.at, topic, text.clone());
             if of_incident(topic) {
                 message.incident.clone_from(&ours);
                 if let Some(thread) = &guard.thread {
                     message.thread.clone_from(thread);
+                }
+                if let Some(open) = &guard.last {
+                    message.decided_at = Some(open.case.at);
+                    message.switched_at = open.switched_at;
                 }
                 if let Some(incident) = ours {
                     message.evidence = Some(self.keeper.folder(&incident).display().to_string());

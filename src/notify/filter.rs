@@ -22,8 +22,9 @@ pub(super) enum Heard {
     IfOpened,
 }
 
-/// Whether a kind of chat is told of a topic unless its configuration says otherwise: chats that cannot thread are
-/// spared a second message only because the report is ready, receivers that page hear what begins, lasts and ends.
+/// Whether a kind of chat is told of a topic unless its configuration says otherwise: receivers that keep a list of what is
+/// wrong hear what begins, lasts and ends, and nothing that stands by itself; Alertmanager, which repeats by itself, only the
+/// loud of what lasts.
 #[must_use]
 pub fn suits(kind: ChatKind, topic: Topic) -> bool {
     if topic == Topic::Test {
@@ -31,14 +32,13 @@ pub fn suits(kind: ChatKind, topic: Topic) -> bool {
     }
     let loud = topic.severity() >= Severity::Warning;
     match kind {
-        ChatKind::Slack | ChatKind::Teams | ChatKind::Discord => topic != Topic::EvidenceReady,
-        ChatKind::SlackBot | ChatKind::Webhook | ChatKind::Email => true,
-        ChatKind::PagerDuty => match topic.stage() {
-            Stage::Opens | Stage::Continues => loud,
-            Stage::Resolves => true,
+        ChatKind::Slack | ChatKind::SlackBot | ChatKind::Teams | ChatKind::Discord | ChatKind::Webhook | ChatKind::Email => true,
+        ChatKind::PagerDuty => topic.stage() != Stage::Once,
+        ChatKind::Alertmanager => match topic.stage() {
+            Stage::Opens | Stage::Resolves => true,
+            Stage::Continues => loud,
             Stage::Once => false,
         },
-        ChatKind::Alertmanager => matches!(topic.stage(), Stage::Opens | Stage::Resolves),
     }
 }
 

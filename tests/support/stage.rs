@@ -238,13 +238,13 @@ impl Ground {
             .collect()
     }
 
-    /// Waits until the chat has taken a message of this topic.
+    /// Waits until the chat has taken a message of this topic, and returns its facts.
     pub async fn wait_topic(&self, topic: &str, limit: Duration) -> Value {
         let what = format!("the chat to hear {topic:?}");
         let heard = self.chat.wait_for(&what, limit, |delivery| {
             delivery.path == "/webhook" && delivery.body["data"]["topic"] == topic
         });
-        heard.await.body
+        heard.await.body["data"].clone()
     }
 
     /// The one finished folder of evidence.

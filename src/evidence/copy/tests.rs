@@ -183,7 +183,10 @@ async fn the_keeper_copies_what_it_keeps_and_lets_the_oldest_go() {
         let mut incident = fixture::incident();
         incident.case.at = later(hour);
         incident.id = crate::evidence::incident_id(&incident.case.guard, incident.case.at);
+        let at = incident.case.at;
         let folder = keeper.keep(incident, &fixture::spec(), api.sources()).await.expect("keeps");
+        // As the conductor does after each bundle.
+        keeper.tidy(at).await;
         let copied = copies.join(folder.file_name().expect("a name")).join(MANIFEST);
         while !copied.exists() || copied_to(&folder).is_none() {
             patience().await;

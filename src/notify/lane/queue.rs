@@ -21,7 +21,10 @@ use super::{
     pauses::{Failure, Pace, Pauses},
     threads::{Change, Record, Threads, effect, thread_of},
 };
-use crate::{model::Announcement, notify::quiet};
+use crate::{
+    model::{Announcement, Severity, Stage, Topic},
+    notify::quiet,
+};
 
 /// Messages a chat may have waiting: a day of a very bad day.
 pub(in crate::notify) const LANE_MAX: usize = 1000;
@@ -207,7 +210,7 @@ impl Queue {
         while self.waiting.len() > LANE_MAX || bytes > LANE_BYTES_MAX {
             let under_way = self.under_way.as_deref();
             let candidates = self.waiting.iter().enumerate().filter(|(_, w)| Some(w.letter.id()) != under_way);
-            let Some((least, _)) = candidates.min_by_key(|(_, w)| w.letter.topic().severity()) else {
+            let Some((least, _)) = candidates.min_by_key(|(_, w)| weight(w.letter.topic())) else {
                 break;
             };
             let Some(waiting) = self.waiting.remove(least) else { break };
@@ -400,6 +403,15 @@ impl Queue {
         self.under_way = None;
         self.waiting.retain(|waiting| waiting.letter.id() != letter.id());
         self.pauses.forget(letter.thread());
+    }
+}
+
+/// How little a message may be given up for lack of room: what ends something must arrive, or it stays open for ever.
+fn weight(topic: Topic) -> Severity {
+    if topic.stage() == Stage::Resolves {
+        Severity::Critical
+    } else {
+        topic.severity()
     }
 }
 

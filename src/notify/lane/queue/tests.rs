@@ -94,12 +94,19 @@ const REFUSED: Failure = Failure {
 fn a_full_lane_gives_up_the_oldest_of_the_least_loud() {
     let mut queue = queue(Duration::ZERO);
     for n in 0..LANE_MAX {
-        let topic = if n % 2 == 0 { Topic::RollbackFailed } else { Topic::Recovered };
+        let topic = if n % 2 == 0 { Topic::RollbackFailed } else { Topic::Switched };
         assert!(queue.add(&format!("{n:05}"), "t", topic, 1).given_up.is_empty());
     }
     let dropped = queue.add("last", "t", Topic::RollbackFailed, 1).given_up;
     assert_eq!(dropped.iter().map(Letter::id).collect::<Vec<_>>(), ["00001"]);
     assert_eq!(queue.waiting().0, LANE_MAX);
+}
+
+#[test]
+fn what_ends_something_is_not_given_up_for_what_only_happened() {
+    assert!(weight(Topic::Recovered) > weight(Topic::Degraded));
+    let ends = Topic::ALL.into_iter().filter(|topic| topic.stage() == Stage::Resolves);
+    assert!(ends.into_iter().all(|topic| weight(topic) == Severity::Critical));
 }
 
 #[test]
