@@ -19,10 +19,11 @@ use flipback::{
     model::{GuardSpec, Incident, Moment, Series, settings::EvidenceSettings},
 };
 use futures::FutureExt;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use support::{
     Cluster, eventually, now,
-    stage::{Daemon, Ground, SOON, VERDICT_LIMIT},
+    stage::{Daemon, Ground, SOON, Stage, VERDICT_LIMIT},
 };
 
 /// Told in an environment value, an annotation, an argument and the logs; never to be kept.
@@ -171,6 +172,14 @@ fn assert_sound(folder: &Path) -> Incident {
             assert!(!text.contains("hunter2"), "{name} tells a secret");
         }
     }
+    let schema = fs::read_to_string(support::project().join("docs/incident.schema.json")).expect("it is published");
+    let schema: Value = serde_json::from_str(&schema).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a sound schema");
+    let wrong: Vec<String> = validator
+        .iter_errors(&read(folder, "incident.json"))
+        .map(|error| error.to_string())
+        .collect();
+    assert_eq!(wrong, Vec::<String>::new());
     let data = folder.parent().and_then(Path::parent).expect("a data folder");
     let all = evidence::list(data).expect("lists");
     let of_this = all.into_iter().find(|(path, _)| path == folder);
@@ -265,6 +274,47 @@ async fn an_incident_is_kept_whole_without_a_secret_and_looked_at_again() {
     assert!(of_secrets.is_empty(), "{of_secrets:#?}");
     let refused: Vec<_> = asked.iter().filter(|event| event.code == 403).collect();
     assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_rules_series_of_both_colors_are_kept_for_programs_and_for_spreadsheets() {
+    let name = "each_rules_series_of_both_colors_are_kept_for_programs_and_for_spreadsheets";
+    let Some(stage) = Stage::open(name, "").await else { return };
+    let mut daemon = stage.start(&[]).await;
+    stage.release_green(&mut daemon).await;
+    stage.shop.set_errors("green", 0.3);
+    stage.wait_selected("blue", VERDICT_LIMIT).await;
+    let folder = stage.evidence().await;
+    daemon.terminate().await;
+    let incident = assert_sound(&folder);
+    let at = incident.case.at;
+    for color in ["blue", "green"] {
+        for (rule, last) in [
+            ("error_rate", ""),
+            ("latency_p95", ",\"p95_seconds\""),
+            ("latency_p99", ",\"p99_seconds\""),
+        ] {
+            let csv = fs::read_to_string(folder.join(format!("metrics/{rule}.{color}.csv"))).expect("a table");
+            let mut rows = csv.lines();
+            let head = format!("time,\"total_per_second\",\"bad_per_second\",\"share_ratio\"{last}");
+            assert_eq!(rows.next(), Some(head.as_str()), "{rule} of {color}");
+            let times: Vec<Timestamp> = rows.filter_map(|row| row.split_once(',')?.0.parse().ok()).collect();
+            assert!(
+                times.is_sorted() && times.first().is_some_and(|first| *first < at),
+                "{rule} of {color}: {csv}"
+            );
+            let text = fs::read_to_string(folder.join(format!("metrics/{rule}.{color}.json"))).expect("series");
+            let series: Vec<Series> = serde_json::from_str(&text).expect("series");
+            assert!(series.iter().all(|one| one.color.as_str() == color && one.rule.as_str() == rule));
+            let names: Vec<&str> = series.iter().map(|one| one.name.as_str()).collect();
+            assert_eq!(names.get(..3), Some(["total", "bad", "share"].as_slice()), "{rule} of {color}");
+        }
+    }
+    let green = fs::read_to_string(folder.join("metrics/error_rate.green.json")).expect("series");
+    let green: Vec<Series> = serde_json::from_str(&green).expect("series");
+    let worst = green.iter().filter(|one| one.name == "share").flat_map(|one| &one.points);
+    let worst = worst.map(|(_, share)| *share).fold(0.0, f64::max);
+    assert!(worst > 0.05, "what was decided on can be seen: {worst}");
 }
 
 /// Rights that guarding needs, without those that only evidence does.
