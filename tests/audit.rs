@@ -242,7 +242,8 @@ fn writer() {
 
 #[test]
 fn a_writer_killed_at_any_instant_leaves_a_journal_that_can_be_checked() {
-    const ROUNDS: u32 = 25;
+    // The last round follows one whose end was torn, and is killed at once: what it tells of the cut is not pruned yet.
+    const ROUNDS: u32 = 26;
     let data = tempfile::tempdir().expect("a folder");
     let folder = data.path().join(audit::FOLDER);
     let mut random = SmallRng::seed_from_u64(4);
@@ -262,7 +263,8 @@ fn a_writer_killed_at_any_instant_leaves_a_journal_that_can_be_checked() {
             let count: u64 = line.rsplit("written ").next()?.parse().ok()?;
             (count > 0).then_some(count)
         });
-        std::thread::sleep(Duration::from_micros(random.random_range(0..60_000)));
+        let pause = if round + 1 == ROUNDS { 0 } else { random.random_range(0..60_000) };
+        std::thread::sleep(Duration::from_micros(pause));
         child.kill().expect("kills");
         child.wait().expect("ends");
         let durable = durable.expect("it wrote something");
