@@ -313,7 +313,17 @@ async fn check_names_everything_that_is_wrong_with_what_to_do() {
     };
     ground.edit("deployment = \"shop-green\"", "deployment = \"shop-gone\"");
     let namespace = &ground.namespace;
-    let patch = json!([{"op": "replace", "path": "/rules/4/resourceNames", "value": ["other"]}]).to_string();
+    let role = ground
+        .cluster
+        .kubectl(&["-n", namespace, "get", "role", "flipback", "-o", "json"], "")
+        .await;
+    let role: Value = serde_json::from_str(&role.expect("kubectl")).expect("JSON");
+    let rules = role["rules"].as_array().expect("rules");
+    let patching = rules
+        .iter()
+        .position(|rule| rule["resources"] == json!(["services"]) && rule["verbs"] == json!(["patch"]));
+    let path = format!("/rules/{}/resourceNames", patching.expect("a right to patch the Services"));
+    let patch = json!([{"op": "replace", "path": path, "value": ["other"]}]).to_string();
     let arguments = ["-n", namespace, "patch", "role", "flipback", "--type", "json", "-p", &patch];
     ground.cluster.kubectl(&arguments, "").await.expect("kubectl");
     std::fs::remove_file(ground.folder.path().join("slack-url")).expect("ours");
