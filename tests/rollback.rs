@@ -238,13 +238,16 @@ async fn a_failing_release_is_rolled_back_once_and_everybody_hears_of_it() {
             .any(|event| event.message.as_deref().is_some_and(|text| text.contains(why))),
         "no Event carries {why:?}"
     );
-    for chat in ["/slack", "/teams", "/webhook"] {
+    // For people it begins as a sentence does.
+    let (first, rest) = why.split_at(1);
+    let sentence = format!("{}{rest}", first.to_uppercase());
+    for (chat, words) in [("/slack", sentence.as_str()), ("/teams", sentence.as_str()), ("/webhook", why)] {
         let told = stage
             .chat
             .deliveries()
             .iter()
-            .any(|delivery| delivery.path == chat && delivery.body.to_string().contains(why));
-        assert!(told, "{chat} never said {why:?}");
+            .any(|delivery| delivery.path == chat && delivery.body.to_string().contains(words));
+        assert!(told, "{chat} never said {words:?}");
     }
 
     // Secrets stay secret.
