@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::Write,
     net::{Ipv4Addr, TcpListener},
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, OnceLock, PoisonError},
@@ -87,7 +87,11 @@ impl Folder {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).expect("the folder is ours");
         }
-        std::fs::write(&path, content).expect("the folder is ours");
+        // Tests that share a cluster write the same file while others read it: whole or not at all.
+        let beside = tempfile::NamedTempFile::new_in(path.parent().expect("a file lies in a folder")).expect("the folder is ours");
+        std::fs::write(&beside, content).expect("the folder is ours");
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o644)).expect("the file is ours");
+        beside.persist(&path).expect("the folder is ours");
         path
     }
 }
