@@ -105,6 +105,7 @@ fn look(n: i64, sample: Sample, standby_ready: bool) -> Observation {
         at: at(now),
         view: View::Known(Box::new(known)),
         readings: BTreeMap::from([(color("green"), rules()), (color("blue"), rules())]),
+        hold: None,
     }
 }
 

@@ -37,11 +37,11 @@ use crate::{
     evidence::Keeper,
     metrics::Metrics,
     model::{
-        Actor, Color, Command, CommandError, CommandReply, Decision, GuardId, GuardSpec, Incident, IncidentSummary, Observation, Phase,
-        Reading, RuleName, Status, Verdict, View, status::EventLine,
+        Actor, Clock, Color, Command, CommandError, CommandReply, Decision, GuardId, GuardSpec, Incident, IncidentSummary, Observation,
+        Phase, Reading, RuleName, Status, Verdict, View, settings::ClusterSettings, status::EventLine,
     },
-    notify::{Outbox, OutboxTask},
-    observe::Observer,
+    notify::{self, Outbox, OutboxTask},
+    observe::{Measure, ObserveError, Observer},
     router::{self, Router},
     serve::Request,
 };
@@ -77,6 +77,42 @@ pub enum MonitorError {
     /// The metrics could not be registered.
     #[error("failed to register the metrics")]
     Metrics(#[source] crate::metrics::MetricsError),
+}
+
+/// How a cluster is opened.
+type OpenCluster = dyn Fn(ClusterSettings, BTreeSet<String>, Metrics, CancellationToken) -> Arc<Cluster> + Send + Sync;
+/// How what measures is made.
+type OpenMeasure = dyn Fn(&Config, &Metrics) -> Result<Arc<dyn Measure>, ObserveError> + Send + Sync;
+
+/// What the daemon stands on. A simulation brings its own; everything between is the same.
+#[derive(Clone)]
+pub struct World {
+    /// Time enters here and nowhere else.
+    pub clock: Clock,
+    /// Opens clusters.
+    pub cluster: Arc<OpenCluster>,
+    /// Makes what measures.
+    pub measure: Arc<OpenMeasure>,
+    /// Makes what delivers to a chat.
+    pub notifier: notify::Opener,
+}
+
+impl World {
+    /// The one outside.
+    #[must_use]
+    pub fn real() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "time enters the daemon here and nowhere else")]
+        let clock = Clock::new(Timestamp::now);
+        Self {
+            clock,
+            cluster: Arc::new(Cluster::open),
+            measure: Arc::new(|config, metrics| {
+                let observer = Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics.clone())?;
+                Ok(Arc::new(observer))
+            }),
+            notifier: Arc::new(notify::open),
+        }
+    }
 }
 
 /// Everything a guard needs between two looks.
@@ -118,7 +154,8 @@ struct Episode {
 pub struct Monitor {
     guards: BTreeMap<GuardId, Guarded>,
     clusters: Vec<Arc<Cluster>>,
-    observer: Arc<Observer>,
+    clock: Clock,
+    observer: Arc<dyn Measure>,
     keeper: Arc<Keeper>,
     outbox: Outbox,
     journal: Journal,
@@ -157,13 +194,18 @@ pub struct Parts {
 ///
 /// # Errors
 /// [`MonitorError`] when a client cannot be built.
-pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Result<Parts, MonitorError> {
+pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Result<Parts, MonitorError> {
+    let now = world.clock.now();
     let metrics = Metrics::new().map_err(MonitorError::Metrics)?;
-    let observer =
-        Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics.clone()).map_err(MonitorError::Observe)?;
+    let observer = (world.measure)(config, &metrics).map_err(MonitorError::Observe)?;
     let keeper = Arc::new(Keeper::open(config.data_dir.clone(), config.evidence.clone(), metrics.clone()));
     let (journal, journal_task) = Journal::open(config.data_dir.join("audit"), config.audit, metrics.clone());
-    let (outbox, outbox_task) = Outbox::open(config.data_dir.join("outbox"), config.chats.clone(), metrics.clone());
+    let (outbox, outbox_task) = Outbox::open_with(
+        config.data_dir.join("outbox"),
+        config.chats.clone(),
+        metrics.clone(),
+        Arc::clone(&world.notifier),
+    );
     let mut clusters = BTreeMap::new();
     for settings in &config.clusters {
         let namespaces: BTreeSet<String> = config
@@ -172,7 +214,7 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
             .filter(|spec| spec.cluster == settings.name)
             .map(|spec| spec.namespace.clone())
             .collect();
-        let cluster = Cluster::open(settings.clone(), namespaces, metrics.clone(), stop.child_token());
+        let cluster = (world.cluster)(settings.clone(), namespaces, metrics.clone(), stop.child_token());
         clusters.insert(settings.name.clone(), cluster);
     }
     let served = config.serve.evidence.is_some();
@@ -230,7 +272,8 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
     let mut monitor = Monitor {
         guards,
         clusters: clusters.into_values().collect(),
-        observer: Arc::new(observer),
+        clock: world.clock.clone(),
+        observer,
         keeper,
         outbox,
         journal,
@@ -261,15 +304,17 @@ pub fn assemble(config: &Config, now: Timestamp, stop: &CancellationToken) -> Re
 /// [`CommandError`] as the daemon would answer it; what keeps the rooms from opening is `Failed`.
 pub async fn command(config: Config, command: Command) -> Result<CommandReply, CommandError> {
     let stop = CancellationToken::new();
-    let parts = assemble(&config, now(), &stop).map_err(|error| CommandError::Failed(tell::chain(&error)))?;
+    let world = World::real();
+    let clock = world.clock.clone();
+    let parts = assemble(&config, &world, &stop).map_err(|error| CommandError::Failed(tell::chain(&error)))?;
     let mut monitor = parts.monitor;
-    let sender = tokio::spawn(parts.outbox.run(stop.clone(), now));
+    let sender = tokio::spawn(parts.outbox.run(stop.clone(), clock.clone()));
     let scribe = tokio::spawn(parts.journal.run(stop.clone()));
     first_lists(monitor.clusters.clone()).await;
     let (reply, answer) = oneshot::channel();
-    monitor.command(Request { command, reply }, now());
+    monitor.command(Request { command, reply }, clock.now());
     while let Some(done) = monitor.flips.join_next().await {
-        monitor.settled(done, now());
+        monitor.settled(done, clock.now());
     }
     let captured = async { while monitor.errands.join_next().await.is_some() {} };
     let longest = config.guards.iter().map(|spec| spec.evidence.deadline).max().unwrap_or_default();
@@ -281,13 +326,6 @@ pub async fn command(config: Config, command: Command) -> Result<CommandReply, C
     let _ = tokio::time::timeout(Duration::from_secs(10), sender).await;
     let _ = tokio::time::timeout(Duration::from_secs(5), scribe).await;
     answer.await.unwrap_or(Err(CommandError::Busy))
-}
-
-#[expect(clippy::disallowed_methods, reason = "time enters the daemon here and nowhere else")]
-fn now() -> Timestamp {
-    // Whole microseconds: what a record can write as seconds from the switch.
-    let now = Timestamp::now();
-    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 /// Waits for the first lists of all clusters, bounded.
@@ -307,7 +345,7 @@ impl Monitor {
     /// Looks at every guard once per poll until stopped, then finishes what is under way.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Request>, stop: CancellationToken) {
         let watched = format!("flipback {} watches {} guards", env!("CARGO_PKG_VERSION"), self.guards.len());
-        self.audit(now(), Actor::Flipback, None, "started", &watched, None);
+        self.audit(self.clock.now(), Actor::Flipback, None, "started", &watched, None);
         self.tidy();
         let lists = first_lists(self.clusters.clone());
         let mut look: Option<BoxFuture<'static, Look>> = Some(lists.map(|()| Look::Lists).boxed());
@@ -318,25 +356,25 @@ impl Monitor {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(done) = self.flips.join_next() => self.settled(done, now()),
-                Some(request) = commands.recv() => self.command(request, now()),
+                Some(done) = self.flips.join_next() => self.settled(done, self.clock.now()),
+                Some(request) = commands.recv() => self.command(request, self.clock.now()),
                 Some(looked) = OptionFuture::from(look.as_mut()) => {
                     look = None;
                     match looked {
                         // The first look begins at once, not a poll later.
                         Look::Lists => timer.reset_immediately(),
-                        Look::Readings(readings) => self.judge(readings, now()),
+                        Look::Readings(readings) => self.judge(readings, self.clock.now()),
                     }
                 }
                 _ = timer.tick(), if idle => {
-                    let readings = self.begin(now());
+                    let readings = self.begin(self.clock.now());
                     look = Some(readings.map(Look::Readings).boxed());
                 }
                 Some(_) = self.errands.join_next() => {}
             }
         }
         self.finish().await;
-        self.audit(now(), Actor::Flipback, None, "stopped", "asked to stop", None);
+        self.audit(self.clock.now(), Actor::Flipback, None, "stopped", "asked to stop", None);
     }
 
     /// First half of a tick: what is live, and the measurements of it, on their way.
@@ -362,6 +400,7 @@ impl Monitor {
                 at: now,
                 view: guard.router.view(),
                 readings,
+                hold: None,
             };
             guard.recorder.look(&guard.engine, &seen);
             let decision = guard.engine.step(&seen);
@@ -481,13 +520,13 @@ impl Monitor {
     async fn finish(&mut self) {
         let flips = async {
             while let Some(done) = self.flips.join_next().await {
-                self.settled(done, now());
+                self.settled(done, self.clock.now());
             }
         };
         if tokio::time::timeout(FLIPS_FINISH, flips).await.is_err() {
             tracing::error!("A flip was still unanswered when the daemon had to stop: look at the Service");
         }
-        self.stop_looking(now());
+        self.stop_looking(self.clock.now());
         let errands = async { while self.errands.join_next().await.is_some() {} };
         if tokio::time::timeout(ERRANDS_FINISH, errands).await.is_err() {
             tracing::warn!(count = self.errands.len(), "Evidence is finished at the next start");

@@ -263,6 +263,9 @@ fn guard(name: &str) -> GuardSpec {
             ..Policy::default()
         },
         mode: Mode::Monitor,
+        scale_up: None,
+        connections: flipback::model::Connections::default(),
+        maintenance: Vec::new(),
         evidence: EvidenceSpec::default(),
         chats: Vec::new(),
         config_hash: String::new(),

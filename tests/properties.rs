@@ -87,7 +87,7 @@ proptest! {
             let t = i64::try_from(index).expect("small") * POLL + offset;
             if index < plain.len() {
                 let readings = BTreeMap::from([(color("green"), setup.absent(&absence))]);
-                disturbed.push(Observation { at: at(t), view: View::Known(Box::new(traffic((3, 3)))), readings });
+                disturbed.push(Observation { at: at(t), view: View::Known(Box::new(traffic((3, 3)))), readings, hold: None });
             }
         }
         disturbed.sort_by_key(|seen| seen.at);
@@ -106,7 +106,7 @@ proptest! {
             // A re-poll: the reading of an earlier look, seen again later.
             let Some(last) = plain.get(..=after).and_then(<[_]>::last) else { continue };
             let again = plain[old.min(after)].readings.clone();
-            disturbed.push(Observation { at: last.at + SignedDuration::from_secs(offset), readings: again, view: last.view.clone() });
+            disturbed.push(Observation { at: last.at + SignedDuration::from_secs(offset), readings: again, view: last.view.clone(), hold: None });
         }
         disturbed.sort_by_key(|seen| seen.at);
         let (calm, stirred) = (setup.judged(&plain), setup.judged(&disturbed));
@@ -272,7 +272,7 @@ proptest! {
             };
             let readings: BTreeMap<_, _> = setup.rules.iter().map(|rule| (rule.name.clone(), reading.clone())).collect();
             let view = View::Known(Box::new(traffic((3, 3))));
-            let decision = judge.step(&Observation { at: at(t), view, readings: BTreeMap::from([(color("green"), readings)]) });
+            let decision = judge.step(&Observation { at: at(t), view, readings: BTreeMap::from([(color("green"), readings)]), hold: None });
             prop_assert_eq!(&decision.verdict, &Verdict::Hold);
         }
     }
@@ -441,7 +441,7 @@ proptest! {
             let readings: BTreeMap<_, _> = setup.rules.iter().map(|rule| (rule.name.clone(), reading.clone())).collect();
             let both = BTreeMap::from([(color("green"), readings.clone()), (color("blue"), readings)]);
             let view = View::Known(Box::new(traffic((3, 3))));
-            let decision = judge.step(&Observation { at: at(i64::from(t)), view, readings: both });
+            let decision = judge.step(&Observation { at: at(i64::from(t)), view, readings: both, hold: None });
             for state in &decision.rules {
                 prop_assert!(state.value.is_none_or(f64::is_finite) && state.threshold.is_finite(), "{:?}", state);
             }
@@ -545,6 +545,7 @@ impl Route {
             at: at(t),
             view,
             readings: BTreeMap::from([(self.route.active.clone(), self.setup.readings(served, t))]),
+            hold: None,
         };
         for index in 0..self.replicas.len() {
             let decision = self.replicas[index].step(&observation);

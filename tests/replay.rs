@@ -114,6 +114,9 @@ fn spec() -> Arc<GuardSpec> {
             ..Policy::default()
         },
         mode: Mode::Enforce,
+        scale_up: None,
+        connections: flipback::model::Connections::default(),
+        maintenance: Vec::new(),
         evidence: EvidenceSpec::default(),
         chats: vec![],
         config_hash: "c0ffee".into(),
@@ -228,6 +231,7 @@ impl World {
             at: self.now,
             view,
             readings,
+            hold: None,
         }
     }
 
@@ -519,6 +523,7 @@ fn the_record_of_a_calm_guard_is_small() {
             at: world.now,
             view: View::Known(Box::new(world.traffic.clone())),
             readings: [color("green"), color("blue")].map(of).into(),
+            hold: None,
         };
         recorder.look(&engine, &seen);
         recorder.decided(&engine.step(&seen));

@@ -132,6 +132,7 @@ impl Reel {
                 at: from,
                 view: View::Known(Box::new(traffic.clone())),
                 readings,
+                hold: None,
             },
             plays,
             ready: BTreeMap::new(),

@@ -379,6 +379,7 @@ impl Hearing<'_> {
                 at: super::now(),
                 view: router.view(),
                 readings: readings.remove(&self.spec.id).unwrap_or_default(),
+                hold: None,
             };
             let ruling = trial.look(&seen);
             self.progress.shows(trial, began.elapsed(), self.args.time);

@@ -13,7 +13,7 @@ use crate::{
     config::{Config, ConfigErrors, Origin, Problem},
     metrics::Metrics,
     model::{RuleKind, Status},
-    monitor::{self, COMMANDS_MAX, MonitorError},
+    monitor::{self, COMMANDS_MAX, MonitorError, World},
     observe::{Observer, Unfit},
     serve::{self, ServeError},
 };
@@ -78,9 +78,9 @@ impl Running {
 ///
 /// # Errors
 /// [`StartError`] when the address cannot be used.
-#[expect(clippy::disallowed_methods, reason = "an edge: the start is stamped once")]
 pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, StartError> {
-    let parts = monitor::assemble(&config, jiff::Timestamp::now(), &stop).map_err(StartError::Assemble)?;
+    let world = World::real();
+    let parts = monitor::assemble(&config, &world, &stop).map_err(StartError::Assemble)?;
     let (commands, requests) = mpsc::channel(COMMANDS_MAX);
     let server = serve::bind(config.serve.clone(), parts.status.clone(), commands, parts.metrics)
         .await
@@ -89,7 +89,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, S
     tracing::info!(%address, guards = config.guards.len(), poll_seconds = config.poll.as_secs_f64(), "Watching");
     // Messages and the page outlive the conductor: what it says last must still be heard.
     let (last, serving) = (CancellationToken::new(), CancellationToken::new());
-    let outbox = tokio::spawn(parts.outbox.run(last.clone(), jiff::Timestamp::now));
+    let outbox = tokio::spawn(parts.outbox.run(last.clone(), world.clock.clone()));
     let journal = tokio::spawn(parts.journal.run(last.clone()));
     let page = tokio::spawn(server.run(serving.clone()));
     let task = tokio::spawn(async move {

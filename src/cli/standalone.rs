@@ -108,6 +108,7 @@ pub async fn look(config: &Config, guards: &[Arc<GuardSpec>], now: Timestamp) ->
                     .cloned()
                     .unwrap_or_else(|| View::Unreadable("not looked at".to_owned())),
                 readings: readings.remove(&spec.id).unwrap_or_default(),
+                hold: None,
             };
             one(spec, &seen, &reports, now)
         })

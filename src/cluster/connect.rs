@@ -48,6 +48,20 @@ pub(super) struct Clients {
     pub origin: String,
 }
 
+impl Clients {
+    /// The same client three times; reads ask again.
+    pub(super) fn over(client: Client, read_timeout: Duration) -> Self {
+        let namespace = client.default_namespace().to_owned();
+        Self {
+            reads: patient(client.clone(), &namespace, read_timeout),
+            writes: client.clone(),
+            watches: client,
+            server: "given".to_owned(),
+            origin: "the caller".to_owned(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Clients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Clients")

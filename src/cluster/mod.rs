@@ -84,6 +84,29 @@ impl Cluster {
     /// Starts to connect and to watch, in tasks that end with `stop`. Needs a tokio runtime.
     #[must_use]
     pub fn open(settings: ClusterSettings, namespaces: BTreeSet<String>, metrics: Metrics, stop: CancellationToken) -> Arc<Self> {
+        Self::begin(settings, namespaces, metrics, stop, None)
+    }
+
+    /// As [`Self::open`], over a client of the caller's own making in the place of a kubeconfig's: for a world without sockets.
+    #[must_use]
+    pub fn over(
+        client: Client,
+        settings: ClusterSettings,
+        namespaces: BTreeSet<String>,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let clients = Clients::over(client, connect::timeouts(&settings).0);
+        Self::begin(settings, namespaces, metrics, stop, Some(clients))
+    }
+
+    fn begin(
+        settings: ClusterSettings,
+        namespaces: BTreeSet<String>,
+        metrics: Metrics,
+        stop: CancellationToken,
+        clients: Option<Clients>,
+    ) -> Arc<Self> {
         let namespaces = caches::watchable(namespaces);
         let watch_for = watch::watch_for(namespaces.len());
         let signals = Arc::new(Signals::default());
@@ -104,7 +127,10 @@ impl Cluster {
             .into_iter()
             .map(|namespace| (namespace.clone(), watched(&namespace, &shared)))
             .collect();
-        tokio::spawn(keep_linked(settings.clone(), watch_for, up, signals.clone(), stop));
+        match clients {
+            Some(clients) => drop(up.send_replace(Link::Up(Arc::new(clients)))),
+            None => drop(tokio::spawn(keep_linked(settings.clone(), watch_for, up, signals.clone(), stop))),
+        }
         Arc::new(Self {
             settings,
             caches: Caches::new(shelves),

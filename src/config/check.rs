@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use crate::model::{
     GuardSpec, Judging, Preset, RuleKind, RuleSpec, TimeUnit,
     incident::INCIDENTS,
-    settings::{ChatSettings, LogFormat, LogSettings, Secret, ServeSettings},
+    settings::{BlastRadius, ChatSettings, LogFormat, LogSettings, Secret, ServeSettings},
 };
 
 use super::{
@@ -64,6 +64,8 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let guards = guard::guards(&root, &shared);
     let clusters = clusters.into_iter().map(|(_, cluster)| cluster).collect();
     let mut config = Config {
+        blast_radius: BlastRadius::default(),
+        replicas: None,
         clusters,
         guards: guards.into_iter().map(Arc::new).collect(),
         chats: chats.settings,

@@ -20,7 +20,9 @@ use figment::value::Value;
 
 use crate::model::{
     GuardSpec,
-    settings::{AuditSettings, ChatSettings, ClusterSettings, EvidenceSettings, LogFormat, LogSettings, ServeSettings},
+    settings::{
+        AuditSettings, BlastRadius, ChatSettings, ClusterSettings, EvidenceSettings, LogFormat, LogSettings, ReplicaSettings, ServeSettings,
+    },
 };
 
 mod channel;
@@ -65,6 +67,10 @@ pub struct Config {
     pub serve: ServeSettings,
     /// Where evidence and undelivered messages lie.
     pub data_dir: PathBuf,
+    /// How many guards may flip within a time.
+    pub blast_radius: BlastRadius,
+    /// Several replicas; `None`: this one is alone.
+    pub replicas: Option<ReplicaSettings>,
     /// Time between two looks; one for all guards, whose queries are batched.
     pub poll: Duration,
     /// Addresses that probes use in place of the ones they would (`address:port` or `address`).
@@ -161,6 +167,8 @@ impl Default for Config {
                 evidence: None,
             },
             data_dir: PathBuf::from(DATA_DIR),
+            blast_radius: BlastRadius::default(),
+            replicas: None,
             poll: crate::model::Policy::default().poll,
             probe_resolve: BTreeMap::new(),
             log: LogSettings::default(),

@@ -40,6 +40,7 @@ pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Poli
     let any = Duration::ZERO..=DAY;
     let some = SECOND..=DAY;
     let policy = Policy {
+        reassert: crate::model::Reassert::default(),
         mode: table.choice("mode", JUDGING).unwrap_or(base.mode),
         poll: base.poll,
         consecutive: table.count("consecutive", 1..=CONSECUTIVE_MAX).unwrap_or(base.consecutive),

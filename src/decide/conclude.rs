@@ -77,7 +77,7 @@ impl Engine {
     /// Asks every confirmed rule, and keeps the weightiest answer; of equals, the first rule's.
     fn answer(&mut self, traffic: &Traffic, at: Timestamp) -> Option<(Confirmed, Trigger, Answer)> {
         let armed = self.armed(at);
-        let refusal = gate::refusal(traffic, &self.spec.policy, at, self.cooldown);
+        let refusal = gate::refusal(traffic, &self.spec.policy, at, self.cooldown, self.hold.as_ref());
         let mut chosen: Option<(Confirmed, Trigger, Answer)> = None;
         for index in 0..self.judges.len() {
             let judge = &self.judges[index];

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::model::{Color, FlipRecord, Ledger, Policy, Refusal, Release, Traffic};
+use crate::model::{Color, FlipRecord, Held, Ledger, Policy, Refusal, Release, Traffic};
 
 use super::clock::{after, before};
 
@@ -27,11 +27,18 @@ pub fn cooldown_until(ledger: &Ledger, policy: &Policy) -> Option<Timestamp> {
 
 /// What, if anything, stands against an automatic flip from the active to the standby color. What only a person can
 /// change comes first, what heals by itself last.
-pub(super) fn refusal(traffic: &Traffic, policy: &Policy, at: Timestamp, cooldown: Option<Timestamp>) -> Option<Refusal> {
+pub(super) fn refusal(
+    traffic: &Traffic,
+    policy: &Policy,
+    at: Timestamp,
+    cooldown: Option<Timestamp>,
+    hold: Option<&Held>,
+) -> Option<Refusal> {
     paused(traffic)
         .or_else(|| disarmed(&traffic.ledger, policy, at))
         .or_else(|| already_flipped(traffic, policy, at))
         .or_else(|| standby_known_bad(traffic, policy, at))
+        .or_else(|| hold.cloned().map(Refusal::Held))
         .or_else(|| cooldown.filter(|until| at < *until).map(|until| Refusal::Cooldown { until }))
         .or_else(|| cannot_serve(traffic, &traffic.standby, policy))
 }

@@ -37,6 +37,9 @@
 //!     }],
 //!     policy: Policy::default(),
 //!     mode: Mode::Enforce,
+//!     scale_up: None,
+//!     connections: flipback::model::Connections::default(),
+//!     maintenance: Vec::new(),
 //!     evidence: EvidenceSpec::default(),
 //!     chats: vec![],
 //!     config_hash: "c0ffee".into(),
@@ -65,6 +68,7 @@
 //!         at,
 //!         view: View::Known(Box::new(traffic)),
 //!         readings: BTreeMap::from([(green.clone(), BTreeMap::from([(rule.clone(), reading)]))]),
+//!         hold: None,
 //!     });
 //!     verdicts.push((decision.rules[0].streak, matches!(decision.verdict, Verdict::Rollback(_))));
 //! }
@@ -108,7 +112,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Case, Color, Decision, GuardSpec, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger, Verdict, View,
+    Case, Color, Decision, GuardSpec, Held, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger, Verdict,
+    View,
 };
 
 pub use blame::Baseline;
@@ -150,6 +155,9 @@ pub struct Engine {
     /// Where each rule stood at the last look; every look tells it anew.
     #[serde(skip)]
     rules: Vec<RuleState>,
+    /// What held the guard at the last look; every look tells it anew.
+    #[serde(skip)]
+    hold: Option<Held>,
     /// End of the cooldown at the last look, and as held through a clock step.
     cooldown: Option<Timestamp>,
     cooldown_held: Option<Timestamp>,
@@ -193,6 +201,7 @@ impl Engine {
             classic: Classic::default(),
             restored: None,
             rules: Vec::new(),
+            hold: None,
             cooldown: None,
             cooldown_held: None,
             told: Told::default(),
@@ -250,6 +259,7 @@ impl Engine {
             View::UnknownColor { found, known } => return self.unknown_color(found.as_deref(), known),
             View::Unreadable(why) => return self.unreadable(why),
         };
+        self.hold.clone_from(&seen.hold);
         let mut notes = Vec::new();
         if self.outlook != Outlook::Clear {
             self.outlook = Outlook::Clear;

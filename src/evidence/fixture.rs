@@ -72,6 +72,9 @@ pub(super) fn spec() -> GuardSpec {
         }],
         policy: Policy::default(),
         mode: Mode::Enforce,
+        scale_up: None,
+        connections: crate::model::Connections::default(),
+        maintenance: Vec::new(),
         evidence: EvidenceSpec {
             after: Duration::ZERO,
             deadline: Duration::from_secs(20),

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Color, GuardId, Phase, Release, RuleName};
+use super::{Color, GuardId, Held, Phase, Release, RuleName};
 
 /// What the engine says after one observation.
 #[derive(Clone, Debug, PartialEq)]
@@ -242,6 +242,8 @@ pub enum Refusal {
         /// Which.
         release: String,
     },
+    /// Something outside the guard's own route holds it.
+    Held(Held),
 }
 
 impl fmt::Display for Refusal {
@@ -256,6 +258,7 @@ impl fmt::Display for Refusal {
             Self::Disarmed { flips } => write!(f, "disarmed after {flips} automatic flips in 24 h"),
             Self::StandbyKnownBad { release } => write!(f, "the standby color runs release {release}, which was rolled back from"),
             Self::AlreadyFlipped { release } => write!(f, "release {release} was already flipped away from automatically"),
+            Self::Held(held) => f.write_str(&held.why),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod announcement;
 pub mod audit;
+pub mod clock;
 pub mod command;
 pub mod decision;
 pub mod history;
@@ -21,16 +22,18 @@ pub mod traffic;
 
 pub use announcement::{Announcement, Repeats, SAMPLE, Severity, Stage, Topic};
 pub use audit::{Actor, AuditEntry};
+pub use clock::Clock;
 pub use command::{Command, CommandError, CommandReply};
 pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Suppression, Trigger, Verdict};
 pub use history::{Evaluation, Past, Survey, Track};
 pub use incident::{Incident, IncidentOutcome, Moment, TimelineEntry};
 pub use ledger::{FlipRecord, Ledger, Pause};
 pub use name::{Color, GuardId, NameError, RuleName, file_segment};
-pub use reading::{Absence, Counter, Observation, Reading, Series};
+pub use reading::{Absence, Counter, Held, Hold, Observation, Reading, Series};
 pub use spec::{
-    Action, AfterWatch, ColorSpec, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, Histogram, Judging, LatencyRule, Mode, Policy,
-    Preset, ProbeRule, RouteSpec, RuleKind, RuleSpec, ScalarRule, ServiceRoute, TimeUnit, Windows,
+    Action, AfterWatch, ColorSpec, Connections, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, Histogram, Judging, LatencyRule,
+    MaintenanceTime, MaintenanceWindow, Mode, Policy, Preset, ProbeRule, Reassert, Relief, RouteSpec, RuleKind, RuleSpec, ScalarRule,
+    ScaleUp, ServiceRoute, TimeUnit, Windows,
 };
 pub use status::{ChatStatus, ColorStatus, GuardStatus, IncidentSummary, Phase, RuleStatus, Status};
 pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};

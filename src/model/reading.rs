@@ -16,6 +16,42 @@ pub struct Observation {
     pub view: View,
     /// What each rule measured, per color. Standby is measured too: a fault of the whole fleet is no release's fault.
     pub readings: BTreeMap<Color, BTreeMap<RuleName, Reading>>,
+    /// What stands against any automatic flip of this guard right now and is no fact of its route: a maintenance window, too
+    /// many guards that fail at once. Judged like every other refusal, so that a record tells of it.
+    pub hold: Option<Held>,
+}
+
+/// A reason from outside the guard's own route to leave its traffic where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What holds.
+    pub by: Hold,
+    /// One sentence for a person, with its end where it has one.
+    pub why: String,
+}
+
+/// What may hold a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// A maintenance window of the configuration.
+    Maintenance,
+    /// Too many guards at once: the cause is probably shared.
+    ManyFailing,
+}
+
+impl Hold {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Maintenance, Self::ManyFailing];
+
+    /// The word of traces, metrics and events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Maintenance => "maintenance",
+            Self::ManyFailing => "many_failing",
+        }
+    }
 }
 
 /// What one rule measured on one color.

@@ -494,6 +494,46 @@ pub enum LogFormat {
     Json,
 }
 
+/// How many guards may be flipped automatically within a time: beyond it the cause is probably shared, and flipping helps nobody.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlastRadius {
+    /// Guards at most; 0: any number.
+    pub flips: u32,
+    /// Where it is more than `flips`: this fraction of all guards.
+    pub share: f64,
+    /// The time.
+    pub window: Duration,
+}
+
+impl Default for BlastRadius {
+    fn default() -> Self {
+        Self {
+            flips: 5,
+            share: 0.2,
+            window: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+/// Several replicas that share the guards by Leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSettings {
+    /// The cluster that holds the Leases, by its name in the configuration.
+    pub cluster: String,
+    /// Their namespace.
+    pub namespace: String,
+    /// What their names begin with.
+    pub name: String,
+    /// Who this replica is; unique, such as the pod's name.
+    pub identity: String,
+    /// Leases among which the guards are divided.
+    pub shards: u32,
+    /// How long a Lease holds without being renewed.
+    pub duration: Duration,
+    /// Between two renewals.
+    pub renew: Duration,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::{Timestamp, civil::Time};
 use serde::{Deserialize, Serialize};
 
 use super::{Color, GuardId, RuleName};
@@ -25,12 +26,106 @@ pub struct GuardSpec {
     pub policy: Policy,
     /// Whether a flip is carried out or only told.
     pub mode: Mode,
+    /// How a standby that is scaled down is brought up before a flip; `None`: it is not.
+    pub scale_up: Option<ScaleUp>,
+    /// What happens after a flip to the pods that were left, and with them to the connections they hold.
+    pub connections: Connections,
+    /// When nothing is flipped automatically, the windows of the configuration that name this guard.
+    pub maintenance: Vec<MaintenanceWindow>,
     /// What is captured after a flip.
     pub evidence: EvidenceSpec,
     /// Names of the chats that are told; empty = all.
     pub chats: Vec<String>,
     /// Short hash of everything above, carried by every decision's record.
     pub config_hash: String,
+}
+
+/// How a standby that is scaled down is brought up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleUp {
+    /// Replicas at least; an autoscaler's minimum, or what the standby share asks for, may be more.
+    pub replicas: u32,
+    /// How long it may take until it can serve; afterwards the flip counts as blocked, and is still made once it can.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for ScaleUp {
+    fn default() -> Self {
+        Self {
+            replicas: 2,
+            deadline: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What happens after a flip to the pods of the color that was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// What is done to each.
+    pub action: Relief,
+    /// So many pods at a time.
+    pub at_once: u32,
+    /// Between two times.
+    #[serde(with = "humantime_serde")]
+    pub pause: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            action: Relief::Keep,
+            at_once: 1,
+            pause: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is done to a pod that was left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relief {
+    /// Nothing: connections that are kept alive stay where they are until they end.
+    #[default]
+    Keep,
+    /// Its labels are changed so that nothing selects it any more; it stays for debugging.
+    Isolate,
+    /// It is evicted, as far as its disruption budget allows.
+    Evict,
+}
+
+/// A time in which nothing is flipped automatically.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceWindow {
+    /// What people call it.
+    pub name: String,
+    /// When it is.
+    #[serde(flatten)]
+    pub when: MaintenanceTime,
+}
+
+/// When a maintenance window is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", untagged)]
+pub enum MaintenanceTime {
+    /// Once.
+    Once {
+        /// Its first instant.
+        starts: Timestamp,
+        /// The first instant after it.
+        ends: Timestamp,
+    },
+    /// Every week.
+    Weekly {
+        /// The days on which it begins: `mon`, `tue`, ...; none = every day.
+        days: Vec<String>,
+        /// When it begins, on the clock of `time_zone`.
+        from: Time,
+        /// When it ends; at or before `from`: on the next day.
+        to: Time,
+        /// An IANA name such as `Europe/Berlin`.
+        time_zone: String,
+    },
 }
 
 /// Whether flips are carried out.
@@ -413,6 +508,8 @@ pub struct Policy {
     pub cooldown: Duration,
     /// Automatic flips in 24 h after which the guard disarms itself.
     pub flips_per_day: u32,
+    /// What is done when something else takes a flip back.
+    pub reassert: Reassert,
     /// Standby's Ready endpoints, as a fraction of the active's, that a flip needs (at least one).
     pub standby_share: f64,
     /// Fraction of a threshold from which a reading is told as a degradation; 1 = never.
@@ -449,10 +546,35 @@ impl Default for Policy {
             blind_repeat: Duration::from_secs(5 * 60),
             cooldown: Duration::from_secs(10 * 60),
             flips_per_day: 3,
+            reassert: Reassert::default(),
             standby_share: 0.5,
             degradation: 0.8,
             window: Duration::from_secs(60),
             window_latency: Duration::from_secs(2 * 60),
+        }
+    }
+}
+
+/// What is done when something else takes a flip back. People are never fought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reassert {
+    /// The same flip is made again at most so often; 0: never.
+    pub times: u32,
+    /// Before the first time; three times as long before each further one.
+    #[serde(with = "humantime_serde")]
+    pub pause: Duration,
+    /// Field managers that are answered so, `*` standing for any text; all others are left alone.
+    pub managers: Vec<String>,
+}
+
+impl Default for Reassert {
+    fn default() -> Self {
+        let controllers = ["argocd-*", "argocd", "kustomize-controller", "helm-controller", "flux-*", "flux"];
+        Self {
+            times: 0,
+            pause: Duration::from_secs(10),
+            managers: controllers.map(ToOwned::to_owned).to_vec(),
         }
     }
 }

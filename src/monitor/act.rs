@@ -9,8 +9,8 @@ use super::{Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
 use crate::{
     evidence,
     model::{
-        Actor, Case, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Phase, Seen,
-        TimelineEntry, Topic, Traffic, Trigger, incident::INCIDENT_SCHEMA,
+        Actor, Case, Clock, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Phase,
+        Seen, TimelineEntry, Topic, Traffic, Trigger, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
@@ -91,7 +91,7 @@ impl Guarded {
 }
 
 /// Sends the patch and, when it moved traffic, looks whether it arrived.
-async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order) -> Step {
+async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order, clock: Clock) -> Step {
     let incident = &order.incident;
     let case = &incident.case;
     let record = FlipRecord {
@@ -113,7 +113,7 @@ async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order) -> Ste
         dry_run: order.dry_run,
     };
     let flip = router.flip(&wish).await;
-    let at = super::now();
+    let at = clock.now();
     Step::Flipped(Box::new(Done { guard, order, flip, at }))
 }
 
@@ -126,7 +126,7 @@ impl Monitor {
         let router = Arc::clone(&guard.router);
         let retried = guard.failed().is_some();
         let (incident, dry_run) = (order.incident.clone(), order.dry_run);
-        self.flips.spawn(carry_out(id.clone(), router, order));
+        self.flips.spawn(carry_out(id.clone(), router, order, self.clock.clone()));
         // Written out only now: the flip does not wait for its own record.
         guard.decided_on = if automatic { guard.recorder.trace() } else { None };
         if dry_run {

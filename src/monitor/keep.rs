@@ -7,13 +7,13 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 
-use super::{ERRANDS_MAX, Monitor, now, show, tell};
+use super::{ERRANDS_MAX, Monitor, show, tell};
 use crate::{
     cluster::Cluster,
     evidence::{EvidenceError, Keeper, Ranges, Sources},
-    model::{Actor, AuditEntry, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, TimelineEntry, Topic},
+    model::{Actor, AuditEntry, Clock, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, TimelineEntry, Topic},
     notify::Outbox,
-    observe::Observer,
+    observe::Measure,
 };
 
 /// How often a line is offered to an incident whose folder does not exist yet.
@@ -41,7 +41,8 @@ pub(super) struct FollowUp {
 /// Everything that keeping an incident needs, however long it takes.
 struct Archivist {
     keeper: Arc<Keeper>,
-    observer: Arc<Observer>,
+    clock: Clock,
+    observer: Arc<dyn Measure>,
     cluster: Arc<Cluster>,
     spec: Arc<GuardSpec>,
     outbox: Outbox,
@@ -80,7 +81,7 @@ impl Archivist {
                     let incident = named(incident, &folder);
                     self.note(&incident, "evidence_kept", folder.display().to_string());
                     self.ready(&incident, topic);
-                    pruned(&self.keeper, &self.journal).await;
+                    pruned(&self.keeper, &self.journal, &self.clock).await;
                     return;
                 }
                 Err(error) => tell::chain(&error),
@@ -90,7 +91,7 @@ impl Archivist {
                 told = true;
                 self.note(&incident, "evidence_lost", error.clone());
                 self.outbox
-                    .push(tell::evidence_lost(&incident, &error, now(), &self.keeper, &self.spec));
+                    .push(tell::evidence_lost(&incident, &error, self.clock.now(), &self.keeper, &self.spec));
             }
             let Some(pause) = pauses.next() else { return };
             tokio::time::sleep(pause).await;
@@ -103,7 +104,7 @@ impl Archivist {
             self.outbox.push(tell::evidence_ready(
                 incident,
                 Topic::EvidenceReady,
-                now(),
+                self.clock.now(),
                 &self.keeper,
                 &self.spec,
             ));
@@ -114,7 +115,7 @@ impl Archivist {
     async fn follow_up(self, id: String, topic: Topic) {
         let mut pauses = pauses();
         let incident = loop {
-            let completed = self.keeper.follow_up(&id, &self.spec, self.sources(None), now()).await;
+            let completed = self.keeper.follow_up(&id, &self.spec, self.sources(None), self.clock.now()).await;
             let read = match completed {
                 Ok(_) => self.keeper.read(&id).await,
                 Err(error) => Err(error),
@@ -129,19 +130,24 @@ impl Archivist {
             tokio::time::sleep(pause).await;
         };
         tracing::info!(incident = %id, "Evidence completed with what came after");
-        pruned(&self.keeper, &self.journal).await;
+        pruned(&self.keeper, &self.journal, &self.clock).await;
         let moved = matches!(incident.outcome, IncidentOutcome::RolledBack { .. });
         let has = |moment: Moment| incident.timeline.iter().any(|entry| entry.moment == Some(moment));
         let well = has(Moment::Recovered) && !has(Moment::DidNotHelp) && !has(Moment::FlippedBack);
         if moved && well && topic != Topic::Switched {
-            self.outbox
-                .push(tell::evidence_ready(&incident, Topic::Resolved, now(), &self.keeper, &self.spec));
+            self.outbox.push(tell::evidence_ready(
+                &incident,
+                Topic::Resolved,
+                self.clock.now(),
+                &self.keeper,
+                &self.spec,
+            ));
         }
     }
 
     fn note(&self, incident: &Incident, action: &str, why: String) {
         self.journal.write(AuditEntry {
-            at: now(),
+            at: self.clock.now(),
             actor: Actor::Flipback,
             guard: Some(incident.case.guard.clone()),
             action: action.to_owned(),
@@ -175,10 +181,10 @@ fn named(incident: Incident, folder: &Path) -> Incident {
 }
 
 /// Lets go what exceeds the limits, and says so in the journal.
-async fn pruned(keeper: &Keeper, journal: &crate::audit::Journal) {
-    for (bundle, reason) in keeper.tidy(now()).await {
+async fn pruned(keeper: &Keeper, journal: &crate::audit::Journal, clock: &Clock) {
+    for (bundle, reason) in keeper.tidy(clock.now()).await {
         journal.write(AuditEntry {
-            at: now(),
+            at: clock.now(),
             actor: Actor::Flipback,
             guard: None,
             action: "evidence_pruned".to_owned(),
@@ -191,14 +197,15 @@ async fn pruned(keeper: &Keeper, journal: &crate::audit::Journal) {
 impl Monitor {
     /// Lets go, at the start, what has grown too old meanwhile.
     pub(super) fn tidy(&mut self) {
-        let (keeper, journal) = (Arc::clone(&self.keeper), self.journal.clone());
-        self.errand(async move { pruned(&keeper, &journal).await });
+        let (keeper, journal, clock) = (Arc::clone(&self.keeper), self.journal.clone(), self.clock.clone());
+        self.errand(async move { pruned(&keeper, &journal, &clock).await });
     }
 
     fn archivist(&self, id: &GuardId) -> Option<Archivist> {
         let guard = self.guards.get(id)?;
         Some(Archivist {
             keeper: Arc::clone(&self.keeper),
+            clock: self.clock.clone(),
             observer: Arc::clone(&self.observer),
             cluster: Arc::clone(&guard.cluster),
             spec: Arc::clone(&guard.spec),

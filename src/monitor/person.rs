@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{
     Monitor,
     act::{Order, Reply},
-    now, tell,
+    tell,
 };
 use crate::model::{Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Observation, Pause, Refusal, Trigger, View};
 
@@ -56,6 +56,7 @@ impl Monitor {
             at: now,
             view: guard.router.view(),
             readings: std::collections::BTreeMap::new(),
+            hold: None,
         };
         let traffic = match &seen.view {
             View::Known(traffic) => traffic,
@@ -114,7 +115,7 @@ impl Monitor {
         } else {
             "resumed"
         };
-        let (id, journal, name) = (id.clone(), self.journal.clone(), by.to_owned());
+        let (id, journal, clock, name) = (id.clone(), self.journal.clone(), self.clock.clone(), by.to_owned());
         let (action, reason) = match &pause {
             Some(pause) => ("paused", pause.reason.clone()),
             None => ("resumed", String::new()),
@@ -127,7 +128,7 @@ impl Monitor {
                 Err(error) => Err(CommandError::Failed(tell::chain(&error))),
             };
             journal.write(AuditEntry {
-                at: now(),
+                at: clock.now(),
                 actor: Actor::Person { name },
                 guard: Some(id),
                 action: if answer.is_ok() { action } else { "refused" }.to_owned(),

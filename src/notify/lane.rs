@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    model::{Announcement, ChatStatus, settings::ChatSettings},
+    model::{Announcement, ChatStatus, Clock, settings::ChatSettings},
     words::Message,
 };
 
@@ -59,7 +59,7 @@ pub(super) struct Tools<'a> {
     pub(super) spool: &'a Spool,
     pub(super) metrics: &'a Metrics,
     /// The clock on the wall.
-    pub(super) now: fn() -> Timestamp,
+    pub(super) clock: &'a Clock,
 }
 
 impl Lane {
@@ -170,7 +170,7 @@ impl Lane {
         // What was released of a hold, or held, counts differently now.
         let next = {
             let ready = self.ready.notified();
-            let next = self.inner().queue.next(self.at((tools.now)()));
+            let next = self.inner().queue.next(self.at(tools.clock.now()));
             changed();
             match next {
                 Next::Send(turn) => turn,
@@ -227,7 +227,7 @@ impl Lane {
     }
 
     async fn accepted(&self, letter: &Letter, receipt: Option<String>, tools: &Tools<'_>) {
-        let wall = (tools.now)();
+        let wall = tools.clock.now();
         {
             let mut inner = self.inner();
             let change = inner.queue.accepted(letter, receipt, wall);
@@ -264,7 +264,7 @@ impl Lane {
         let reason = chain(failure);
         let remedy = failure.remedy(self.chat.channel.credential());
         let why = format!("{reason}; {remedy}");
-        let wall = (tools.now)();
+        let wall = tools.clock.now();
         let verdict = {
             let mut inner = self.inner();
             inner.trouble = Some(why.clone());

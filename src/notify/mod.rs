@@ -46,7 +46,7 @@ mod teams;
 mod webhook;
 
 pub use filter::suits;
-pub use outbox::{GivenUp, Outbox, OutboxTask};
+pub use outbox::{GivenUp, Opener, Outbox, OutboxTask};
 pub use post::DeliverError;
 use post::Post;
 pub use rehearsal::{Draft, Rehearsal};

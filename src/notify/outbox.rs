@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    model::{Announcement, ChatStatus, settings::ChatSettings},
+    model::{Announcement, ChatStatus, Clock, settings::ChatSettings},
     words::clipped,
 };
 
@@ -46,7 +46,7 @@ const WHY_CHARS_MAX: usize = 8 * 1024;
 const NO_ROOM: &str = "too many messages waited for this chat; see why it does not accept them";
 
 /// Makes the notifier of a chat.
-type Opener = fn(&ChatSettings) -> Box<dyn Notifier>;
+pub type Opener = Arc<dyn Fn(&ChatSettings) -> Box<dyn Notifier> + Send + Sync>;
 
 /// Where messages are pushed; cheap to clone.
 #[derive(Clone)]
@@ -90,17 +90,12 @@ impl Outbox {
     /// Opens the outbox in `dir`, without touching it yet.
     #[must_use]
     pub fn open(dir: PathBuf, chats: Vec<ChatSettings>, metrics: Metrics) -> (Self, OutboxTask) {
-        Self::open_with(dir, chats, metrics, open)
+        Self::open_with(dir, chats, metrics, Arc::new(open))
     }
 
     /// As [`Self::open`], with notifiers of the caller's own making.
     #[must_use]
-    pub fn open_with(
-        dir: PathBuf,
-        chats: Vec<ChatSettings>,
-        metrics: Metrics,
-        open: fn(&ChatSettings) -> Box<dyn Notifier>,
-    ) -> (Self, OutboxTask) {
+    pub fn open_with(dir: PathBuf, chats: Vec<ChatSettings>, metrics: Metrics, open: Opener) -> (Self, OutboxTask) {
         for chat in &chats {
             // Present from the start, so that a rate over them has a beginning.
             for result in ["delivered", "retried", "dropped", "grouped"] {
@@ -161,13 +156,13 @@ impl Outbox {
 
 impl OutboxTask {
     /// Delivers until stopped; then drains for at most 3 s. What is left stays on disk and is sent after the next start.
-    /// `now` is the clock on the wall, which quiet repeats go by.
-    pub async fn run(self, stop: CancellationToken, now: fn() -> Timestamp) {
+    /// `clock` is the one on the wall, which quiet repeats go by.
+    pub async fn run(self, stop: CancellationToken, clock: Clock) {
         let Self { shared, open, pace } = self;
         for lane in &shared.lanes {
             lane.set_pace(pace);
         }
-        shared.restore(now).await;
+        shared.restore(&clock).await;
         let mut tasks = JoinSet::new();
         let writer = Arc::clone(&shared);
         tasks.spawn(async move {
@@ -177,8 +172,8 @@ impl OutboxTask {
             }
         });
         for index in 0..shared.lanes.len() {
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move { shared.carry(index, open, now).await });
+            let (shared, open, clock) = (Arc::clone(&shared), Arc::clone(&open), clock.clone());
+            tasks.spawn(async move { shared.carry(index, &open, &clock).await });
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -201,13 +196,13 @@ impl OutboxTask {
 
 impl Shared {
     /// Takes up what an earlier run left.
-    async fn restore(&self, now: fn() -> Timestamp) {
+    async fn restore(&self, clock: &Clock) {
         let chats: Vec<String> = self.lanes.iter().map(|lane| lane.chat.name.clone()).collect();
         for lane in &self.lanes {
             let chat = lane.chat.name.clone();
             let left = self.spool.run(move |root| spool::load(root, &chat)).await;
-            let given_up = lane.restore(left.unwrap_or_default(), now());
-            self.overflowed(lane, given_up, now());
+            let given_up = lane.restore(left.unwrap_or_default(), clock.now());
+            self.overflowed(lane, given_up, clock.now());
             lane.settle(&self.spool).await;
         }
         let strangers = self.spool.run(move |root| spool::strangers(root, &chats)).await;
@@ -251,14 +246,14 @@ impl Shared {
         }
     }
 
-    async fn carry(&self, index: usize, open: Opener, now: fn() -> Timestamp) {
+    async fn carry(&self, index: usize, open: &Opener, clock: &Clock) {
         let lane = &self.lanes[index];
         let notifier = open(&lane.chat);
         let tools = Tools {
             notifier: notifier.as_ref(),
             spool: &self.spool,
             metrics: &self.metrics,
-            now,
+            clock,
         };
         loop {
             if let Some(given_up) = lane.step(&tools, || self.recount()).await {

@@ -100,6 +100,40 @@ const NO_PROMETHEUS: &str = "its cluster has no Prometheus configured: set the c
 /// The readings of one look.
 pub type Readings = BTreeMap<GuardId, BTreeMap<Color, BTreeMap<RuleName, Reading>>>;
 
+/// What measures. The daemon's asks Prometheus and probes; a simulation's knows.
+pub trait Measure: Send + Sync {
+    /// Measures every rule on every color of the guards in `views`. Never fails: what is not known is absent.
+    fn observe<'a>(&'a self, views: &'a BTreeMap<GuardId, View>, now: Timestamp) -> BoxFuture<'a, Readings>;
+
+    /// Reads what was measured over a time, for evidence.
+    ///
+    /// # Errors
+    /// [`ObserveError`] when it cannot be read.
+    fn range<'a>(
+        &'a self,
+        guard: &'a GuardId,
+        from: Timestamp,
+        to: Timestamp,
+        step: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Series>, ObserveError>>;
+}
+
+impl Measure for Observer {
+    fn observe<'a>(&'a self, views: &'a BTreeMap<GuardId, View>, now: Timestamp) -> BoxFuture<'a, Readings> {
+        self.observe(views, now).boxed()
+    }
+
+    fn range<'a>(
+        &'a self,
+        guard: &'a GuardId,
+        from: Timestamp,
+        to: Timestamp,
+        step: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Series>, ObserveError>> {
+        self.range(guard, from, to, step).boxed()
+    }
+}
+
 /// Measures all guards.
 #[derive(Debug)]
 pub struct Observer {

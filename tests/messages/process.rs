@@ -96,9 +96,14 @@ async fn outbox_process() {
         )
     });
     let folder = PathBuf::from(std::env::var(FOLDER).expect("started by a test"));
-    let (outbox, task) = Outbox::open_with(folder, chats.collect(), Metrics::new().expect("registers"), open);
+    let (outbox, task) = Outbox::open_with(
+        folder,
+        chats.collect(),
+        Metrics::new().expect("registers"),
+        std::sync::Arc::new(open),
+    );
     let stop = CancellationToken::new();
-    let task = tokio::spawn(task.run(stop.clone(), now));
+    let task = tokio::spawn(task.run(stop.clone(), flipback::model::Clock::new(now)));
     // Not through the harness, which would keep it.
     std::io::stdout().write_all(b"\nready\n").expect("a pipe");
     let pushed = tokio::task::spawn_blocking(move || {

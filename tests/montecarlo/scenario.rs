@@ -222,6 +222,7 @@ impl World {
                 at: at(0),
                 view: View::Known(Box::new(before)),
                 readings: BTreeMap::new(),
+                hold: None,
             },
             switch_at,
             first_look: chance.below(POLL),

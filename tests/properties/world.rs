@@ -101,6 +101,9 @@ fn spec(rules: Vec<RuleSpec>, policy: Policy) -> Arc<GuardSpec> {
         rules,
         policy,
         mode: Mode::Enforce,
+        scale_up: None,
+        connections: flipback::model::Connections::default(),
+        maintenance: Vec::new(),
         evidence: EvidenceSpec::default(),
         chats: vec![],
         config_hash: "c0ffee".into(),
@@ -144,6 +147,7 @@ pub(crate) fn look(t: i64, traffic: &Traffic, readings: &[(&RuleSpec, Reading)])
         at: at(t),
         view: View::Known(Box::new(traffic.clone())),
         readings: BTreeMap::from([(color("green"), of_green)]),
+        hold: None,
     }
 }
 
@@ -439,6 +443,7 @@ impl Setup {
                     at: at(t),
                     view: View::Known(Box::new(traffic.clone())),
                     readings: BTreeMap::from([(color("green"), seen), (color("blue"), self.readings(&blue, t))]),
+                    hold: None,
                 }
             })
             .collect()

@@ -139,6 +139,9 @@ fn guard(times: &Times) -> Result<GuardSpec, NameError> {
             ..Policy::default()
         },
         mode: Mode::Enforce,
+        scale_up: None,
+        connections: crate::model::Connections::default(),
+        maintenance: Vec::new(),
         evidence: EvidenceSpec {
             before: Duration::from_secs(60),
             after: times.poll,

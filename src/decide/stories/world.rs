@@ -278,7 +278,12 @@ impl World {
             }
             engine
         });
-        engine.step(&Observation { at, view, readings })
+        engine.step(&Observation {
+            at,
+            view,
+            readings,
+            hold: None,
+        })
     }
 
     fn happen(&mut self, t: i64, word: &str, scene: &mut Scene) {
@@ -465,6 +470,7 @@ impl World {
                 .unwrap_or_default(),
             view: View::Known(Box::new(self.traffic(false))),
             readings: BTreeMap::new(),
+            hold: None,
         };
         let trigger = Trigger::Manual {
             by: "ada".into(),
@@ -499,6 +505,9 @@ fn spec(rules: &[RuleSpec], policy: &Policy) -> Arc<GuardSpec> {
         rules: rules.to_vec(),
         policy: policy.clone(),
         mode: Mode::Enforce,
+        scale_up: None,
+        connections: crate::model::Connections::default(),
+        maintenance: Vec::new(),
         evidence: EvidenceSpec::default(),
         chats: vec![],
         config_hash: "c0ffee".into(),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::model::{
-    Absence, Color, Counter, FlipRecord, Ledger, Observation, Pause, Reading, Release, RuleKind, RuleName, RuleSpec, Side, Traffic, View,
+    Absence, Color, Counter, FlipRecord, Held, Hold, Ledger, Observation, Pause, Reading, Release, RuleKind, RuleName, RuleSpec, Side,
+    Traffic, View,
 };
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
     rules::ruled,
 };
 
-const KEYS: [&str; 7] = ["t", "ready", "rules", "colors", "traffic", "unreadable", "unknown_color"];
+const KEYS: [&str; 8] = ["t", "ready", "rules", "colors", "traffic", "hold", "unreadable", "unknown_color"];
 
 const TRAFFIC_KEYS: [&str; 7] = ["active", "standby", "sides", "ledger", "paused", "switched_at", "switched_by"];
 
@@ -51,7 +52,18 @@ const READING_KEYS: [&str; 11] = [
 /// Every key of a look, and every word of `unusable`.
 #[cfg(test)]
 pub(super) fn keys() -> impl Iterator<Item = String> {
-    let sides = ["desired", "release", "unwatched", "started", "total", "bad", "found", "known"];
+    let sides = [
+        "desired",
+        "release",
+        "unwatched",
+        "started",
+        "total",
+        "bad",
+        "found",
+        "known",
+        "by",
+        "why",
+    ];
     KEYS.into_iter()
         .chain(TRAFFIC_KEYS)
         .chain(READING_KEYS)
@@ -69,11 +81,13 @@ pub(super) fn read(node: &Node, header: &Header, traffic: &mut Traffic) -> Resul
     if let Some(live) = table.get("traffic") {
         *traffic = self::traffic(&live, epoch)?;
     }
+    let hold = hold(&table)?;
     if let Some(view) = frozen(&table)? {
         return Ok(Observation {
             at,
             view,
             readings: BTreeMap::new(),
+            hold,
         });
     }
     ready(&table, traffic)?;
@@ -96,7 +110,21 @@ pub(super) fn read(node: &Node, header: &Header, traffic: &mut Traffic) -> Resul
         }
     }
     let view = View::Known(Box::new(traffic.clone()));
-    Ok(Observation { at, view, readings })
+    Ok(Observation { at, view, readings, hold })
+}
+
+/// What held the guard.
+fn hold(table: &Table<'_>) -> Result<Option<Held>, Fault> {
+    let Some(at) = table.get("hold") else { return Ok(None) };
+    let held = at.table()?;
+    held.only(&["by", "why"])?;
+    let words = || Hold::ALL.map(Hold::as_str);
+    let by = held.need("by", &words().join(", "))?;
+    let word = by.text()?;
+    let known = Hold::ALL.into_iter().find(|hold| hold.as_str() == word);
+    let known = known.ok_or_else(|| by.wrong(words().join(", ")).hint(meant(word, words().into_iter())))?;
+    let why = held.need("why", "one sentence")?.text()?.to_owned();
+    Ok(Some(Held { by: known, why }))
 }
 
 /// A color as a key.

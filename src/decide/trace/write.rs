@@ -52,13 +52,17 @@ impl Writer {
             at: seen.at,
             epoch: self.epoch,
         };
-        match &seen.view {
+        let line = match &seen.view {
             View::Unreadable(unreadable) => json(&Unreadable { t, unreadable }),
             View::UnknownColor { found, known } => json(&UnknownColor {
                 t,
                 unknown_color: Unknown { found, known },
             }),
             View::Known(traffic) => self.known(spec, seen, traffic, t),
+        };
+        match &seen.hold {
+            Some(held) => with(line, "hold", &json(held)),
+            None => line,
         }
     }
 

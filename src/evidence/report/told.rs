@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::words::{self, percent, plain};
 use crate::model::{
-    Action, AfterWatch, Incident, IncidentOutcome, Judging, Mode, Moment, Path, Policy, Refusal, Release, RuleKind, RuleSpec, ScalarRule,
-    Suppression, Trigger,
+    Action, AfterWatch, Hold, Incident, IncidentOutcome, Judging, Mode, Moment, Path, Policy, Refusal, Release, RuleKind, RuleSpec,
+    ScalarRule, Suppression, Trigger,
 };
 
 use super::course::Course;
@@ -139,6 +139,10 @@ fn remedy(refusal: &Refusal) -> String {
         Refusal::Cooldown { .. } => "Move traffic by hand with `flipback switch` if it cannot wait for the end of the cooldown.",
         Refusal::Disarmed { .. } => "Too many flips: somebody must look at both releases. `flipback resume` arms it again.",
         Refusal::StandbyKnownBad { .. } => "Neither color is good: fix one of them. `flipback switch` moves traffic all the same.",
+        Refusal::Held(held) => match held.by {
+            Hold::Maintenance => "It acts again when the window ends; `flipback rollback` does not wait for it.",
+            Hold::ManyFailing => "Look for what the failing guards share before anything is flipped; `flipback rollback` moves one of them all the same.",
+        },
         Refusal::AlreadyFlipped { .. } => "Somebody chose this release again: ask them. `flipback switch` moves traffic all the same.",
     }
     .to_owned()

@@ -156,7 +156,7 @@ impl Running {
             ..Pace::default()
         };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(task.run(stop.clone(), wall));
+        let task = tokio::spawn(task.run(stop.clone(), Clock::new(wall)));
         Self {
             outbox,
             metrics,
@@ -347,7 +347,7 @@ async fn what_a_crash_left_is_sent_first_and_in_order() {
     );
     outbox.push(numbered(4));
     let stop = CancellationToken::new();
-    let task = tokio::spawn(task.run(stop.clone(), wall));
+    let task = tokio::spawn(task.run(stop.clone(), Clock::new(wall)));
     eventually("all are delivered", || well.ids().len() == 4 && files(dir.path()).is_empty()).await;
     assert_eq!(well.ids(), ["id-0003", "id-0001", "id-0002", "id-0004"], "in the order of pushing");
     stop.cancel();
@@ -482,7 +482,7 @@ async fn repeats_are_held_across_a_crash_and_told_as_one() {
         let metrics = Metrics::new().expect("registers");
         let (outbox, task) = Outbox::open(dir.path().to_owned(), vec![quiet.clone()], metrics.clone());
         let stop = CancellationToken::new();
-        (outbox, tokio::spawn(task.run(stop.clone(), quiet_clock)), stop, metrics)
+        (outbox, tokio::spawn(task.run(stop.clone(), Clock::new(quiet_clock))), stop, metrics)
     };
     let blind = |n: u32| Announcement {
         id: format!("blind-{n}"),

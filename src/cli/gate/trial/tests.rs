@@ -58,6 +58,9 @@ fn spec(action: Action) -> Arc<GuardSpec> {
         rules: vec![errors, RuleSpec::new(rule("endpoints"), RuleKind::Endpoints(endpoints))],
         policy: Policy::default(),
         mode: Mode::Enforce,
+        scale_up: None,
+        connections: crate::model::Connections::default(),
+        maintenance: Vec::new(),
         evidence: EvidenceSpec::default(),
         chats: vec![],
         config_hash: "c0ffee".into(),
@@ -141,6 +144,7 @@ impl World {
             at: at(self.time),
             view: View::Known(Box::new(self.traffic.clone())),
             readings,
+            hold: None,
         };
         self.time += POLL;
         seen
