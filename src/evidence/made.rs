@@ -49,7 +49,8 @@ impl Shelf {
     /// A bundle that is being written.
     pub(super) fn begin(&self, guard: &str, hours: i64) -> disk::Bundle {
         let space = Space::new(self.incidents.clone(), Arc::default());
-        disk::begin(&self.incidents, incident(guard, hours), Some(fixture::RECORD), &space).expect("ours")
+        let begun = disk::begin(&self.incidents, incident(guard, hours), Some(fixture::RECORD), &space);
+        begun.expect("ours").bundle()
     }
 
     pub(super) fn names(&self) -> Vec<String> {

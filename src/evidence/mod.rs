@@ -25,15 +25,16 @@ use backon::{ExponentialBuilder, Retryable};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, time::Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     metrics::Metrics,
-    model::{GuardId, GuardSpec, Incident, Series, TimelineEntry, file_segment, settings::EvidenceSettings},
+    model::{GuardId, GuardSpec, Incident, IncidentOutcome, Series, TimelineEntry, file_segment, settings::EvidenceSettings},
 };
 
 mod capture;
 pub mod copy;
+mod desk;
 mod disk;
 pub mod export;
 mod full;
@@ -43,6 +44,7 @@ mod progress;
 pub mod report;
 pub mod retention;
 mod scrub;
+mod seal;
 mod second;
 mod secrets;
 mod series;
@@ -52,6 +54,8 @@ mod tail;
 pub mod verify;
 
 use copy::Copier;
+use desk::{Desk, Held, Open};
+use disk::Begun;
 use full::Space;
 use plan::Plan;
 use scrub::Scrub;
@@ -88,6 +92,22 @@ pub struct Sources {
     pub ranges: Ranges,
 }
 
+/// What was taken up of an incident.
+enum Taken {
+    /// A bundle in the making.
+    Open(Open),
+    /// It is whole already, and lacks this.
+    Whole(PathBuf, Vec<String>),
+}
+
+/// How often what must not be lost is written again where the disk is full.
+fn on_a_full_disk() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(FULL_WAIT)
+        .with_max_times(FULL_TRIES)
+        .with_jitter()
+}
+
 /// Makes an incident's id, `<guard>_<UTC timestamp with milliseconds>`: sortable by time, valid as a folder's name.
 #[must_use]
 pub fn incident_id(guard: &GuardId, at: Timestamp) -> String {
@@ -107,6 +127,8 @@ pub struct Keeper {
     copier: Option<Copier>,
     /// Held while an `incident.json` is read, changed and written back.
     edit: Arc<Mutex<()>>,
+    /// Bundles that were begun.
+    desk: Arc<Desk>,
 }
 
 impl Keeper {
@@ -135,6 +157,7 @@ impl Keeper {
             places: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
             edit: Arc::default(),
+            desk: Arc::default(),
         }
     }
 
@@ -162,9 +185,124 @@ impl Keeper {
         self.incidents.join(file_segment(incident))
     }
 
-    /// Keeps an incident: `incident.json` first, then everything else under the guard's evidence deadline. An id that is
-    /// taken gets a number; the returned folder's name is the id that was used. Where the disk is full, older evidence is
-    /// given up; where that does not help, the case alone is kept.
+    /// Begins the bundle of an incident whose flip is on its way: what is known so far, with the outcome
+    /// [`IncidentOutcome::Decided`](crate::model::IncidentOutcome), and the record, synced. Runs beside the flip, which waits
+    /// for none of it. [`Self::keep`] goes on with it, [`Self::discard`] lets it go; where neither comes, since the process
+    /// died, the next start finds it ([`Self::unfinished`]). Beginning twice, or what is whole already, changes nothing.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when the disk refuses or hangs, or another incident has the name; [`Self::keep`] tries anew.
+    pub async fn begin(&self, incident: &Incident, spec: &GuardSpec, record: Option<String>) -> Result<(), EvidenceError> {
+        let begun = Instant::now();
+        let incident = Incident {
+            outcome: IncidentOutcome::Decided,
+            ..incident.clone()
+        };
+        let first = || async {
+            let mut held = self.hold(&incident.id).await?;
+            let (incidents, space, edit) = (self.incidents.clone(), self.space(), Arc::clone(&self.edit));
+            let (incident, record) = (incident.clone(), record.clone());
+            disk::bounded(&self.places, DISK_TIMEOUT, "begin", self.folder(&incident.id), move || {
+                if held.is_none() {
+                    let _edit = disk::hold(&edit);
+                    if let Begun::Bundle(bundle) = disk::begin_own(&incidents, incident, record.as_deref(), &space)? {
+                        *held = Some(Open { bundle, missing: None });
+                    }
+                }
+                Ok(())
+            })
+            .await
+        };
+        first.retry(on_a_full_disk()).when(EvidenceError::is_full).await?;
+        debug!(guard = %spec.id, incident = incident.id, took = ?begun.elapsed(), "Began the evidence");
+        Ok(())
+    }
+
+    /// What an earlier run began and did not keep, as it lies there, oldest first; none, with a warning, where the disk
+    /// refuses or hangs. Of each somebody must say what became of the decision: [`Self::keep`] with the outcome and whatever
+    /// else is known by now (the record that lies there stays), [`Self::discard`] where the flip never reached the object,
+    /// [`Self::finish`] where nobody can tell. Held from here on: no other process takes them.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<Incident> {
+        let incidents = self.incidents.clone();
+        let found = disk::at_start(OPEN_TIMEOUT, "list", incidents.clone(), move || disk::unfinished(&incidents));
+        let found = found.unwrap_or_else(|error| {
+            warn!(%error, "What an earlier run began is not known");
+            Vec::new()
+        });
+        let mut left = Vec::new();
+        for (bundle, incident) in found {
+            self.desk.put(&file_segment(&incident.id), bundle);
+            left.push(incident);
+        }
+        left.sort_by(|a, b| (a.case.at, &a.id).cmp(&(b.case.at, &b.id)));
+        left
+    }
+
+    /// Lets go of a bundle that was begun for a flip which never reached the object. There being none is no error.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when it is more than begun, somebody else is at it, or the disk refuses or hangs.
+    pub async fn discard(&self, incident: &str) -> Result<(), EvidenceError> {
+        self.settle(incident, "discard", |bundle| {
+            info!(folder = %bundle.partial.display(), "Discarded evidence that was only begun");
+            bundle.discard()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Gives a bundle that was begun its name with what there is, marked as partial: of what nobody can tell any more.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when there is none, it is more than begun, somebody else is at it, or the disk refuses or hangs.
+    pub async fn finish(&self, incident: &str) -> Result<PathBuf, EvidenceError> {
+        let edit = Arc::clone(&self.edit);
+        let finish = move |bundle: disk::Bundle| {
+            let _edit = disk::hold(&edit);
+            disk::finish(&bundle)
+        };
+        match self.settle(incident, "finish", finish).await? {
+            true => Ok(self.folder(incident)),
+            false => Err(EvidenceError::Missing {
+                id: incident.to_owned(),
+                folder: self.incidents.clone(),
+            }),
+        }
+    }
+
+    /// Does something with a bundle that was begun and no more; whether there is one.
+    async fn settle<F>(&self, incident: &str, attempted: &'static str, end: F) -> Result<bool, EvidenceError>
+    where
+        F: FnOnce(disk::Bundle) -> Result<(), EvidenceError> + Send + 'static,
+    {
+        let id = file_segment(incident);
+        let mut held = self.hold(incident).await?;
+        let incidents = self.incidents.clone();
+        disk::bounded(&self.places, DISK_TIMEOUT, attempted, self.folder(incident), move || {
+            let bundle = match held.take() {
+                Some(Open { bundle, missing: None }) => Some(bundle),
+                Some(captured) => {
+                    let path = captured.bundle.partial.clone();
+                    *held = Some(captured);
+                    return Err(EvidenceError::Busy { path });
+                }
+                None => disk::begun(&incidents, &id)?,
+            };
+            bundle.map_or(Ok(false), |bundle| end(bundle).map(|()| true))
+        })
+        .await
+    }
+
+    async fn hold(&self, incident: &str) -> Result<Held, EvidenceError> {
+        let id = file_segment(incident);
+        self.desk.hold(&id, &self.folder(incident), SEAL_TIMEOUT).await
+    }
+
+    /// Keeps an incident: `incident.json` first, then everything else under the guard's evidence deadline. A bundle of it
+    /// that was begun, or that a failed try or a dead process left, is gone on with; one that is whole already stays. An id
+    /// that another incident has gets a number; the returned folder's name is the id that was used. Where the disk is full,
+    /// older evidence is given up; where that does not help, the case alone is kept.
     ///
     /// # Errors
     /// [`EvidenceError`] when the disk refuses or hangs. What cannot be captured is no error: the bundle names it.
@@ -185,40 +323,33 @@ impl Keeper {
 
     async fn keep_all(&self, incident: Incident, spec: &GuardSpec, sources: Sources) -> Result<(PathBuf, Vec<String>), EvidenceError> {
         let plan = Plan::new(spec, &incident.case, self.settings.retention.bytes);
-        let bundle = self.begin(incident, sources.record.clone()).await?;
-        let mut missing = self.captured(&plan, sources, bundle.partial.clone()).await;
+        let (begun, held) = self.take_up(incident, sources.record.clone()).await?;
+        let Open { bundle, missing } = match begun {
+            Taken::Open(open) => open,
+            Taken::Whole(folder, missing) => return Ok((folder, missing)),
+        };
+        let missing = match missing {
+            Some(missing) => missing,
+            None => self.captured(&plan, sources, bundle.partial.clone()).await,
+        };
+        self.seal(held, bundle, missing).await
+    }
+
+    /// Seals a captured bundle; where that fails it goes back to its place, for another try.
+    async fn seal(&self, mut held: Held, bundle: disk::Bundle, missing: Vec<String>) -> Result<(PathBuf, Vec<String>), EvidenceError> {
         let (edit, space) = (Arc::clone(&self.edit), self.space());
         let folder = bundle.sealed.clone();
         let seal = move || {
-            let note = |missing: &[String]| {
-                let _edit = disk::hold(&edit);
-                space.with(|| disk::note(&bundle.partial, |incident| incident.capture_errors.extend_from_slice(missing)))
-            };
-            let finish = || {
-                let contents = disk::contents(&bundle.partial)?;
-                let _edit = disk::hold(&edit);
-                space.with(|| disk::seal(&bundle, &contents))
-            };
-            let report = |missing: &mut Vec<String>| match space.with(|| report::write(&bundle.partial)) {
-                Ok(()) => Ok(()),
-                // Without it the bundle is one all the same.
+            let captured = missing.clone();
+            match seal::seal(&bundle, missing, &edit, &space) {
+                Ok(missing) => Ok(missing),
                 Err(error) => {
-                    missing.push(format!("report: {error}"));
-                    note(missing.last().map(std::slice::from_ref).unwrap_or_default())
+                    // On a full disk everything captured was given up: it is captured anew.
+                    let missing = (!error.is_full()).then_some(captured);
+                    *held = Some(Open { bundle, missing });
+                    Err(error)
                 }
-            };
-            match note(&missing).and_then(|()| report(&mut missing)).and_then(|()| finish()) {
-                Err(error) if error.is_full() => {
-                    // Small as they are, the case and its record are worth more than a folder that nobody finds.
-                    let lost = format!("everything else: {error}");
-                    disk::shed(&bundle.partial)?;
-                    note(std::slice::from_ref(&lost))?;
-                    missing.push(lost);
-                    finish()?;
-                }
-                sealed => sealed?,
             }
-            Ok(missing)
         };
         let missing = disk::bounded(&self.places, SEAL_TIMEOUT, "complete", folder.clone(), seal).await?;
         Ok((folder, missing))
@@ -272,21 +403,37 @@ impl Keeper {
         self.folder(incident).join(report::PICTURE)
     }
 
-    /// Writes what is in memory; tried a few times where the disk is full, since this is what must not be lost.
-    async fn begin(&self, incident: Incident, record: Option<String>) -> Result<disk::Bundle, EvidenceError> {
+    /// Takes up the bundle of an incident, begun or not, and writes what is in memory; tried a few times where the disk is
+    /// full, since this is what must not be lost.
+    async fn take_up(&self, incident: Incident, record: Option<String>) -> Result<(Taken, Held), EvidenceError> {
         let first = || async {
-            let (incidents, space) = (self.incidents.clone(), self.space());
+            let mut held = self.hold(&incident.id).await?;
+            let (incidents, space, edit) = (self.incidents.clone(), self.space(), Arc::clone(&self.edit));
             let (incident, record) = (incident.clone(), record.clone());
             disk::bounded(&self.places, DISK_TIMEOUT, "write", self.folder(&incident.id), move || {
-                disk::begin(&incidents, incident, record.as_deref(), &space)
+                let _edit = disk::hold(&edit);
+                // Somebody may have taken the folder away.
+                if let Some(open) = held.take().filter(|open| open.bundle.partial.is_dir()) {
+                    return match disk::adopt(&open.bundle, incident, record.as_deref(), &space) {
+                        Ok(()) => Ok((Taken::Open(open), held)),
+                        Err(error) => {
+                            *held = Some(open);
+                            Err(error)
+                        }
+                    };
+                }
+                let taken = match disk::begin(&incidents, incident, record.as_deref(), &space)? {
+                    Begun::Bundle(bundle) => Taken::Open(Open { bundle, missing: None }),
+                    Begun::Whole(folder) => {
+                        let missing = disk::read(&folder)?.capture_errors;
+                        Taken::Whole(folder, missing)
+                    }
+                };
+                Ok((taken, held))
             })
             .await
         };
-        let waits = ExponentialBuilder::default()
-            .with_min_delay(FULL_WAIT)
-            .with_max_times(FULL_TRIES)
-            .with_jitter();
-        first.retry(waits).when(EvidenceError::is_full).await
+        first.retry(on_a_full_disk()).when(EvidenceError::is_full).await
     }
 
     /// Captures what the plan says into a folder and returns what is missing.

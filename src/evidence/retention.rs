@@ -21,13 +21,11 @@ use tracing::{info, warn};
 
 use super::{
     copy,
-    disk::{EvidenceError, failed, sync_folder},
+    disk::{EvidenceError, LEAVING, failed, sync_folder},
     stock::{Kept, stock},
 };
 use crate::model::settings::{EvidenceSettings, Retention};
 
-/// Begins the name of a folder that is being removed.
-const LEAVING: &str = ".leaving-";
 /// What a full disk must give back: one bundle at its largest.
 const REGAINED_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -379,17 +379,21 @@ async fn a_story_goes_on_during_the_capture_and_after_it() {
     assert!(matches!(missing, EvidenceError::Missing { .. }), "{missing}");
 }
 
-#[tokio::test]
-async fn two_incidents_with_one_id_are_two_folders() {
-    let Kept { keeper, data } = keeper();
-    let none = || Sources {
+fn nothing() -> Sources {
+    Sources {
         record: None,
         client: Err("none".into()),
         ranges: Box::new(|_, _| async { Ok(Vec::new()) }.boxed()),
-    };
-    let (first, second) = (incident(), incident());
+    }
+}
+
+#[tokio::test]
+async fn two_incidents_with_one_id_are_two_folders() {
+    let Kept { keeper, data } = keeper();
+    let (first, mut second) = (incident(), incident());
+    second.case.why = "something else".into();
     let spec = spec();
-    let (first, second) = tokio::join!(keeper.keep(first, &spec, none()), keeper.keep(second, &spec, none()));
+    let (first, second) = tokio::join!(keeper.keep(first, &spec, nothing()), keeper.keep(second, &spec, nothing()));
     let mut folders = [first.expect("keeps"), second.expect("keeps")];
     folders.sort();
     let [first, second] = folders;
@@ -398,6 +402,16 @@ async fn two_incidents_with_one_id_are_two_folders() {
     assert_whole(&first);
     assert_whole(&second);
     assert_eq!(list(data.path()).expect("lists").len(), 2);
+}
+
+#[tokio::test]
+async fn one_incident_kept_twice_is_one_folder() {
+    let Kept { keeper, data } = keeper();
+    let spec = spec();
+    let (first, second) = tokio::join!(keeper.keep(incident(), &spec, nothing()), keeper.keep(incident(), &spec, nothing()));
+    assert_eq!(first.expect("keeps"), second.expect("keeps"));
+    keeper.keep(incident(), &spec, nothing()).await.expect("is kept");
+    assert_eq!(names(&data.path().join("incidents")), [incident().id]);
 }
 
 #[test]
@@ -410,7 +424,8 @@ fn incidents_are_listed_newest_first_and_foreign_folders_are_skipped() {
         kept.id = id.into();
         kept.case.at = at(when);
         let space = Space::new(incidents.clone(), Arc::default());
-        let bundle = disk::begin(&incidents, kept, Some(super::fixture::RECORD), &space).expect("begins");
+        let begun = disk::begin(&incidents, kept, Some(super::fixture::RECORD), &space).expect("begins");
+        let bundle = begun.bundle();
         disk::seal(&bundle, &disk::contents(&bundle.partial).expect("readable")).expect("seals");
     }
     let mut newer = serde_json::to_value(incident()).expect("serializes");

@@ -23,7 +23,7 @@ fn bundle(incidents: &Path, id: &str, when: &str, bytes: usize) -> PathBuf {
     let mut incident = incident();
     (incident.id, incident.case.at) = (id.to_owned(), at(when));
     let space = Space::new(incidents.to_owned(), Arc::default());
-    let bundle = disk::begin(incidents, incident, None, &space).expect("begins");
+    let bundle = disk::begin(incidents, incident, None, &space).expect("begins").bundle();
     disk::put(&bundle.partial.join("logs/big.log"), &vec![b'x'; bytes]).expect("writes");
     disk::seal(&bundle, &disk::contents(&bundle.partial).expect("readable")).expect("seals");
     incidents.join(id)
@@ -191,8 +191,10 @@ async fn where_nothing_makes_room_the_case_alone_is_kept_or_the_loss_is_told() {
     assert!(folder.join("decision.jsonl").exists());
 
     volume.fill_but(0);
+    let mut other = incident();
+    other.case.why = "something else".into();
     let error = keeper
-        .keep(incident(), &spec(), talkative().sources())
+        .keep(other, &spec(), talkative().sources())
         .await
         .expect_err("no room at all");
     assert!(error.is_full() && error.to_string().contains("the disk is full"), "{error}");

@@ -15,7 +15,7 @@ fn sealed() -> (tempfile::TempDir, PathBuf) {
     let data = tempfile::tempdir().expect("temporary folder");
     let incidents = data.path().join("incidents");
     let space = Space::new(incidents.clone(), Arc::default());
-    let bundle = disk::begin(&incidents, incident(), Some(RECORD), &space).expect("begins");
+    let bundle = disk::begin(&incidents, incident(), Some(RECORD), &space).expect("begins").bundle();
     disk::put(&bundle.partial.join("logs/green/web-1/app.log"), b"a log\n").expect("writes");
     disk::put(&bundle.partial.join("metrics/error_rate.green.json"), b"[\"short\"]\n").expect("writes");
     disk::put(&bundle.partial.join("report.html"), b"old\n").expect("writes");

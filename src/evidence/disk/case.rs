@@ -1,0 +1,157 @@
+//! `incident.json`: read with suspicion, written whole, and amended in a bundle that is whole in such a way that its list
+//! holds before, after, and wherever a crash comes between.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::{EvidenceError, INCIDENT, INCIDENTS, MANIFEST, PARTIAL, entries, failed, hash_and_sync, hex, replace, sync_folder};
+use crate::model::{Incident, TimelineEntry, incident::INCIDENT_SCHEMA};
+
+/// The list of files that will hold once `incident.json` is replaced.
+const NEXT_MANIFEST: &str = ".next-MANIFEST.sha256";
+/// An `incident.json` larger than this is not ours.
+const INCIDENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Lines of an incident's story; what is beyond says nothing new.
+const TIMELINE_MAX: usize = 500;
+
+/// The incidents kept below a data folder, newest first; a folder that cannot be read is skipped with a warning.
+///
+/// # Errors
+/// [`EvidenceError`] when the folder of incidents itself cannot be read; one that does not exist holds none.
+pub fn list(data_dir: &Path) -> Result<Vec<(PathBuf, Incident)>, EvidenceError> {
+    all(&data_dir.join(INCIDENTS))
+}
+
+/// [`list`], by the folder of incidents.
+pub(in crate::evidence) fn all(incidents: &Path) -> Result<Vec<(PathBuf, Incident)>, EvidenceError> {
+    if !incidents.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for folder in entries(incidents)? {
+        let hidden = folder.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        if hidden || !folder.is_dir() {
+            continue;
+        }
+        match read(&folder) {
+            Ok(incident) => found.push((folder, incident)),
+            Err(error) => warn!(folder = %folder.display(), %error, "Skipped unreadable evidence"),
+        }
+    }
+    found.sort_by(|(_, a), (_, b)| (b.case.at, &b.id).cmp(&(a.case.at, &a.id)));
+    Ok(found)
+}
+
+/// Reads a bundle's `incident.json`.
+pub(in crate::evidence) fn read(folder: &Path) -> Result<Incident, EvidenceError> {
+    let path = folder.join(INCIDENT);
+    let mut bytes = Vec::new();
+    let file = File::open(&path).map_err(failed("open", &path))?;
+    file.take(INCIDENT_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(failed("read", &path))?;
+    let malformed = |source| EvidenceError::Malformed {
+        path: path.clone(),
+        source,
+    };
+    let value: Value = serde_json::from_slice(&bytes).map_err(malformed)?;
+    // The version is looked at first: what else a newer file holds would only give a confusing error.
+    if value["schema"].as_u64() != Some(u64::from(INCIDENT_SCHEMA)) {
+        return Err(EvidenceError::Schema {
+            found: value["schema"].to_string(),
+            path,
+        });
+    }
+    serde_json::from_value(value).map_err(malformed)
+}
+
+fn incident_bytes(folder: &Path, incident: &Incident) -> Result<Vec<u8>, EvidenceError> {
+    let mut bytes = serde_json::to_vec_pretty(incident).map_err(|error| failed("write", &folder.join(INCIDENT))(error.into()))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+pub(in crate::evidence) fn write_incident(folder: &Path, incident: &Incident) -> Result<(), EvidenceError> {
+    replace(&folder.join(INCIDENT), &incident_bytes(folder, incident)?)
+}
+
+/// Names in a bundle's `incident.json` what is missing. Read anew: it may have been amended while the rest was captured.
+pub(in crate::evidence) fn note(folder: &Path, change: impl FnOnce(&mut Incident)) -> Result<(), EvidenceError> {
+    let mut incident = read(folder)?;
+    change(&mut incident);
+    write_incident(folder, &incident)
+}
+
+/// Adds a line to the story of a bundle, be it complete or in the making.
+pub(in crate::evidence) fn amend(incidents: &Path, id: &str, entry: TimelineEntry) -> Result<(), EvidenceError> {
+    let sealed = incidents.join(id);
+    let folder = if sealed.is_dir() {
+        sealed
+    } else {
+        incidents.join(format!("{PARTIAL}{id}"))
+    };
+    if !folder.is_dir() {
+        return Err(EvidenceError::Missing {
+            id: id.to_owned(),
+            folder: incidents.to_owned(),
+        });
+    }
+    let mut incident = read(&folder)?;
+    if incident.timeline.len() >= TIMELINE_MAX {
+        warn!(incident = id, lines = TIMELINE_MAX, "Story of an incident is full");
+        return Ok(());
+    }
+    incident.timeline.push(entry);
+    replace_incident(&folder, &incident)
+}
+
+/// Replaces the `incident.json` of a bundle and its line in the list, where there is one already. The list that will hold
+/// is written first: wherever a crash comes between, [`finish_replacing`] knows which of the two lists holds.
+fn replace_incident(folder: &Path, incident: &Incident) -> Result<(), EvidenceError> {
+    let bytes = incident_bytes(folder, incident)?;
+    let manifest = folder.join(MANIFEST);
+    let lines = match fs::read_to_string(&manifest) {
+        Ok(lines) => lines,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return replace(&folder.join(INCIDENT), &bytes),
+        Err(error) => return Err(failed("read", &manifest)(error)),
+    };
+    let ours = format!("  {INCIDENT}");
+    let hash = hex(Sha256::digest(&bytes).as_slice());
+    let line = |line: &str| {
+        if line.ends_with(&ours) {
+            format!("{hash}{ours}\n")
+        } else {
+            format!("{line}\n")
+        }
+    };
+    let next = folder.join(NEXT_MANIFEST);
+    replace(&next, lines.lines().map(line).collect::<String>().as_bytes())?;
+    replace(&folder.join(INCIDENT), &bytes)?;
+    fs::rename(&next, &manifest).map_err(failed("write", &manifest))?;
+    sync_folder(folder)
+}
+
+/// Finishes what a crash interrupted in [`replace_incident`]: the new list holds if `incident.json` is the new one already.
+pub(super) fn finish_replacing(folder: &Path) -> Result<(), EvidenceError> {
+    let next = folder.join(NEXT_MANIFEST);
+    let lines = match fs::read_to_string(&next) {
+        Ok(lines) => lines,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("read", &next)(error)),
+    };
+    let line = format!("{}  {INCIDENT}", hash_and_sync(&folder.join(INCIDENT))?);
+    let manifest = folder.join(MANIFEST);
+    if lines.lines().any(|one| one == line) {
+        fs::rename(&next, &manifest).map_err(failed("write", &manifest))?;
+    } else {
+        fs::remove_file(&next).map_err(failed("remove", &next))?;
+    }
+    sync_folder(folder)
+}
