@@ -28,6 +28,10 @@ pub trait Router: Send + Sync {
     /// Moves traffic by one compare-and-swap, and says what came of it.
     fn flip<'a>(&'a self, order: &'a FlipOrder) -> BoxFuture<'a, Result<Flip, RouterError>>;
 
+    /// Brings along what a flip moves besides the route itself (the preview Service), where the process that made the flip
+    /// ended in between; `true`: something was written. Nothing is, where anybody has touched either object since.
+    fn finish<'a>(&'a self, flip: &'a FlipRecord) -> BoxFuture<'a, Result<bool, RouterError>>;
+
     /// Writes on the object that the guard is paused, or that it is not.
     fn pause(&self, pause: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>>;
 
@@ -222,6 +226,14 @@ pub enum RouterError {
         /// The color asked for.
         color: Color,
     },
+    /// What follows the route could not be brought along.
+    #[error("failed to bring along what follows {object}: {error}")]
+    Preview {
+        /// What was flipped.
+        object: String,
+        /// Why what follows it was not, with the causes.
+        error: String,
+    },
     /// Monitor mode.
     #[error("failed to pause or resume {object}: the guard is in monitor mode, which never writes to the cluster and flips nothing anyway")]
     MonitorMode {
@@ -265,6 +277,10 @@ impl<R: Router + ?Sized> Router for Withheld<R> {
     fn flip<'a>(&'a self, order: &'a FlipOrder) -> BoxFuture<'a, Result<Flip, RouterError>> {
         tracing::info!(from = %order.from, to = %order.to, incident = order.record.incident, "Flip withheld: monitor mode");
         async { Ok(Flip::Withheld) }.boxed()
+    }
+
+    fn finish<'a>(&'a self, _: &'a FlipRecord) -> BoxFuture<'a, Result<bool, RouterError>> {
+        async { Ok(false) }.boxed()
     }
 
     fn pause(&self, _: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>> {

@@ -24,7 +24,7 @@ use kube::{Api, Client, api::PatchParams};
 use super::{Access, Flip, FlipOrder, RouteEvent, Router, RouterError, Verified};
 use crate::{
     cluster::{Cluster, Fault, Unreadable},
-    model::{Color, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
+    model::{Color, FlipRecord, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
 };
 
 /// Who we are in `managedFields` and Events.
@@ -190,6 +190,10 @@ impl Router for ServiceRouter {
 
     fn flip<'a>(&'a self, order: &'a FlipOrder) -> BoxFuture<'a, Result<Flip, RouterError>> {
         self.carry_out(order).boxed()
+    }
+
+    fn finish<'a>(&'a self, flip: &'a FlipRecord) -> BoxFuture<'a, Result<bool, RouterError>> {
+        self.bring_along(flip).boxed()
     }
 
     fn pause(&self, pause: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>> {

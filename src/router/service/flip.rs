@@ -3,6 +3,9 @@
 //! Read, compare with what the decision was based on, send one patch that compares again. A refused patch is sent
 //! again only when a new reading shows that the color did not change (somebody wrote something else on the object).
 //! A patch whose answer was lost is **never** sent again: the ledger in the object tells whether it arrived.
+//!
+//! The preview Service follows in a patch of its own. Where the process died between the two, the next one brings it
+//! along ([`ServiceRouter::bring_along`]), and only where nobody has touched either Service since.
 
 use std::time::Duration;
 
@@ -13,11 +16,11 @@ use tokio::time::Instant;
 use super::{
     super::{Flip, FlipOrder, RouterError},
     ServiceRouter, patch,
-    view::{parse_ledger, selector},
+    view::{changed_at, parse_ledger, selector},
 };
 use crate::{
     cluster::{Fault, FaultKind},
-    model::Ledger,
+    model::{FlipRecord, Ledger},
 };
 
 /// Patches sent at most: the object of a busy controller may change between two of our requests, but not for ever.
@@ -52,7 +55,7 @@ impl ServiceRouter {
         let Some(service) = moved else {
             return Ok(Flip::Stale);
         };
-        let preview_error = self.swap_preview(&api, left, order.dry_run).await;
+        let preview_error = self.swap_preview(&api, left, None, order.dry_run).await.err();
         if order.dry_run {
             if let Some(error) = preview_error {
                 tracing::warn!(guard = %self.spec.id, error, "Preview Service would not follow");
@@ -172,9 +175,46 @@ impl ServiceRouter {
         })
     }
 
-    /// Points the preview Service at the color that was left. A failure is told, never raised: users are not on it.
-    async fn swap_preview(&self, api: &Api<Service>, left: &str, dry_run: bool) -> Option<String> {
-        let name = self.route.preview.as_deref()?;
+    /// Brings the preview Service along with a flip that an earlier process made and did not end: the active Service
+    /// still is as that flip left it, and the preview still shows the color that took over, untouched since the decision.
+    /// Whatever else is found is somebody's own doing and stays. `true`: the preview was swapped.
+    pub(super) async fn bring_along(&self, flip: &FlipRecord) -> Result<bool, RouterError> {
+        let (taken, left) = (self.value(&flip.to)?, self.value(&flip.from)?);
+        let Some(name) = self.route.preview.as_deref() else {
+            return Ok(false);
+        };
+        let api = self.api(self.writes("patch")?);
+        let read = |name: &str, fault| RouterError::of("read", &format!("Service \"{}/{name}\"", self.spec.namespace), fault);
+        let active = self
+            .glance(&api, &self.route.active)
+            .await
+            .map_err(|fault| read(&self.route.active, fault))?;
+        let newest = parse_ledger(&active).ok().and_then(|ledger| ledger.last().cloned());
+        let ours = newest.is_some_and(|newest| newest.incident == flip.incident);
+        let key = &self.route.selector_key;
+        if !ours || selector(&active).get(key).map(String::as_str) != Some(taken) {
+            return Ok(false);
+        }
+        let preview = self.glance(&api, name).await.map_err(|fault| read(name, fault))?;
+        let shown = selector(&preview).remove(key);
+        let touched = changed_at(&preview, key).is_some_and(|at| at > flip.at);
+        if touched || shown.as_deref() != Some(taken) {
+            return Ok(false);
+        }
+        self.swap_preview(&api, left, Some(taken), false)
+            .await
+            .map_err(|error| RouterError::Preview {
+                object: self.object.clone(),
+                error,
+            })
+    }
+
+    /// Points the preview Service at the color that was left, where `expected` is given only if it shows that. `true`: it
+    /// was patched. A failure is told and never raised by a flip: users are not on it.
+    async fn swap_preview(&self, api: &Api<Service>, left: &str, expected: Option<&str>, dry_run: bool) -> Result<bool, String> {
+        let Some(name) = self.route.preview.as_deref() else {
+            return Ok(false);
+        };
         let object = format!("preview Service \"{}/{name}\"", self.spec.namespace);
         let mut last = None;
         for _ in 0..ATTEMPTS {
@@ -188,18 +228,18 @@ impl ServiceRouter {
             let selector = selector(&service);
             let Some(value) = selector.get(&self.route.selector_key) else {
                 let key = self.route.selector_key.clone();
-                return Some(told(&RouterError::NoSuchKey {
+                return Err(told(&RouterError::NoSuchKey {
                     attempted: "switch",
                     object,
                     key,
                 }));
             };
-            if value == left {
-                return None;
+            if value == left || expected.is_some_and(|expected| value != expected) {
+                return Ok(false);
             }
             let patch = patch::preview(&service, &self.route.selector_key, value, left);
             match self.send(api, name, patch, dry_run).await {
-                Ok(_) => return None,
+                Ok(_) => return Ok(true),
                 // Safe to repeat: each round reads first, and is done when the value is the wanted one.
                 Err(fault) => {
                     let lasting = matches!(fault.kind, FaultKind::Unauthorized | FaultKind::Forbidden | FaultKind::NotFound);
@@ -211,7 +251,7 @@ impl ServiceRouter {
                 }
             }
         }
-        last.map(|error| told(&error))
+        last.map_or(Ok(false), |error| Err(told(&error)))
     }
 }
 

@@ -369,6 +369,13 @@ fn switch(service: &Service, key: &str, active: &Color, ledger: &Ledger) -> Opti
     Some((at, newest.manager.clone()))
 }
 
+/// When the selector was last changed, where the object tells.
+pub(super) fn changed_at(service: &Service, key: &str) -> Option<Timestamp> {
+    let entries = service.metadata.managed_fields.iter().flatten();
+    let times = entries.filter(|entry| owns(entry, key)).filter_map(|entry| entry.time.as_ref());
+    times.map(|time| time.0).max()
+}
+
 /// Whether a manager owns the selector key. The selector is an atomic map: the API server notes it as a whole.
 fn owns(entry: &ManagedFieldsEntry, key: &str) -> bool {
     let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);

@@ -355,3 +355,112 @@ async fn a_color_the_guard_does_not_have_asks_nothing() {
     let flip = run(None, &order, |server| async { server }).await;
     assert!(matches!(flip, Err(RouterError::NoSuchColor { .. })), "{flip:?}");
 }
+
+// === what an earlier process did not end ===
+
+fn of_preview(value: &str, changed: &str) -> Value {
+    let mut preview = service("web-preview", value, "3", None);
+    preview["metadata"]["managedFields"] = json!([{"manager": "kubectl-patch", "operation": "Update", "apiVersion": "v1",
+        "fieldsType": "FieldsV1", "time": changed, "fieldsV1": {"f:spec": {"f:selector": {}}}}]);
+    preview
+}
+
+/// Before the flip of [`record`], which was decided at 08:00:00.
+const BEFORE: &str = "2027-01-15T07:59:58Z";
+
+async fn finish<S: Future<Output = Server>>(preview: Option<&str>, script: impl FnOnce(Server) -> S) -> Result<bool, RouterError> {
+    let (router, _feed, server) = shop(&["blue", "green"], preview);
+    let flip = record("i1");
+    let (finished, mut server) = tokio::join!(router.finish(&flip), script(server));
+    server.rests().await;
+    finished
+}
+
+#[tokio::test]
+async fn a_preview_that_was_not_swapped_is_brought_along_by_a_patch_that_compares() {
+    let finished = finish(Some("web-preview"), |mut server| async {
+        server.expect("GET", WEB, 200, flipped("10")).await;
+        for _ in 0..2 {
+            server.expect("GET", PREVIEW, 200, of_preview("web-blue", BEFORE)).await;
+        }
+        let patch = server
+            .expect("PATCH", PREVIEW, 200, service("web-preview", "web-green", "4", None))
+            .await;
+        let patch: Value = serde_json::from_str(&patch).expect("JSON");
+        assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "3"}));
+        assert_eq!(
+            patch[1],
+            json!({"op": "test", "path": "/spec/selector/app.io~1color", "value": "web-blue"})
+        );
+        assert_eq!(
+            patch[2],
+            json!({"op": "replace", "path": "/spec/selector/app.io~1color", "value": "web-green"})
+        );
+        server
+    })
+    .await;
+    assert!(finished.expect("done"));
+}
+
+#[tokio::test]
+async fn a_preview_is_left_alone_where_anything_has_happened_since() {
+    let other = serde_json::to_string(&Ledger::default().with(record("i1")).with(record("i2"))).expect("encodes");
+    let newer = service("web", "web-blue", "11", Some(json!({LEDGER_ANNOTATION: other})));
+    let mut moved_on = flipped("11");
+    moved_on["spec"]["selector"]["app.io/color"] = json!("web-green");
+    for active in [newer, moved_on, service("web", "web-blue", "11", None)] {
+        let finished = finish(Some("web-preview"), |mut server| async {
+            server.expect("GET", WEB, 200, active).await;
+            server
+        })
+        .await;
+        assert!(!finished.expect("read"));
+    }
+    for preview in [
+        of_preview("web-green", BEFORE),
+        of_preview("web-canary", BEFORE),
+        of_preview("web-blue", "2027-01-15T08:00:01Z"),
+    ] {
+        let finished = finish(Some("web-preview"), |mut server| async {
+            server.expect("GET", WEB, 200, flipped("10")).await;
+            server.expect("GET", PREVIEW, 200, preview).await;
+            server
+        })
+        .await;
+        assert!(!finished.expect("read"));
+    }
+    assert!(!finish(None, |server| async { server }).await.expect("nothing to do"));
+}
+
+#[tokio::test]
+async fn a_preview_that_changes_while_it_is_brought_along_is_left_alone() {
+    let finished = finish(Some("web-preview"), |mut server| async {
+        server.expect("GET", WEB, 200, flipped("10")).await;
+        for _ in 0..2 {
+            server.expect("GET", PREVIEW, 200, of_preview("web-blue", BEFORE)).await;
+        }
+        server.expect("PATCH", PREVIEW, 422, json!("the test failed")).await;
+        server.expect("GET", PREVIEW, 200, of_preview("web-canary", BEFORE)).await;
+        server
+    })
+    .await;
+    assert!(!finished.expect("left alone"));
+}
+
+#[tokio::test]
+async fn a_preview_that_cannot_be_brought_along_is_told() {
+    let finished = finish(Some("web-preview"), |mut server| async {
+        server.expect("GET", WEB, 200, flipped("10")).await;
+        for _ in 0..2 {
+            server.expect("GET", PREVIEW, 200, of_preview("web-blue", BEFORE)).await;
+        }
+        server.expect("PATCH", PREVIEW, 403, json!("may not")).await;
+        server
+    })
+    .await;
+    let error = finished.expect_err("told").to_string();
+    assert!(
+        error.contains("Service \"shop/web\"") && error.contains("may not (HTTP 403)"),
+        "{error}"
+    );
+}
