@@ -42,7 +42,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The caches of one cluster, by namespace.
 #[derive(Debug)]
 pub struct Caches {
-    namespaces: BTreeMap<String, Shelf>,
+    /// Read at every look, changed when another configuration names other namespaces.
+    namespaces: RwLock<BTreeMap<String, Arc<Shelf>>>,
 }
 
 /// Why nothing can be said about an object: a sentence for a person.
@@ -109,7 +110,27 @@ pub(super) struct Trouble {
 
 impl Caches {
     pub(super) fn new(namespaces: BTreeMap<String, Shelf>) -> Self {
-        Self { namespaces }
+        let namespaces = namespaces.into_iter().map(|(name, shelf)| (name, Arc::new(shelf))).collect();
+        Self {
+            namespaces: RwLock::new(namespaces),
+        }
+    }
+
+    /// The namespaces there are caches of.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.all().keys().cloned().collect()
+    }
+
+    /// Adds the caches of a namespace.
+    pub(super) fn add(&self, namespace: String, shelf: Shelf) {
+        let mut namespaces = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
+        namespaces.insert(namespace, Arc::new(shelf));
+    }
+
+    /// Forgets the caches of a namespace.
+    pub(super) fn remove(&self, namespace: &str) {
+        let mut namespaces = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
+        namespaces.remove(namespace);
     }
 
     /// The Service of that name; `None`: there is none.
@@ -123,7 +144,7 @@ impl Caches {
     /// The last Service of that name that was seen, however long ago: only good as the basis of a compare-and-swap.
     #[must_use]
     pub fn last_known_service(&self, namespace: &str, name: &str) -> Option<Arc<Service>> {
-        let shelf = self.namespaces.get(namespace)?;
+        let shelf = self.found(namespace)?;
         shelf.services.store.get(&ObjectRef::new(name).within(namespace))
     }
 
@@ -160,15 +181,13 @@ impl Caches {
     /// [`Self::age`] does not say otherwise.
     #[must_use]
     pub fn version(&self, namespace: &str) -> u64 {
-        self.namespaces
-            .get(namespace)
-            .map_or(0, |shelf| shelf.version.load(Ordering::Acquire))
+        self.found(namespace).map_or(0, |shelf| shelf.version.load(Ordering::Acquire))
     }
 
     /// How long the oldest cache of a namespace has been without its watch; zero while all are watched.
     #[must_use]
     pub fn age(&self, namespace: &str) -> Duration {
-        let Some(shelf) = self.namespaces.get(namespace) else {
+        let Some(shelf) = self.found(namespace) else {
             return Duration::ZERO;
         };
         shelf.cells().iter().map(|cell| cell.age()).max().unwrap_or_default()
@@ -176,7 +195,8 @@ impl Caches {
 
     /// The first trouble of any cache, else that the first lists are not in yet, else nothing.
     pub(super) fn trouble(&self) -> Option<Trouble> {
-        let cells = || self.namespaces.values().flat_map(Shelf::cells);
+        let shelves = self.all();
+        let cells = || shelves.values().flat_map(|shelf| shelf.cells());
         cells().find_map(Cell::trouble).or_else(|| {
             let waiting = cells().find(|cell| !cell.synced())?;
             Some(Trouble {
@@ -187,17 +207,28 @@ impl Caches {
     }
 
     pub(super) fn all_synced(&self) -> bool {
-        self.namespaces.values().flat_map(Shelf::cells).all(Cell::synced)
+        self.all().values().flat_map(|shelf| shelf.cells()).all(Cell::synced)
     }
 
     #[cfg(test)]
-    pub(super) fn namespaces_for_tests(&self) -> &BTreeMap<String, Shelf> {
-        &self.namespaces
+    pub(super) fn namespaces_for_tests(&self) -> BTreeMap<String, Arc<Shelf>> {
+        self.all()
     }
 
-    fn shelf(&self, namespace: &str) -> Result<&Shelf, Unreadable> {
+    fn all(&self) -> BTreeMap<String, Arc<Shelf>> {
+        self.namespaces.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn found(&self, namespace: &str) -> Option<Arc<Shelf>> {
         self.namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
             .get(namespace)
+            .cloned()
+    }
+
+    fn shelf(&self, namespace: &str) -> Result<Arc<Shelf>, Unreadable> {
+        self.found(namespace)
             .ok_or_else(|| Unreadable(format!("namespace {namespace:?} is not watched")))
     }
 }

@@ -5,16 +5,22 @@
 //! the caches without a request ([`Caches`]) and get a client for the rest: [`Cluster::reads`] for what may be asked
 //! twice, [`Cluster::writes`] for what must not.
 //!
-//! Credentials rotate as kube lets them (token files, credential plugins); beyond that, refused credentials and failed
-//! TLS handshakes make the kubeconfig be read anew, which covers client certificates and rewritten kubeconfigs.
+//! Credentials rotate as kube lets them (token files, credential plugins); beyond that the kubeconfig, and the
+//! certificates and keys it names, are read anew when they change ([`material`]), and whenever credentials were refused
+//! or a TLS handshake failed.
 
 mod caches;
 mod connect;
 pub mod fault;
+mod material;
 mod trim;
 mod watch;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use backon::BackoffBuilder as _;
 use futures::FutureExt as _;
@@ -48,6 +54,11 @@ pub struct Cluster {
     caches: Caches,
     link: channel::Receiver<Link>,
     signals: Arc<Signals>,
+    shared: Shared,
+    /// Ends the watches of a namespace.
+    watches: Mutex<BTreeMap<String, CancellationToken>>,
+    /// Where clients were given nobody renews them; without its sender their link would count as ended.
+    _given: Option<channel::Sender<Link>>,
 }
 
 /// Why a cluster cannot be asked.
@@ -107,6 +118,8 @@ impl Cluster {
         stop: CancellationToken,
         clients: Option<Clients>,
     ) -> Arc<Self> {
+        // Its own, so that it can be closed by itself.
+        let stop = stop.child_token();
         let namespaces = caches::watchable(namespaces);
         let watch_for = watch::watch_for(namespaces.len());
         let signals = Arc::new(Signals::default());
@@ -123,20 +136,55 @@ impl Cluster {
             watch_for,
             stop: stop.clone(),
         };
-        let shelves = namespaces
-            .into_iter()
-            .map(|namespace| (namespace.clone(), watched(&namespace, &shared)))
-            .collect();
-        match clients {
-            Some(clients) => drop(up.send_replace(Link::Up(Arc::new(clients)))),
-            None => drop(tokio::spawn(keep_linked(settings.clone(), watch_for, up, signals.clone(), stop))),
-        }
-        Arc::new(Self {
+        let given = match clients {
+            Some(clients) => {
+                up.send_replace(Link::Up(Arc::new(clients)));
+                Some(up)
+            }
+            None => {
+                tokio::spawn(keep_linked(settings.clone(), watch_for, up, signals.clone(), stop));
+                None
+            }
+        };
+        let cluster = Self {
             settings,
-            caches: Caches::new(shelves),
+            caches: Caches::new(BTreeMap::new()),
             link,
             signals,
-        })
+            shared,
+            watches: Mutex::default(),
+            _given: given,
+        };
+        cluster.watch_only(namespaces);
+        Arc::new(cluster)
+    }
+
+    /// Watches these namespaces and no others: begins and ends watches, and leaves those alone that stay. How long a watch lasts was
+    /// chosen by the number of namespaces at the start, and stays: it bounds how long a dead connection goes unnoticed.
+    pub fn watch_only(&self, namespaces: BTreeSet<String>) {
+        let wanted = caches::watchable(namespaces);
+        let present = self.caches.names();
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        for namespace in present.difference(&wanted) {
+            if let Some(stop) = watches.remove(namespace) {
+                stop.cancel();
+            }
+            self.caches.remove(namespace);
+        }
+        for namespace in wanted.difference(&present) {
+            let stop = self.shared.stop.child_token();
+            let shared = Shared {
+                stop: stop.clone(),
+                ..self.shared.clone()
+            };
+            self.caches.add(namespace.clone(), watched(namespace, &shared));
+            watches.insert(namespace.clone(), stop);
+        }
+    }
+
+    /// Ends all watches and the connection: nothing is read from it any more.
+    pub fn close(&self) {
+        self.shared.stop.cancel();
     }
 
     /// Its settings.
@@ -312,6 +360,8 @@ async fn keep_linked(
     let mut said = None;
     let work = async {
         loop {
+            // Looked at first: what changes while the clients are made is a change.
+            let material = material::look(&settings).await;
             match connect::connect(&settings, watch_for).await {
                 Ok(clients) => {
                     tracing::info!(
@@ -325,7 +375,12 @@ async fn keep_linked(
                     tokio::time::sleep(RENEW_SPACING).await;
                     // What was refused meanwhile may have been the old credentials; who is refused still asks again.
                     let _ = signals.renew.notified().now_or_never();
-                    signals.renew.notified().await;
+                    tokio::select! {
+                        () = signals.renew.notified() => {}
+                        () = material::changed(&settings, material) => {
+                            tracing::info!(cluster = settings.name, "Credentials changed on disk");
+                        }
+                    }
                 }
                 Err(error) => {
                     let news = said.as_ref() != Some(&error);

@@ -1,6 +1,10 @@
 //! A cluster for tests: its clients are given (usually `tower-test` mocks) and its caches are filled by hand.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -16,14 +20,16 @@ use kube::{
 };
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Cluster, Link,
     caches::{Caches, Heard, Shelf, Signals, Stores, Trouble},
     connect::Clients,
     trim,
+    watch::Shared,
 };
-use crate::model::settings::ClusterSettings;
+use crate::{metrics::Metrics, model::settings::ClusterSettings};
 
 /// Fills the caches of a stub cluster; they have no watch and stay as they are filled.
 pub(crate) struct Feed {
@@ -63,11 +69,23 @@ impl Feed {
             flip_timeout: Duration::from_secs(2),
             ..ClusterSettings::default()
         };
+        let shared = Shared {
+            cluster: String::new(),
+            link: link.clone(),
+            signals: signals.clone(),
+            metrics: Metrics::new().expect("registers"),
+            read_timeout: settings.read_timeout,
+            watch_for: Duration::from_secs(30),
+            stop: CancellationToken::new(),
+        };
         let cluster = Cluster {
             settings,
             caches: Caches::new(BTreeMap::from([(namespace.to_owned(), shelf)])),
             link,
             signals,
+            shared,
+            watches: Mutex::default(),
+            _given: None,
         };
         Self {
             cluster: Arc::new(cluster),
@@ -80,12 +98,9 @@ impl Feed {
         }
     }
 
-    fn shelf(&self) -> &Shelf {
-        self.cluster
-            .caches
-            .namespaces_for_tests()
-            .get(&self.namespace)
-            .expect("made with it")
+    fn shelf(&self) -> Arc<Shelf> {
+        let mut shelves = self.cluster.caches.namespaces_for_tests();
+        shelves.remove(&self.namespace).expect("made with it")
     }
 
     /// Marks every cache as listed.

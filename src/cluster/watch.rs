@@ -51,7 +51,7 @@ pub(super) fn watch_for(namespaces: usize) -> Duration {
 }
 
 /// What all watches of a cluster share.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub cluster: String,
     pub link: watch::Receiver<Link>,
