@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{Severity, Topic};
@@ -21,6 +21,17 @@ pub enum Secret {
     Value(SecretString),
     /// From a file; trailing white space is not part of it.
     File(PathBuf),
+}
+
+impl PartialEq for Secret {
+    /// Whether both were configured alike: what a file holds is not looked at. For comparing configurations, never for letting somebody in.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Value(one), Self::Value(other)) => one.expose_secret() == other.expose_secret(),
+            (Self::File(one), Self::File(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -87,7 +98,7 @@ impl Secret {
 }
 
 /// One cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterSettings {
     /// Its name in the configuration; empty for the only one.
     pub name: String,
@@ -104,7 +115,7 @@ pub struct ClusterSettings {
 }
 
 /// One Prometheus-compatible server.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct PrometheusSettings {
     /// Base URL, without `/api/v1`.
     pub url: Url,
@@ -131,7 +142,7 @@ impl fmt::Debug for PrometheusSettings {
 }
 
 /// One chat or receiver.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ChatSettings {
     /// Its name in the configuration.
     pub name: String,
@@ -213,7 +224,7 @@ pub struct Words {
 }
 
 /// What a chat speaks, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Channel {
     /// Slack, by an incoming webhook.
     Slack {
@@ -310,7 +321,7 @@ impl Channel {
 }
 
 /// E-mail by SMTP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Email {
     /// The server's host name.
     pub host: String,
@@ -394,7 +405,7 @@ impl ChatKind {
 }
 
 /// What holds for the evidence of all guards.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EvidenceSettings {
     /// Regular expressions of further secrets in what is captured.
     pub redact: Vec<String>,
@@ -428,7 +439,7 @@ impl Default for Retention {
 }
 
 /// A second place for complete bundles.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CopySettings {
     /// `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `file:///folder`.
     pub url: Url,
@@ -455,7 +466,7 @@ impl Default for AuditSettings {
 }
 
 /// Our own HTTP server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServeSettings {
     /// Where it listens.
     pub listen: SocketAddr,

@@ -21,6 +21,7 @@ use super::{
     scalar,
     source::Source,
 };
+use crate::model::GuardId;
 
 /// All questions of one round together.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -62,6 +63,11 @@ impl Befores {
     /// The number, where it is known.
     pub(super) fn value(&self, before: &Before) -> Option<f64> {
         self.known.get(&before.at).filter(|known| known.is_of(before))?.value
+    }
+
+    /// Forgets what is not of the `wanted` guards.
+    pub(super) fn keep_only(&mut self, wanted: impl Fn(&GuardId) -> bool) {
+        self.known.retain(|at, _| wanted(&at.guard));
     }
 
     /// What is to be asked now; nothing while a round is under way.

@@ -11,7 +11,7 @@
 //! `history` (for `flipback backtest`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -56,7 +56,10 @@ use self::{
 };
 use crate::{
     metrics::Metrics,
-    model::{Absence, Color, GuardId, GuardSpec, Reading, RuleKind, RuleName, Series, View, settings::ClusterSettings},
+    model::{
+        Absence, Color, GuardId, GuardSpec, Reading, RuleKind, RuleName, Series, View,
+        settings::{ClusterSettings, PrometheusSettings},
+    },
 };
 
 /// The share of a poll that a look may take: the rest is for deciding and acting before the next one is due.
@@ -139,6 +142,8 @@ impl Measure for Observer {
 pub struct Observer {
     guards: BTreeMap<GuardId, Arc<GuardSpec>>,
     sources: Vec<(Arc<Source>, Plan)>,
+    /// Where each source was said to be, and of which cluster.
+    settings: Vec<(String, PrometheusSettings)>,
     /// The index into `sources` by guard; none where the guard's cluster has no Prometheus.
     source_of: HashMap<GuardId, usize>,
     prober: Prober,
@@ -156,20 +161,61 @@ impl Observer {
         probe_resolve: BTreeMap<String, SocketAddr>,
         metrics: Metrics,
     ) -> Result<Self, ObserveError> {
+        Self::after(None, guards, clusters, probe_resolve, metrics)
+    }
+
+    /// Plans the queries of another configuration. What is known of a Prometheus whose settings stay is kept, but for what is known of
+    /// guards whose configuration is another.
+    ///
+    /// # Errors
+    /// [`ObserveError::Probes`] when TLS cannot be set up.
+    pub fn successor(
+        &self,
+        guards: &[Arc<GuardSpec>],
+        clusters: &[ClusterSettings],
+        probe_resolve: BTreeMap<String, SocketAddr>,
+        metrics: Metrics,
+    ) -> Result<Self, ObserveError> {
+        Self::after(Some(self), guards, clusters, probe_resolve, metrics)
+    }
+
+    fn after(
+        former: Option<&Self>,
+        guards: &[Arc<GuardSpec>],
+        clusters: &[ClusterSettings],
+        probe_resolve: BTreeMap<String, SocketAddr>,
+        metrics: Metrics,
+    ) -> Result<Self, ObserveError> {
+        let same = |spec: &&Arc<GuardSpec>| {
+            let then = former.and_then(|former| former.guards.get(&spec.id));
+            then.is_some_and(|then| then.config_hash == spec.config_hash)
+        };
+        let unchanged: HashSet<&GuardId> = guards.iter().filter(same).map(|spec| &spec.id).collect();
+        let known = |cluster: &str, settings: &PrometheusSettings| {
+            let former = former?;
+            let mut places = former.settings.iter();
+            let place = places.position(|(of, place)| of == cluster && place == settings)?;
+            let (source, _) = former.sources.get(place)?;
+            source.keep_only(|guard| unchanged.contains(guard));
+            Some(Arc::clone(source))
+        };
         let prober = Prober::new(probe_resolve, metrics.clone()).map_err(|source| ObserveError::Probes { source })?;
-        let mut sources = Vec::new();
+        let (mut sources, mut places) = (Vec::new(), Vec::new());
         let mut source_of = HashMap::new();
         for cluster in clusters {
             if let Some(settings) = &cluster.prometheus {
                 let own = || guards.iter().filter(|spec| spec.cluster == cluster.name);
                 source_of.extend(own().map(|spec| (spec.id.clone(), sources.len())));
-                let source = Source::new(&cluster.name, settings.clone(), metrics.clone());
-                sources.push((Arc::new(source), Plan::new(own().map(Arc::as_ref))));
+                let source = known(&cluster.name, settings)
+                    .unwrap_or_else(|| Arc::new(Source::new(&cluster.name, settings.clone(), metrics.clone())));
+                places.push((cluster.name.clone(), settings.clone()));
+                sources.push((source, Plan::new(own().map(Arc::as_ref))));
             }
         }
         Ok(Self {
             guards: guards.iter().map(|spec| (spec.id.clone(), spec.clone())).collect(),
             sources,
+            settings: places,
             source_of,
             prober,
             poll: guards.iter().map(|spec| spec.policy.poll).min().unwrap_or(Duration::from_secs(5)),

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    model::{Absence, Reading, settings::PrometheusSettings},
+    model::{Absence, GuardId, Reading, settings::PrometheusSettings},
 };
 
 /// Requests under way at one server; its own default limit is 20 for all of its users.
@@ -170,6 +170,16 @@ impl Source {
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         // Every value in it is complete at any time, so a panic elsewhere has left nothing half-done.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what was learned of the guards that are not `wanted`: their expressions may mean something else by now.
+    pub(super) fn keep_only(&self, wanted: impl Fn(&GuardId) -> bool) {
+        let mut memory = self.memory();
+        memory.typed.retain(|at| wanted(&at.guard));
+        memory.ratchets.retain(|at, _| wanted(&at.guard));
+        memory.crowds.retain(|at, _| wanted(&at.guard));
+        memory.quarantine.retain(|at, _| wanted(&at.guard));
+        memory.befores.keep_only(wanted);
     }
 
     /// The usual distance of two samples of `read`, as far as looks have shown.
