@@ -1,7 +1,7 @@
 //! Gives the merged tree its meaning: the daemon's own keys here, the rest by `cluster`, `chat` and `guard`; what is unlikely to be meant
 //! becomes a warning.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 
@@ -15,13 +15,15 @@ use super::{
     Config, Sources, chat, cluster, duration,
     environment::{self, Scripts},
     error::Problems,
-    evidence, guard, layers,
-    raw::{Node, NodeKind, Table},
+    evidence, guard, layers, maintenance,
+    raw::{Node, NodeKind, Share, Table},
 };
 
 /// Time between two looks: faster than a second recounts samples, slower than ten minutes guards nothing.
 const POLL_MIN: Duration = Duration::from_secs(1);
 const POLL_MAX: Duration = Duration::from_secs(600);
+/// Shared causes show within minutes; a ledger holds no more than some days.
+const RADIUS_WINDOW: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3600);
 /// Bounds of every network wait.
 pub(super) const WAIT_MIN: Duration = Duration::from_millis(10);
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(120);
@@ -54,7 +56,9 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let evidence = evidence::evidence(root.table_or_empty("evidence"), &data_dir, &base);
     let audit = evidence::audit(root.table_or_empty("audit"));
     let monitor_only = root.flag("monitor_only").unwrap_or(false);
+    let maintenance = maintenance::shared(&root);
     let shared = guard::Shared {
+        maintenance: &maintenance,
         poll,
         clusters: &clusters,
         chats: &chats.names,
@@ -64,7 +68,7 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let guards = guard::guards(&root, &shared);
     let clusters = clusters.into_iter().map(|(_, cluster)| cluster).collect();
     let mut config = Config {
-        blast_radius: BlastRadius::default(),
+        blast_radius: blast_radius(root.table_or_empty("blast_radius")),
         replicas: None,
         clusters,
         guards: guards.into_iter().map(Arc::new).collect(),
@@ -83,7 +87,22 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     root.close();
     config.warnings = warnings(&config, &scripts);
     config.warnings.extend(chats.warnings);
+    let names = config.guards.iter().map(|guard| &guard.id);
+    let missed = maintenance::without_a_guard(&maintenance, names);
+    config.warnings.extend(missed);
     config
+}
+
+/// `[blast_radius]`.
+fn blast_radius(table: Table<'_>) -> BlastRadius {
+    let default = BlastRadius::default();
+    let radius = BlastRadius {
+        flips: table.count("flips", 0..=100_000).unwrap_or(default.flips),
+        share: table.share("share", Share::Closed).unwrap_or(default.share),
+        window: table.duration("window", RADIUS_WINDOW).unwrap_or(default.window),
+    };
+    table.close();
+    radius
 }
 
 fn serve(table: Table<'_>, base: &Path, data_dir: &Path, default: ServeSettings) -> ServeSettings {

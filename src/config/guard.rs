@@ -14,7 +14,7 @@ use super::{
     color::{colors, every_color_fits, own_services},
     environment::Scripts,
     error::{Origin, Problem, Problems},
-    policy,
+    maintenance, policy,
     raw::{Node, NodeKind, Table},
     rule,
 };
@@ -28,6 +28,8 @@ pub(super) struct Shared<'a> {
     pub(super) chats: &'a [String],
     pub(super) scripts: &'a Scripts,
     pub(super) monitor_only: bool,
+    /// The maintenance windows that name guards by pattern.
+    pub(super) maintenance: &'a [maintenance::Shared],
 }
 
 /// `[defaults]`, read.
@@ -40,7 +42,21 @@ struct Defaults {
     rules: BTreeMap<String, Node>,
     policy: Node,
     evidence: Node,
+    standby: Standby,
+    scale_up: Node,
+    connections: Node,
 }
+
+/// What is done with a standby that cannot serve.
+#[derive(Clone, Copy)]
+enum Standby {
+    /// The flip is refused.
+    Ready,
+    /// It is scaled up.
+    ScaleUp,
+}
+
+const STANDBY: &[(&str, Standby)] = &[("ready", Standby::Ready), ("scale_up", Standby::ScaleUp)];
 
 /// What the model's names bear.
 pub(super) const NAME: &str = "1 to 63 lower-case letters, digits, '-', '_' or '.', beginning and ending with a letter or digit";
@@ -84,6 +100,9 @@ fn defaults(mut table: Table<'_>, shared: &Shared<'_>) -> Defaults {
         preset: table.choice("preset", rule::PRESETS).unwrap_or_default(),
         policy: table.table_or_empty("policy").node(),
         evidence: table.table_or_empty("evidence").node(),
+        standby: table.choice("standby", STANDBY).unwrap_or(Standby::Ready),
+        scale_up: table.table_or_empty("scale_up").node(),
+        connections: table.table_or_empty("connections").node(),
         rules,
     };
     // Read once for their own sake: a guard that overrides or drops them would hide what is wrong with them.
@@ -93,6 +112,12 @@ fn defaults(mut table: Table<'_>, shared: &Shared<'_>) -> Defaults {
     }
     if let Some(evidence) = defaults.evidence.table(table.problems) {
         policy::evidence(evidence, &EvidenceSpec::default());
+    }
+    if let Some(scale_up) = defaults.scale_up.table(table.problems) {
+        policy::scale_up(scale_up);
+    }
+    if let Some(connections) = defaults.connections.table(table.problems) {
+        policy::connections(connections);
     }
     let alone = Problems::default();
     let context = rule::Context {
@@ -148,6 +173,12 @@ fn guard(table: Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Option<G
     let evidence = evidence_node
         .table(problems)
         .map(|evidence| policy::evidence(evidence, &EvidenceSpec::default()));
+    let standby = table.choice("standby", STANDBY).unwrap_or(defaults.standby);
+    let scale_up_node = defaults.scale_up.overlaid(&table.table_or_empty("scale_up").node());
+    let scale_up = scale_up_node.table(problems).map(policy::scale_up);
+    let connections_node = defaults.connections.overlaid(&table.table_or_empty("connections").node());
+    let connections = connections_node.table(problems).map(policy::connections);
+    let maintenance = maintenance::windows(&table, id.as_ref(), shared.maintenance);
     let chats = if table.get("chats").is_some() {
         chats(&table, shared)
     } else {
@@ -163,9 +194,12 @@ fn guard(table: Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Option<G
         rules,
         policy: policy?,
         mode: if shared.monitor_only { Mode::Monitor } else { mode },
-        scale_up: None,
-        connections: crate::model::Connections::default(),
-        maintenance: Vec::new(),
+        scale_up: match standby {
+            Standby::Ready => None,
+            Standby::ScaleUp => Some(scale_up?),
+        },
+        connections: connections?,
+        maintenance,
         evidence: evidence?,
         chats,
         config_hash: String::new(),

@@ -20,6 +20,9 @@ use super::{
 /// A configuration file larger than this is none: thousands of guards need less.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
+/// What the crate toml calls a bare date or time where it is asked for nothing in particular.
+const DATE_AND_TIME: &str = "$__toml_private_datetime";
+
 /// One source's values, all of one origin.
 struct Layer {
     origin: Origin,
@@ -110,14 +113,18 @@ fn node(key: &str, value: &Value, figment: &Figment) -> Node {
             (None, Some(whole)) => NodeKind::Whole(i128::try_from(whole).unwrap_or(i128::MAX)),
             (None, None) => NodeKind::Number(number.to_f64().unwrap_or(f64::NAN)),
         },
-        Value::Dict(_, entries) => {
-            let guards = key == "guards";
-            let child = |name: &String, value: &Value| {
-                let path = if guards { guard_key(name, value) } else { format!("{key}.{name}") };
-                (name.clone(), node(&path, value, figment))
-            };
-            NodeKind::Table(entries.iter().map(|(name, value)| child(name, value)).collect())
-        }
+        Value::Dict(_, entries) => match entries.get(DATE_AND_TIME).filter(|_| entries.len() == 1).and_then(Value::as_str) {
+            // A date or a time that TOML knows by itself means what it would mean in quotes.
+            Some(text) => NodeKind::Text(text.to_owned()),
+            None => {
+                let guards = key == "guards";
+                let child = |name: &String, value: &Value| {
+                    let path = if guards { guard_key(name, value) } else { format!("{key}.{name}") };
+                    (name.clone(), node(&path, value, figment))
+                };
+                NodeKind::Table(entries.iter().map(|(name, value)| child(name, value)).collect())
+            }
+        },
         Value::Array(_, items) => NodeKind::List(
             items
                 .iter()

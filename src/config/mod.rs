@@ -37,6 +37,7 @@ mod evidence;
 mod expression;
 mod guard;
 mod layers;
+mod maintenance;
 mod policy;
 mod probe;
 mod raw;

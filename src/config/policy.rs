@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{AfterWatch, EvidenceSpec, Judging, Policy};
+use crate::model::{AfterWatch, Connections, EvidenceSpec, Judging, Policy, Reassert, Relief, ScaleUp};
 
 use super::{
     Problem, duration,
@@ -40,7 +40,7 @@ pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Poli
     let any = Duration::ZERO..=DAY;
     let some = SECOND..=DAY;
     let policy = Policy {
-        reassert: crate::model::Reassert::default(),
+        reassert: reassert(table.table_or_empty("reassert"), &base.reassert),
         mode: table.choice("mode", JUDGING).unwrap_or(base.mode),
         poll: base.poll,
         consecutive: table.count("consecutive", 1..=CONSECUTIVE_MAX).unwrap_or(base.consecutive),
@@ -71,6 +71,50 @@ pub(super) fn policy(table: Table<'_>, base: &Policy, scripts: &Scripts) -> Poli
     table.close();
     policy
 }
+
+/// More often than this is no answer to a controller but a fight.
+const REASSERT_MAX: u32 = 10;
+
+fn reassert(table: Table<'_>, base: &Reassert) -> Reassert {
+    let reassert = Reassert {
+        times: table.count("times", 0..=REASSERT_MAX).unwrap_or(base.times),
+        pause: table.duration("pause", SECOND..=HOUR).unwrap_or(base.pause),
+        managers: table.texts("managers").unwrap_or_else(|| base.managers.clone()),
+    };
+    if reassert.times > 0 && reassert.managers.is_empty() {
+        let problem = table.problem("managers", "at least one field manager, in which * stands for any text");
+        table
+            .problems
+            .add(problem.hint("times = 0 answers nobody, which is what an empty list would mean"));
+    }
+    table.close();
+    reassert
+}
+
+/// How a standby that is scaled down is brought up: `scale_up` of `table` over the defaults.
+pub(super) fn scale_up(table: Table<'_>) -> ScaleUp {
+    let base = ScaleUp::default();
+    let scale_up = ScaleUp {
+        replicas: table.count("replicas", 1..=1000).unwrap_or(base.replicas),
+        deadline: table.duration("deadline", SECOND..=HOUR).unwrap_or(base.deadline),
+    };
+    table.close();
+    scale_up
+}
+
+/// What happens to the pods that were left.
+pub(super) fn connections(table: Table<'_>) -> Connections {
+    let base = Connections::default();
+    let connections = Connections {
+        action: table.choice("action", RELIEF).unwrap_or(base.action),
+        at_once: table.count("at_once", 1..=1000).unwrap_or(base.at_once),
+        pause: table.duration("pause", Duration::ZERO..=HOUR).unwrap_or(base.pause),
+    };
+    table.close();
+    connections
+}
+
+const RELIEF: &[(&str, Relief)] = &[("keep", Relief::Keep), ("isolate", Relief::Isolate), ("evict", Relief::Evict)];
 
 const JUDGING: &[(&str, Judging)] = &[("intervals", Judging::Intervals), ("classic", Judging::Classic)];
 const AFTER_WATCH: &[(&str, AfterWatch)] = &[("slow", AfterWatch::Slow), ("full", AfterWatch::Full), ("alert", AfterWatch::Alert)];

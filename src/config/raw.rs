@@ -386,6 +386,22 @@ impl<'p> Table<'p> {
         })
     }
 
+    /// The tables of a list, written with two brackets.
+    pub(super) fn tables(&self, name: &str) -> Vec<Table<'p>> {
+        match self.get(name) {
+            None => Vec::new(),
+            Some(Node {
+                kind: NodeKind::List(items),
+                ..
+            }) => items.iter().filter_map(|item| item.table(self.problems)).collect(),
+            Some(node) => {
+                let twice = format!("write [[{name}]] with two brackets, once for each");
+                self.problems.add(node.problem("a list of tables").hint(twice));
+                Vec::new()
+            }
+        }
+    }
+
     /// Every entry, for tables whose keys are names; all keys are known.
     pub(super) fn entries(&self) -> Vec<(String, Node)> {
         self.asked.borrow_mut().extend(self.entries.keys().cloned());
@@ -423,7 +439,7 @@ impl<'p> Table<'p> {
 }
 
 /// Keys of `[defaults]` that are looked for at the top of the file.
-const OF_DEFAULTS: [&str; 7] = [
+const OF_DEFAULTS: [&str; 10] = [
     "mode",
     "namespace_prefix",
     "preset",
@@ -431,6 +447,9 @@ const OF_DEFAULTS: [&str; 7] = [
     "rules",
     "policy",
     "templates",
+    "standby",
+    "scale_up",
+    "connections",
 ];
 
 /// The known word that is nearest, if any is near.

@@ -14,6 +14,7 @@ use super::*;
 mod chats;
 mod evidence;
 mod rules;
+mod safety;
 
 /// A guard that needs nothing else.
 const GUARD: &str = r#"
@@ -185,6 +186,13 @@ fn every_key_of_the_code_stands_in_the_reference_file() {
         ("evidence.retention", format!("[evidence.retention]\nzzz = 1\n{GUARD}")),
         ("evidence.copy", format!("[evidence.copy]\nzzz = 1\n{GUARD}")),
         ("audit", format!("[audit]\nzzz = 1\n{GUARD}")),
+        ("blast_radius", format!("[blast_radius]\nzzz = 1\n{GUARD}")),
+        ("maintenance[0]", format!("[[maintenance]]\nzzz = 1\nfrom = \"01:00\"\n{GUARD}")),
+        ("maintenance[0]", format!("[[maintenance]]\nzzz = 1\nstarts = \"x\"\n{GUARD}")),
+        ("defaults.scale_up", format!("[defaults.scale_up]\nzzz = 1\n{GUARD}")),
+        ("defaults.connections", format!("[defaults.connections]\nzzz = 1\n{GUARD}")),
+        ("defaults.policy.reassert", format!("[defaults.policy.reassert]\nzzz = 1\n{GUARD}")),
+        ("guards[web].maintenance[0]", format!("{GUARD}[[guards.maintenance]]\nzzz = 1")),
         ("probe", format!("[probe]\nzzz = 1\n{GUARD}")),
         ("defaults", format!("[defaults]\nzzz = 1\n{GUARD}")),
         ("defaults.policy", format!("[defaults.policy]\nzzz = 1\n{GUARD}")),

@@ -1,7 +1,8 @@
 //! The shared nouns. Data and the little arithmetic that belongs to it: no IO, no clock, no import from another room.
 //!
 //! Reading order: who is guarded ([`name`], [`spec`], [`preset`]), what is live ([`traffic`]), what was measured ([`reading`], of old
-//! [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`], [`audit`]), what is told ([`announcement`],
+//! [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`], [`audit`]), what stands against it
+//! ([`maintenance`]), what is told ([`announcement`],
 //! [`status`]) and what a person may ask for ([`command`]).
 
 pub mod announcement;
@@ -12,6 +13,7 @@ pub mod decision;
 pub mod history;
 pub mod incident;
 pub mod ledger;
+pub mod maintenance;
 pub mod name;
 pub mod preset;
 pub mod reading;
@@ -28,12 +30,12 @@ pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Supp
 pub use history::{Evaluation, Past, Survey, Track};
 pub use incident::{Incident, IncidentOutcome, Moment, TimelineEntry};
 pub use ledger::{FlipRecord, Ledger, Pause};
+pub use maintenance::{Day, MaintenanceTime, MaintenanceWindow};
 pub use name::{Color, GuardId, NameError, RuleName, file_segment};
 pub use reading::{Absence, Counter, Held, Hold, Observation, Reading, Series};
 pub use spec::{
-    Action, AfterWatch, ColorSpec, Connections, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, Histogram, Judging, LatencyRule,
-    MaintenanceTime, MaintenanceWindow, Mode, Policy, Preset, ProbeRule, Reassert, Relief, RouteSpec, RuleKind, RuleSpec, ScalarRule,
-    ScaleUp, ServiceRoute, TimeUnit, Windows,
+    Action, AfterWatch, ColorSpec, Connections, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, Histogram, Judging, LatencyRule, Mode,
+    Policy, Preset, ProbeRule, Reassert, Relief, RouteSpec, RuleKind, RuleSpec, ScalarRule, ScaleUp, ServiceRoute, TimeUnit, Windows,
 };
 pub use status::{ChatStatus, ColorStatus, GuardStatus, IncidentSummary, Phase, RuleStatus, Status};
 pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};

@@ -520,7 +520,7 @@ impl Default for BlastRadius {
     fn default() -> Self {
         Self {
             flips: 5,
-            share: 0.2,
+            share: 0.1,
             window: Duration::from_secs(10 * 60),
         }
     }

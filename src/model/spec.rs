@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::{Timestamp, civil::Time};
 use serde::{Deserialize, Serialize};
 
-use super::{Color, GuardId, RuleName};
+use super::{Color, GuardId, MaintenanceWindow, RuleName};
 
 /// One thing being watched in one cluster.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -92,40 +91,6 @@ pub enum Relief {
     Isolate,
     /// It is evicted, as far as its disruption budget allows.
     Evict,
-}
-
-/// A time in which nothing is flipped automatically.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MaintenanceWindow {
-    /// What people call it.
-    pub name: String,
-    /// When it is.
-    #[serde(flatten)]
-    pub when: MaintenanceTime,
-}
-
-/// When a maintenance window is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", untagged)]
-pub enum MaintenanceTime {
-    /// Once.
-    Once {
-        /// Its first instant.
-        starts: Timestamp,
-        /// The first instant after it.
-        ends: Timestamp,
-    },
-    /// Every week.
-    Weekly {
-        /// The days on which it begins: `mon`, `tue`, ...; none = every day.
-        days: Vec<String>,
-        /// When it begins, on the clock of `time_zone`.
-        from: Time,
-        /// When it ends; at or before `from`: on the next day.
-        to: Time,
-        /// An IANA name such as `Europe/Berlin`.
-        time_zone: String,
-    },
 }
 
 /// Whether flips are carried out.
