@@ -1,8 +1,9 @@
 //! Messages arrive: the real outbox, in a process of its own, against HTTP servers that answer, refuse, limit, stall,
 //! reset and drip; and killed with SIGKILL at random instants and between any two of its steps.
 //!
-//! The promise: what is on disk arrives, each thread in order, a repeated one with the same key and each with the receipt
-//! of its thread. What a kill catches between `push` and the disk is pushed again here, as its maker would.
+//! The promise: what `Pushed::kept` has called kept arrives, whatever is killed when; each thread in order, a repeated one
+//! with the same key and each with the receipt of its thread. What a kill caught before that is pushed again by the next
+//! run, which does not know how far the last one came: so some of it is on disk, and some was delivered. That is told once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -221,6 +222,49 @@ async fn a_kill_between_any_two_steps_loses_nothing() {
     assert_eq!(seen, [(0, None), (0, None), (0, None), (1, of(0)), (1, of(0)), (2, of(1))]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_before_a_kill_and_is_pushed_again_is_told_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let chats = [
+        Chat::start(folder.path(), "hook", well).await,
+        Chat::start(folder.path(), "threads", well).await,
+    ];
+    let told = [chats[0].told(60_000), chats[1].told(60_000)];
+    let all_waited_for = |count: usize| {
+        let done = |chat: &Chat, name| chat.accepted().len() == count && nothing_waits(folder.path(), name);
+        done(&chats[0], "hook") && done(&chats[1], "threads")
+    };
+    let mut process = Process::start(folder.path(), &told);
+    for number in 0..6 {
+        process.push(&message("t", number));
+    }
+    eventually("all are delivered", || all_waited_for(6)).await;
+    process.kill();
+
+    // One chat alone has taken the seventh; what a new run pushes, it pushes before it knows.
+    chats[1].set(|_, _| Answer::Hang);
+    let mut process = Process::start(folder.path(), &told);
+    for number in 0..7 {
+        process.push(&message("t", number));
+    }
+    eventually("one has taken the seventh", || chats[0].accepted().len() == 7).await;
+    eventually("the other is asked", || chats[1].seen().len() == 7).await;
+    eventually("it is written down", || nothing_waits(folder.path(), "hook")).await;
+    process.kill();
+
+    chats[1].set(well);
+    let mut process = Process::start(folder.path(), &told);
+    for number in 0..8 {
+        process.push(&message("t", number));
+    }
+    eventually("all are delivered", || all_waited_for(8)).await;
+    process.stop().await;
+    let order = |chat: &Chat| chat.seen().iter().map(|seen| seen.number).collect::<Vec<_>>();
+    assert_eq!(order(&chats[0]), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(order(&chats[1]), [0, 1, 2, 3, 4, 5, 6, 6, 7], "the seventh was not answered");
+    chats.iter().for_each(Chat::check);
+}
+
 /// The kill races with what the process does after the answer: whoever wins, nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_right_after_the_answer_loses_nothing() {
@@ -251,11 +295,12 @@ fn receipts_are_handed_on(chat: &Chat) {
 
 // === kills at random instants ===
 
-/// What was pushed, and what of it a kill caught before it was on disk.
+/// What was pushed, and what of it nobody has promised not to lose.
 struct Maker {
     random: StdRng,
     next: Vec<usize>,
-    pushed: Vec<(String, usize)>,
+    pushed: usize,
+    unsure: Vec<Announcement>,
 }
 
 impl Maker {
@@ -263,20 +308,10 @@ impl Maker {
         let thread = self.random.random_range(0..THREADS);
         let number = self.next[thread];
         self.next[thread] += 1;
-        let thread = format!("t{thread}");
-        process.push(&message(&thread, number));
-        self.pushed.push((thread, number));
-    }
-
-    /// What a chat has never seen and the disk does not have.
-    fn caught(&self, folder: &Path, name: &str, chat: &Chat) -> Vec<Announcement> {
-        let seen: BTreeSet<_> = chat.seen().into_iter().map(|seen| (seen.thread, seen.number)).collect();
-        let fresh = self.pushed.iter().filter(|pushed| !seen.contains(*pushed));
-        let messages = fresh.map(|(thread, number)| Announcement {
-            chats: vec![name.to_owned()],
-            ..message(thread, *number)
-        });
-        messages.filter(|message| !file(folder, name, message).exists()).collect()
+        let message = message(&format!("t{thread}"), number);
+        process.push(&message);
+        self.pushed += 1;
+        self.unsure.push(message);
     }
 }
 
@@ -301,20 +336,20 @@ async fn kills_at_random_instants_lose_nothing_and_a_black_hole_delays_nobody() 
     let mut maker = Maker {
         random: StdRng::seed_from_u64(SEED),
         next: vec![0; THREADS],
-        pushed: Vec::new(),
+        pushed: 0,
+        unsure: Vec::new(),
     };
-    let mut again = 0;
-    let mut caught = Vec::new();
+    let (mut again, mut caught) = (0, 0);
     for kill in 0..=KILLS {
         let mut process = Process::start(folder.path(), &told);
-        for message in std::mem::take(&mut caught) {
-            process.push(&message);
+        for message in &maker.unsure {
+            process.push(message);
         }
         if kill == KILLS {
             for chat in [&hook, &threads] {
                 chat.set(well);
             }
-            let done = |name, chat: &Chat| chat.accepted().len() == maker.pushed.len() && nothing_waits(folder.path(), name);
+            let done = |name, chat: &Chat| chat.accepted().len() == maker.pushed && nothing_waits(folder.path(), name);
             eventually("all are accepted", || done("hook", &hook) && done("threads", &threads)).await;
             process.stop().await;
             break;
@@ -324,16 +359,24 @@ async fn kills_at_random_instants_lose_nothing_and_a_black_hole_delays_nobody() 
         }
         let instant = maker.random.random_range(0..400_000);
         tokio::time::sleep(Duration::from_micros(instant)).await;
-        process.kill();
-        for (name, chat) in chats {
-            caught.extend(maker.caught(folder.path(), name, chat));
-        }
-        again += caught.len();
+        let kept = process.kill();
+        maker.unsure.retain(|message| !kept.contains(&message.id));
+        again += maker.unsure.len();
+        // For the figure only: what really was nowhere yet.
+        let nowhere = |message: &&Announcement| !chats.iter().any(|(name, _)| file(folder.path(), name, message).exists());
+        let seen: BTreeSet<String> = hook.seen().into_iter().map(|seen| seen.key).collect();
+        caught += maker
+            .unsure
+            .iter()
+            .filter(nowhere)
+            .filter(|message| !seen.contains(&message.id))
+            .count();
     }
     let requests = hook.seen().len() + threads.seen().len();
-    let (all, doubled) = (maker.pushed.len(), requests - 2 * maker.pushed.len());
+    let (all, doubled) = (maker.pushed, requests - 2 * maker.pushed);
     println!(
-        "{KILLS} kills (seed {SEED:#x}): {all} messages to two chats, {requests} requests, {doubled} repeated; {again} caught before the disk"
+        "{KILLS} kills (seed {SEED:#x}): {all} messages to two chats, {requests} requests, {doubled} repeated; {again} pushed again, {caught} of \
+         them caught before any file"
     );
     for (_, chat) in chats {
         chat.check();
@@ -341,6 +384,6 @@ async fn kills_at_random_instants_lose_nothing_and_a_black_hole_delays_nobody() 
     receipts_are_handed_on(&threads);
     // The hole has taken requests all along and accepted none, and everything else has arrived.
     assert!(!hole.seen().is_empty() && hole.accepted().is_empty());
-    assert!(again < 3 * all, "hardly anything was stored: {again} of {}", 3 * all);
+    assert!(again < all, "hardly anything was kept: {again} of {all}");
     assert!(doubled > 0, "no kill and no fault fell between a request and its end");
 }

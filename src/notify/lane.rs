@@ -31,7 +31,9 @@ pub(super) use letter::Letter;
 use pauses::Failure;
 pub(super) use pauses::Pace;
 pub(super) use queue::LANE_MAX;
+pub(super) use queue::Place;
 use queue::{Next, Now, Queue, Restored, Turn, Verdict};
+pub use threads::OpenThread;
 pub(super) use threads::{Record, THREADS_MAX};
 
 /// Ids of accepted messages whose files could not be removed; tried again with the next.
@@ -109,32 +111,38 @@ impl Lane {
         pushed.given_up
     }
 
-    /// Takes up what an earlier run left.
-    pub(super) fn restore(&self, left: Left, wall: Timestamp) -> Vec<Letter> {
+    /// Takes up what an earlier run left; returns what is given up for lack of room, and what that run left untold the end of.
+    pub(super) fn restore(&self, left: Left, wall: Timestamp) -> (Vec<Letter>, Vec<OpenThread>) {
         let mut inner = self.inner();
         let Restored {
             taken,
             unneeded,
             forgotten,
             given_up,
+            open,
         } = inner.queue.restore(left.letters, left.records, self.at(wall));
         inner.chores.remove.extend(unneeded);
         inner.chores.forget.extend(forgotten);
         if taken > 0 {
             info!(chat = self.chat.name, messages = taken, "Sending what an earlier run left");
         }
-        given_up
+        (given_up, open)
     }
 
-    /// Messages that are not on disk yet.
-    pub(super) fn unstored(&self) -> Vec<Letter> {
-        self.inner().queue.unstored()
+    /// The waiting messages that are there.
+    pub(super) fn letters(&self, place: Place) -> Vec<Letter> {
+        self.inner().queue.at(place)
     }
 
-    /// Frees messages for delivery once the disk has had its turn.
-    pub(super) fn mark_stored(&self, stored: &[Letter]) {
-        self.inner().queue.mark_stored(stored);
+    /// Notes where messages got to; what the disk has had its turn at may be sent.
+    pub(super) fn moved(&self, letters: &[Letter], place: Place) {
+        self.inner().queue.moved(letters, place);
         self.ready.notify_one();
+    }
+
+    /// Where a message is; `None` where it does not wait.
+    pub(super) fn place(&self, id: &str) -> Option<Place> {
+        self.inner().queue.place(id)
     }
 
     /// How many wait for the chat, and since when.

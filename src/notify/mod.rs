@@ -4,7 +4,9 @@
 //! Principles:
 //! - Nothing on the road of a flip waits for a chat: [`Outbox::push`] is synchronous, bounded and cannot fail.
 //! - A message is on disk before it is sent and leaves the disk after it was accepted: a crash between the two sends it
-//!   again, never loses it. Receivers drop a repeated one by its id.
+//!   again, never loses it. Receivers drop a repeated one by its id, and what one has accepted is never sent again, whoever
+//!   pushes it in whichever run.
+//! - What was told and not ended is known after a restart, by the same files: [`Outbox::take_left_open`].
 //! - Chats do not know of each other: one worker each, so that a black hole delays only itself.
 //! - Messages of one thread arrive in order; threads do not wait for each other.
 //! - A webhook URL is a secret: it is read when needed and never becomes part of an error, a log line or a file.
@@ -46,7 +48,8 @@ mod teams;
 mod webhook;
 
 pub use filter::suits;
-pub use outbox::{GivenUp, Opener, Outbox, OutboxTask};
+pub use lane::OpenThread;
+pub use outbox::{GivenUp, Opener, Outbox, OutboxTask, Pushed};
 pub use post::DeliverError;
 use post::Post;
 pub use rehearsal::{Draft, Rehearsal};

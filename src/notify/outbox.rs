@@ -1,8 +1,13 @@
 //! The way out: [`Outbox::push`] takes a message in microseconds, [`OutboxTask::run`] writes it down and lets one lane per
 //! chat carry it. After a restart the files left are sent first, in order.
+//!
+//! `push` itself does not touch the disk, since nothing on the road of a flip may. A worker that does nothing else lays the
+//! message into its file at once, another syncs it, and only then it is sent. Who may do something only once a message
+//! cannot be lost awaits [`Pushed::kept`]. Whoever does not know after a crash whether it pushed a message pushes it again:
+//! what waits, or was accepted, in whichever run, is not taken twice.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -20,7 +25,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Notifier,
-    lane::{Lane, Letter, Pace, Tools},
+    lane::{Lane, Letter, OpenThread, Pace, Place, Tools},
     open,
     spool::{self, Spool},
 };
@@ -34,8 +39,12 @@ use crate::{
 const DRAIN: Duration = Duration::from_millis(2500);
 /// How long a stop waits for the disk, after that.
 const LAST_WRITE: Duration = Duration::from_millis(500);
-/// Messages written at a time, so that a burst is no hung disk.
-const WRITE_MAX: usize = 32;
+/// Messages synced at a time, so that a burst is no hung disk.
+const SYNC_MAX: usize = 32;
+/// Messages laid at a time, which takes far less.
+const LAY_MAX: usize = 128;
+/// The longest that anybody waits for a message to be kept.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages given up for lack of room whose files still wait to be moved away.
 const OVERFLOW_MAX: usize = 1000;
 /// Messages given up that nobody has asked for yet; the oldest are forgotten, and stay in the log and on disk.
@@ -74,11 +83,23 @@ pub struct GivenUp {
     pub at: Timestamp,
 }
 
+/// A message that was pushed; dropping it changes nothing.
+pub struct Pushed {
+    shared: Arc<Shared>,
+    id: String,
+}
+
 struct Shared {
     lanes: Vec<Lane>,
     spool: Spool,
-    /// Something is not on disk yet.
-    unstored: Notify,
+    /// Something is in memory only.
+    unlaid: Notify,
+    /// Something is in a file that may not have reached the disk.
+    unsynced: Notify,
+    /// Counts the turns of the disk.
+    turns: watch::Sender<u64>,
+    /// What an earlier run left untold the end of, until somebody asks.
+    left_open: Mutex<Option<Vec<OpenThread>>>,
     /// Given up for lack of room, with the chat's name; their files are the writer's business.
     overflow: Mutex<Vec<(String, Letter)>>,
     given_up: Mutex<VecDeque<GivenUp>>,
@@ -105,7 +126,10 @@ impl Outbox {
         let shared = Arc::new(Shared {
             lanes: chats.into_iter().map(Lane::new).collect(),
             spool: Spool::new(dir),
-            unstored: Notify::new(),
+            unlaid: Notify::new(),
+            unsynced: Notify::new(),
+            turns: watch::Sender::new(0),
+            left_open: Mutex::default(),
             overflow: Mutex::default(),
             given_up: Mutex::default(),
             pending: watch::Sender::new(0),
@@ -120,8 +144,9 @@ impl Outbox {
     }
 
     /// Hands a message over to every chat that is to hear it. Never waits and never fails: beyond 1000 waiting messages
-    /// per chat, the oldest of the least loud is given up, and counted. A message that was pushed before is ignored.
-    pub fn push(&self, mut announcement: Announcement) {
+    /// per chat, the oldest of the least loud is given up, and counted. A message that was pushed before, also in an earlier
+    /// run, is told once.
+    pub fn push(&self, mut announcement: Announcement) -> Pushed {
         if announcement.why.len() > WHY_CHARS_MAX {
             announcement.why = clipped(&announcement.why, WHY_CHARS_MAX, |_| None);
         }
@@ -131,7 +156,18 @@ impl Outbox {
             self.shared.overflowed(lane, given_up, announcement.at);
         }
         self.shared.recount();
-        self.shared.unstored.notify_one();
+        self.shared.unlaid.notify_one();
+        Pushed {
+            shared: Arc::clone(&self.shared),
+            id: announcement.id.clone(),
+        }
+    }
+
+    /// What people were told of by an earlier run, and not of its end: the conditions and incidents that stood open when this
+    /// run began. Answers once, and `None` until the files have been read.
+    #[must_use]
+    pub fn take_left_open(&self) -> Option<Vec<OpenThread>> {
+        self.shared.left_open.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// How each chat fares.
@@ -154,6 +190,27 @@ impl Outbox {
     }
 }
 
+impl Pushed {
+    /// Waits until no crash can lose the message any more: for every chat that hears it, it is on disk, or was delivered or
+    /// given up. `false` where the disk refuses, or has not answered after 10 s.
+    pub async fn kept(self) -> bool {
+        let Self { shared, id } = self;
+        let mut turns = shared.turns.subscribe();
+        let kept = async {
+            loop {
+                let places: Vec<Place> = shared.lanes.iter().filter_map(|lane| lane.place(&id)).collect();
+                if !places.iter().any(|place| matches!(place, Place::Memory | Place::File)) {
+                    return !places.contains(&Place::Refused);
+                }
+                if turns.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        timeout(KEPT_TIMEOUT, kept).await.unwrap_or(false)
+    }
+}
+
 impl OutboxTask {
     /// Delivers until stopped; then drains for at most 3 s. What is left stays on disk and is sent after the next start.
     /// `clock` is the one on the wall, which quiet repeats go by.
@@ -164,11 +221,18 @@ impl OutboxTask {
         }
         shared.restore(&clock).await;
         let mut tasks = JoinSet::new();
+        let layer = Arc::clone(&shared);
+        tasks.spawn(async move {
+            loop {
+                layer.unlaid.notified().await;
+                layer.lay().await;
+            }
+        });
         let writer = Arc::clone(&shared);
         tasks.spawn(async move {
             loop {
-                writer.unstored.notified().await;
-                writer.store().await;
+                writer.unsynced.notified().await;
+                writer.sync().await;
             }
         });
         for index in 0..shared.lanes.len() {
@@ -177,7 +241,7 @@ impl OutboxTask {
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            // Neither the writer nor a lane ends by itself: one that did has panicked, and its messages stay on disk.
+            // Neither a writer nor a lane ends by itself: one that did has panicked, and its messages stay on disk.
             Some(ended) = tasks.join_next() => {
                 error!(?ended, "A worker of the outbox died; restart flipback to send what it left");
                 stop.cancelled().await;
@@ -186,7 +250,11 @@ impl OutboxTask {
         let mut pending = shared.pending.subscribe();
         let _ = timeout(DRAIN, pending.wait_for(|pending| *pending == 0)).await;
         tasks.shutdown().await;
-        let _ = timeout(LAST_WRITE, shared.store()).await;
+        let last = async {
+            shared.lay().await;
+            shared.sync().await;
+        };
+        let _ = timeout(LAST_WRITE, last).await;
         let left = *shared.pending.borrow();
         if left > 0 {
             info!(left, "Left messages in the outbox for the next start");
@@ -198,10 +266,17 @@ impl Shared {
     /// Takes up what an earlier run left.
     async fn restore(&self, clock: &Clock) {
         let chats: Vec<String> = self.lanes.iter().map(|lane| lane.chat.name.clone()).collect();
+        let mut left_open: BTreeMap<String, OpenThread> = BTreeMap::new();
         for lane in &self.lanes {
             let chat = lane.chat.name.clone();
             let left = self.spool.run(move |root| spool::load(root, &chat)).await;
-            let given_up = lane.restore(left.unwrap_or_default(), clock.now());
+            let (given_up, open) = lane.restore(left.unwrap_or_default(), clock.now());
+            for open in open {
+                let earliest = left_open.entry(open.thread.clone()).or_insert_with(|| open.clone());
+                if open.since < earliest.since {
+                    *earliest = open;
+                }
+            }
             self.overflowed(lane, given_up, clock.now());
             lane.settle(&self.spool).await;
         }
@@ -209,27 +284,56 @@ impl Shared {
         for chat in strangers.unwrap_or_default() {
             warn!(chat, "Messages wait for a chat that is not configured; they are kept");
         }
+        *self.left_open.lock().unwrap_or_else(PoisonError::into_inner) = Some(left_open.into_values().collect());
         self.recount();
         // Whatever was pushed before the task ran.
-        self.unstored.notify_one();
+        self.unlaid.notify_one();
     }
 
-    /// Writes what is not on disk yet and frees it for delivery, whether the disk took it or not.
-    async fn store(&self) {
-        join_all(self.lanes.iter().map(|lane| self.store_lane(lane))).await;
-    }
-
-    async fn store_lane(&self, lane: &Lane) {
-        let unstored = lane.unstored();
-        let mut parts = unstored.chunks(WRITE_MAX);
-        while let Some(part) = parts.next() {
-            let (chat, letters) = (lane.chat.name.clone(), part.to_vec());
-            let written = self.spool.run(move |root| spool::write(root, &chat, &letters)).await;
-            lane.mark_stored(part);
-            if written.is_none() {
-                // It will not take the rest either, and nothing waits for a disk twice.
-                parts.by_ref().for_each(|part| lane.mark_stored(part));
+    /// Puts what is in memory only into files, all chats' together: from here on a kill loses none of it.
+    async fn lay(&self) {
+        let unlaid: Vec<(&Lane, Letter)> = self
+            .lanes
+            .iter()
+            .flat_map(|lane| lane.letters(Place::Memory).into_iter().map(move |letter| (lane, letter)))
+            .collect();
+        let mut sound = true;
+        for part in unlaid.chunks(LAY_MAX) {
+            if sound {
+                let letters: Vec<(String, Letter)> = part.iter().map(|(lane, letter)| (lane.chat.name.clone(), letter.clone())).collect();
+                sound = self.spool.run_first(move |root| spool::lay(root, &letters)).await.is_some();
             }
+            for (lane, letter) in part {
+                lane.moved(std::slice::from_ref(letter), if sound { Place::File } else { Place::Refused });
+            }
+            self.unsynced.notify_one();
+        }
+        // What was given up waits for the disk, too.
+        self.unsynced.notify_one();
+        self.turned();
+    }
+
+    /// The disk had its turn.
+    fn turned(&self) {
+        self.turns.send_modify(|turns| *turns = turns.wrapping_add(1));
+    }
+
+    /// Syncs what is in files and frees it for delivery, whether the disk took it or not.
+    async fn sync(&self) {
+        join_all(self.lanes.iter().map(|lane| self.sync_lane(lane))).await;
+    }
+
+    async fn sync_lane(&self, lane: &Lane) {
+        let unsynced = lane.letters(Place::File);
+        let mut sound = true;
+        for part in unsynced.chunks(SYNC_MAX) {
+            if sound {
+                let (chat, letters) = (lane.chat.name.clone(), part.to_vec());
+                // A disk that did not take these will not take the rest either, and nothing waits for a disk twice.
+                sound = self.spool.run(move |root| spool::keep(root, &chat, &letters)).await.is_some();
+            }
+            lane.moved(part, if sound { Place::Disk } else { Place::Refused });
+            self.turned();
         }
         let overflow: Vec<(String, Letter)> = {
             let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
@@ -240,7 +344,7 @@ impl Shared {
             ours
         };
         let letters: Vec<Letter> = overflow.into_iter().map(|(_, letter)| letter).collect();
-        for part in letters.chunks(WRITE_MAX) {
+        for part in letters.chunks(SYNC_MAX) {
             let (chat, part) = (lane.chat.name.clone(), part.to_vec());
             self.spool.run(move |root| spool::bury(root, &chat, &part, NO_ROOM)).await;
         }

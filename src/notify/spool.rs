@@ -5,6 +5,9 @@
 //!   sent again after the next start.
 //! - `aside/<chat>/`: what could not be read. It is looked at again at each start: a newer flipback may understand it.
 //!
+//! A new message is laid ([`lay`]) before it is synced ([`keep`]): a file with its own name, whole, within a fraction of a
+//! millisecond. From there on a kill of the daemon loses nothing; what only the machine's end could lose is not sent yet.
+//!
 //! The disk is never waited for beyond [`DISK_TIMEOUT`] and never needed: when it is full or hangs, messages go out from
 //! memory and only a crash could lose them. Every folder is bounded, and for our eyes only.
 
@@ -86,6 +89,8 @@ impl Chores {
 pub(super) struct Spool {
     root: Arc<Path>,
     places: Arc<Semaphore>,
+    /// For what must not wait for a place among the others.
+    first: Arc<Semaphore>,
     broken: AtomicBool,
 }
 
@@ -94,6 +99,7 @@ impl Spool {
         Self {
             root: root.into(),
             places: Arc::new(Semaphore::new(OPERATIONS_MAX)),
+            first: Arc::new(Semaphore::new(1)),
             broken: AtomicBool::new(false),
         }
     }
@@ -101,7 +107,20 @@ impl Spool {
     /// Runs one operation off the runtime's threads and gives up waiting for it after [`DISK_TIMEOUT`]. The first failure
     /// in a row is logged with what to do.
     pub(super) async fn run<T: Send + 'static>(&self, operation: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> Option<T> {
-        let (root, places) = (Arc::clone(&self.root), Arc::clone(&self.places));
+        self.run_in(&self.places, operation).await
+    }
+
+    /// The same before all others, one at a time.
+    pub(super) async fn run_first<T: Send + 'static>(&self, operation: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> Option<T> {
+        self.run_in(&self.first, operation).await
+    }
+
+    async fn run_in<T: Send + 'static>(
+        &self,
+        places: &Arc<Semaphore>,
+        operation: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Option<T> {
+        let (root, places) = (Arc::clone(&self.root), Arc::clone(places));
         let work = async move {
             let place = places.acquire_owned().await.map_err(io::Error::other)?;
             tokio::task::spawn_blocking(move || {
@@ -144,11 +163,39 @@ fn folder_of(root: &Path, state: &str, chat: &str) -> PathBuf {
     root.join(state).join(file_segment(chat))
 }
 
-/// Writes waiting messages, then removes the files of those they stand for. Each gets its try; the first failure is
+/// Lays new messages, each with its chat, where the next start looks for them, without waiting for the disk. Each gets its
+/// try; the first failure is returned.
+pub(super) fn lay(root: &Path, letters: &[(String, Letter)]) -> io::Result<()> {
+    all(letters.iter().map(|(chat, letter)| {
+        let file = file_of(root, PENDING, chat, letter.id());
+        written(&file, letter, None)?.persist(&file)?;
+        Ok(())
+    }))
+}
+
+/// Syncs messages that were laid, and writes those that were not; then removes the files of those they stand for. Each
+/// gets its try; the first failure is returned.
+pub(super) fn keep(root: &Path, chat: &str, letters: &[Letter]) -> io::Result<()> {
+    let keep = |letter: &Letter| {
+        let file = file_of(root, PENDING, chat, letter.id());
+        match fs::File::open(&file) {
+            Ok(laid) => laid.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => put(&file, letter, None),
+            Err(error) => Err(error),
+        }
+    };
+    finished(root, chat, letters, all(letters.iter().map(keep)))
+}
+
+/// Writes waiting messages anew, then removes the files of those they stand for. Each gets its try; the first failure is
 /// returned.
 pub(super) fn write(root: &Path, chat: &str, letters: &[Letter]) -> io::Result<()> {
     let put = |letter: &Letter| put(&file_of(root, PENDING, chat, letter.id()), letter, None);
-    let written = all(letters.iter().map(put)).and_then(|()| sync(&folder_of(root, PENDING, chat)));
+    finished(root, chat, letters, all(letters.iter().map(put)))
+}
+
+fn finished(root: &Path, chat: &str, letters: &[Letter], written: io::Result<()>) -> io::Result<()> {
+    let written = written.and_then(|()| sync(&folder_of(root, PENDING, chat)));
     let kept = written.is_ok();
     // What is not sure to be written replaces nothing.
     let removed = all(letters
@@ -203,6 +250,14 @@ fn all(tries: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
 /// Whole or not at all: written beside its place, synced, renamed; the folder has to be synced after it. The temporary
 /// file is readable by us only.
 fn put<T: Serialize>(file: &Path, content: T, dropped: Option<String>) -> io::Result<()> {
+    let part = written(file, content, dropped)?;
+    part.as_file().sync_all()?;
+    part.persist(file)?;
+    Ok(())
+}
+
+/// The whole file, under another name beside its place.
+fn written<T: Serialize>(file: &Path, content: T, dropped: Option<String>) -> io::Result<tempfile::NamedTempFile> {
     let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut part = tempfile::NamedTempFile::new_in(folder)?;
@@ -212,9 +267,7 @@ fn put<T: Serialize>(file: &Path, content: T, dropped: Option<String>) -> io::Re
         content,
     };
     part.write_all(&serde_json::to_vec(&stored)?)?;
-    part.as_file().sync_all()?;
-    part.persist(file)?;
-    Ok(())
+    Ok(part)
 }
 
 fn sync(folder: &Path) -> io::Result<()> {

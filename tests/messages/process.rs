@@ -1,9 +1,11 @@
 //! The real outbox in a process of its own: this test binary once more, told by its environment what to do.
 
 use std::{
-    io::{BufRead, BufReader, Lines, Write},
+    collections::BTreeSet,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -22,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 const FOLDER: &str = "FLIPBACK_TEST_OUTBOX";
 const CHATS: &str = "FLIPBACK_TEST_CHATS";
+/// How a line begins that says that a message cannot be lost any more.
+const KEPT: &str = "kept ";
 
 /// A chat of the other process: name, URL, and its timeout in milliseconds. One called `threads...` gives receipts.
 pub type Told = (String, String, u64);
@@ -106,9 +110,18 @@ async fn outbox_process() {
     let task = tokio::spawn(task.run(stop.clone(), flipback::model::Clock::new(now)));
     // Not through the harness, which would keep it.
     std::io::stdout().write_all(b"\nready\n").expect("a pipe");
+    let runtime = tokio::runtime::Handle::current();
     let pushed = tokio::task::spawn_blocking(move || {
         for line in std::io::stdin().lines() {
-            outbox.push(serde_json::from_str(&line.expect("a pipe")).expect("an announcement"));
+            let announcement: Announcement = serde_json::from_str(&line.expect("a pipe")).expect("an announcement");
+            let id = announcement.id.clone();
+            let pushed = outbox.push(announcement);
+            runtime.spawn(async move {
+                if pushed.kept().await {
+                    // Whole in one write, and gone with the pipe where the test has what it wants.
+                    let _ = std::io::stdout().write_all(format!("{KEPT}{id}\n").as_bytes());
+                }
+            });
         }
     });
     pushed.await.expect("reads to the end");
@@ -120,8 +133,8 @@ async fn outbox_process() {
 pub struct Process {
     child: Child,
     pipe: Option<ChildStdin>,
-    /// Kept open: the harness has its last word there.
-    _out: Lines<BufReader<ChildStdout>>,
+    /// Reads to the end what it says: the ids of the messages that it says cannot be lost any more.
+    said: JoinHandle<BTreeSet<String>>,
 }
 
 impl Process {
@@ -137,9 +150,10 @@ impl Process {
             .spawn()
             .expect("starts");
         let pipe = child.stdin.take();
-        let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let ready = out.by_ref().map_while(Result::ok).any(|line| line == "ready");
-        let started = Self { child, pipe, _out: out };
+        let mut out = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let ready = out.any(|line| line == "ready");
+        let said = std::thread::spawn(move || out.filter_map(|line| line.strip_prefix(KEPT).map(str::to_owned)).collect());
+        let started = Self { child, pipe, said };
         assert!(ready, "the outbox did not start");
         started
     }
@@ -151,10 +165,11 @@ impl Process {
         self.pipe.as_mut().expect("open").write_all(&line).expect("a pipe");
     }
 
-    /// SIGKILL.
-    pub fn kill(mut self) {
+    /// SIGKILL; returns the ids of the messages that it had promised not to lose.
+    pub fn kill(mut self) -> BTreeSet<String> {
         self.child.kill().expect("runs");
         self.child.wait().expect("ends");
+        self.said.join().expect("reads to the end")
     }
 
     /// An ordinary stop: it drains and leaves.

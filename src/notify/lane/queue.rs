@@ -9,7 +9,7 @@
 //! - Bounded in count and bytes: beyond that the oldest of the least loud is given up.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use super::{
     letter::Letter,
     pauses::{Failure, Pace, Pauses},
-    threads::{Change, Record, Threads, effect, thread_of},
+    threads::{Change, OpenThread, Record, Threads, effect, thread_of},
 };
 use crate::{
     model::{Announcement, Severity, Stage, Topic},
@@ -44,10 +44,22 @@ pub(in crate::notify) struct Now {
     pub(in crate::notify) wall: Timestamp,
 }
 
+/// Where a waiting message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::notify) enum Place {
+    /// In memory only: a crash would lose it.
+    Memory,
+    /// In a file, which may not have reached the disk: a crash of ours loses nothing, one of the machine might.
+    File,
+    /// On disk: it may be sent.
+    Disk,
+    /// In memory only, since the disk refuses: it may be sent.
+    Refused,
+}
+
 struct Waiting {
     letter: Letter,
-    /// On disk, or known not to get there.
-    stored: bool,
+    place: Place,
     /// A quiet repeat whose time has not come.
     held: bool,
     /// Told only if its thread was opened here, which the disk has to say.
@@ -91,6 +103,8 @@ pub(super) struct Restored {
     pub(super) forgotten: Vec<String>,
     /// Given up for lack of room.
     pub(super) given_up: Vec<Letter>,
+    /// What the earlier run has begun to tell and not ended.
+    pub(super) open: Vec<OpenThread>,
 }
 
 /// What the lane does next.
@@ -172,7 +186,7 @@ impl Queue {
         }
         self.waiting.push_back(Waiting {
             letter,
-            stored: false,
+            place: Place::Memory,
             held: false,
             conditional: conditional && !self.restored,
             failures: 0,
@@ -252,7 +266,7 @@ impl Queue {
         self.seq = self.seq.max(found.last().map_or(0, |letter| letter.seq));
         self.waiting.extend(found.into_iter().map(|letter| Waiting {
             letter,
-            stored: true,
+            place: Place::Disk,
             held: false,
             conditional: false,
             failures: 0,
@@ -261,6 +275,7 @@ impl Queue {
             queued: now.since_start,
         }));
         self.restored = true;
+        let open = self.open();
         let mut given_up = self.overflow();
         for early in pushed {
             given_up.extend(self.push(early.letter.announcement, early.conditional, early.queued).given_up);
@@ -270,21 +285,47 @@ impl Queue {
             unneeded,
             forgotten,
             given_up,
+            open,
         }
     }
 
-    /// Messages that are not on disk yet.
-    pub(super) fn unstored(&self) -> Vec<Letter> {
-        let unstored = self.waiting.iter().filter(|waiting| !waiting.stored);
-        unstored.map(|waiting| waiting.letter.clone()).collect()
+    /// What the chat was, or is about to be, told of and not of its end.
+    fn open(&self) -> Vec<OpenThread> {
+        let mut open: BTreeMap<String, OpenThread> = self.threads.open().map(|open| (open.thread.clone(), open)).collect();
+        for waiting in &self.waiting {
+            let announcement = &waiting.letter.announcement;
+            match effect(announcement.topic) {
+                Some(true) => {
+                    let opened = OpenThread::by(announcement);
+                    open.entry(opened.thread.clone()).or_insert(opened);
+                }
+                Some(false) => {
+                    open.remove(waiting.letter.thread());
+                }
+                None => {}
+            }
+        }
+        open.into_values().collect()
     }
 
-    /// Frees messages for delivery once the disk has had its turn.
-    pub(super) fn mark_stored(&mut self, stored: &[Letter]) {
-        let ids: HashSet<&str> = stored.iter().map(Letter::id).collect();
-        for waiting in &mut self.waiting {
-            waiting.stored |= ids.contains(waiting.letter.id());
-        }
+    /// The waiting messages that are there.
+    pub(super) fn at(&self, place: Place) -> Vec<Letter> {
+        let there = self.waiting.iter().filter(|waiting| waiting.place == place);
+        there.map(|waiting| waiting.letter.clone()).collect()
+    }
+
+    /// Notes where messages got to.
+    pub(super) fn moved(&mut self, letters: &[Letter], place: Place) {
+        let ids: HashSet<&str> = letters.iter().map(Letter::id).collect();
+        let moved = self.waiting.iter_mut().filter(|waiting| ids.contains(waiting.letter.id()));
+        moved.for_each(|waiting| waiting.place = place);
+    }
+
+    /// Where a message is, or the one that stands for it; `None` where it does not wait, or nothing is known yet.
+    pub(super) fn place(&self, id: &str) -> Option<Place> {
+        let is = |letter: &Letter| letter.id() == id || letter.replaces.iter().any(|replaced| replaced == id);
+        let waiting = self.waiting.iter().find(|waiting| is(&waiting.letter));
+        waiting.map(|waiting| waiting.place)
     }
 
     /// How many wait for the chat, and since when; quiet repeats wait for their time instead.
@@ -300,7 +341,7 @@ impl Queue {
         let mut chosen: Option<(u32, usize)> = None;
         for (index, held_until) in fronts {
             let waiting = &self.waiting[index];
-            if !waiting.stored {
+            if !matches!(waiting.place, Place::Disk | Place::Refused) {
                 continue;
             }
             let free = match held_until {
@@ -377,7 +418,7 @@ impl Queue {
             self.accepted.pop_front();
         }
         self.accepted.push_back(letter.id().to_owned());
-        self.threads.accepted(&letter.announcement, receipt, wall)
+        self.threads.accepted(&letter.announcement, &letter.replaces, receipt, wall)
     }
 
     /// Notes that an attempt failed. What is given up stays until [`Self::remove`].

@@ -1,8 +1,11 @@
-//! What one chat's lane remembers of each thread: the receipt its messages continue by, whether something is open there,
-//! what was told when, and the last message that was accepted. Pure; each record is a small file of its own.
+//! What one chat's lane remembers of each thread: the receipt its messages continue by, what opened it while it is open,
+//! what was told when, and the messages that were accepted. Pure; each record is a small file of its own.
 //!
-//! The last accepted id closes the gap between "accepted" and "its file is gone": a message that a crash left on disk
-//! after its record was written is not sent again.
+//! The accepted ids are why a message is delivered once. They close the gap between "accepted" and "its file is gone", and
+//! who begins anew after a crash may push what was pushed before: what a chat has accepted, in whichever run, it is not
+//! told again. They are bounded: the newest [`IDS_MAX`] of a thread, for [`CLOSED_KEPT`] after the thread was closed.
+//!
+//! What is open is why the next run can tell the end of what an earlier one has begun: see [`OpenThread`].
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Announcement, Severity, Stage, Topic},
+    model::{Announcement, GuardId, Severity, Stage, Topic},
     notify::quiet,
 };
 
@@ -21,8 +24,25 @@ use crate::{
 pub(in crate::notify) const THREADS_MAX: usize = 1000;
 /// Bytes of a receipt; a message's address is some tens.
 pub(in crate::notify) const RECEIPT_BYTES_MAX: usize = 1024;
-/// A thread that is closed and was silent for so long has nothing to continue.
-const CLOSED_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// A thread that is closed and was silent for so long has nothing to continue, and nobody pushes its messages again.
+const CLOSED_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Ids of accepted messages that a thread remembers, the newest: a night of something that is told every five minutes.
+const IDS_MAX: usize = 200;
+
+/// Something that people were told of, and not yet of its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenThread {
+    /// Its name.
+    pub thread: String,
+    /// Whose it is.
+    pub guard: GuardId,
+    /// What opened it.
+    pub topic: Topic,
+    /// When that happened.
+    pub since: Timestamp,
+    /// The incident it is about, where it is about one.
+    pub incident: Option<String>,
+}
 
 /// One thread.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,14 +55,58 @@ pub(in crate::notify) struct Record {
     /// It was told of something wrong, and not yet of its end.
     #[serde(default)]
     open: bool,
+    /// What opened it, while it is open; records of before this was written down have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    opened: Option<Opened>,
     /// When a message of it was last accepted.
     used: Timestamp,
     /// The id of that message.
     #[serde(default)]
     last: String,
+    /// The ids of those before it, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<String>,
     /// When each topic was last told, while that matters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     told: BTreeMap<Topic, Timestamp>,
+}
+
+/// What opened a thread.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Opened {
+    guard: GuardId,
+    topic: Topic,
+    at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    incident: Option<String>,
+}
+
+impl Opened {
+    fn by(announcement: &Announcement) -> Self {
+        Self {
+            guard: announcement.guard.clone(),
+            topic: announcement.topic,
+            at: announcement.at,
+            incident: announcement.incident.clone(),
+        }
+    }
+}
+
+impl OpenThread {
+    fn new(thread: &str, opened: Opened) -> Self {
+        Self {
+            thread: thread.to_owned(),
+            guard: opened.guard,
+            topic: opened.topic,
+            since: opened.at,
+            incident: opened.incident,
+        }
+    }
+
+    /// The one that a message opens.
+    pub(super) fn by(announcement: &Announcement) -> Self {
+        Self::new(thread_of(announcement), Opened::by(announcement))
+    }
 }
 
 /// Every thread of one chat.
@@ -105,24 +169,37 @@ impl Threads {
         self.records.get(thread)?.told.get(&topic).copied()
     }
 
-    /// Whether the message is the last that its thread's chat has accepted.
+    /// The open threads, as far as it is known what opened them.
+    pub(super) fn open(&self) -> impl Iterator<Item = OpenThread> + '_ {
+        let open = self.records.values().filter(|record| record.open);
+        open.filter_map(|record| Some(OpenThread::new(&record.thread, record.opened.clone()?)))
+    }
+
+    /// Whether the chat has accepted the message, in this run or an earlier one.
     pub(super) fn has_accepted(&self, announcement: &Announcement) -> bool {
         self.records
             .get(thread_of(announcement))
-            .is_some_and(|record| record.last == announcement.id)
+            .is_some_and(|record| record.last == announcement.id || record.earlier.contains(&announcement.id))
     }
 
-    /// Notes that a message was accepted.
-    pub(super) fn accepted(&mut self, announcement: &Announcement, receipt: Option<String>, now: Timestamp) -> Change {
+    /// Notes that a message was accepted, and with it those it stands for.
+    pub(super) fn accepted(
+        &mut self,
+        announcement: &Announcement,
+        stands_for: &[String],
+        receipt: Option<String>,
+        now: Timestamp,
+    ) -> Change {
         let thread = thread_of(announcement).to_owned();
         let known = self.records.remove(&thread);
-        let was_known = known.is_some();
         let mut record = known.unwrap_or_else(|| Record {
             thread: thread.clone(),
             receipt: None,
             open: false,
+            opened: None,
             used: now,
             last: String::new(),
+            earlier: Vec::new(),
             told: BTreeMap::new(),
         });
         if begins_anew(announcement, &record) {
@@ -131,9 +208,15 @@ impl Threads {
         if let Some(receipt) = receipt.filter(|receipt| receipt.len() <= RECEIPT_BYTES_MAX) {
             record.receipt = Some(receipt);
         }
-        record.open = effect(announcement.topic).unwrap_or(record.open);
+        let was_open = record.open;
+        record.open = effect(announcement.topic).unwrap_or(was_open);
+        record.opened = match (was_open, record.open) {
+            (_, false) => None,
+            (false, true) => Some(Opened::by(announcement)),
+            (true, true) => record.opened,
+        };
         record.used = now;
-        record.last.clone_from(&announcement.id);
+        record.remember(&announcement.id, stands_for);
         if self.quiet > Duration::ZERO && quiet::groups(announcement.topic) {
             record.told.insert(announcement.topic, now);
         }
@@ -141,16 +224,9 @@ impl Threads {
         record
             .told
             .retain(|topic, told| quiet::held_until(window, *topic, Some(*told), now).is_some());
-        // A message by itself leaves nothing to remember.
-        let kept = announcement.topic.stage() != Stage::Once || record.receipt.is_some() || record.open || !record.told.is_empty();
-        let write = kept.then(|| record.clone());
-        if kept {
-            self.records.insert(thread.clone(), record);
-        }
-        let mut forget = self.forget(now);
-        if was_known && !kept {
-            forget.push(thread);
-        }
+        let write = Some(record.clone());
+        self.records.insert(thread, record);
+        let forget = self.forget(now);
         Change { write, forget }
     }
 
@@ -174,6 +250,17 @@ impl Threads {
             self.records.remove(thread);
         }
         forgotten
+    }
+}
+
+impl Record {
+    /// Remembers the newest ids within the bound.
+    fn remember(&mut self, id: &str, stands_for: &[String]) {
+        let before = std::mem::replace(&mut self.last, id.to_owned());
+        self.earlier.extend(Some(before).filter(|before| !before.is_empty()));
+        self.earlier.extend(stands_for.iter().cloned());
+        let surplus = (self.earlier.len() + 1).saturating_sub(IDS_MAX);
+        self.earlier.drain(..surplus);
     }
 }
 
@@ -204,10 +291,10 @@ mod tests {
     #[test]
     fn an_incident_keeps_its_receipt_from_the_opening_to_what_follows_its_end() {
         let mut threads = threads();
-        threads.accepted(&of(Topic::RollbackInitiated, "i"), Some("ts-1".into()), at(1));
+        threads.accepted(&of(Topic::RollbackInitiated, "i"), &[], Some("ts-1".into()), at(1));
         assert_eq!(threads.receipt(&of(Topic::RollbackCompleted, "i")), Some("ts-1"));
-        threads.accepted(&of(Topic::RollbackCompleted, "i"), None, at(2));
-        threads.accepted(&of(Topic::Recovered, "i"), None, at(3));
+        threads.accepted(&of(Topic::RollbackCompleted, "i"), &[], None, at(2));
+        threads.accepted(&of(Topic::Recovered, "i"), &[], None, at(3));
         assert!(!threads.is_open("i"));
         assert_eq!(threads.receipt(&of(Topic::EvidenceReady, "i")), Some("ts-1"));
         assert_eq!(threads.receipt(&of(Topic::EvidenceReady, "j")), None);
@@ -216,38 +303,90 @@ mod tests {
     #[test]
     fn a_condition_that_comes_back_begins_a_thread_of_its_own() {
         let mut threads = threads();
-        threads.accepted(&of(Topic::Blind, "b"), Some("ts-1".into()), at(1));
+        threads.accepted(&of(Topic::Blind, "b"), &[], Some("ts-1".into()), at(1));
         assert_eq!(threads.receipt(&of(Topic::Blind, "b")), Some("ts-1"), "still blind");
-        threads.accepted(&of(Topic::Sighted, "b"), None, at(2));
+        threads.accepted(&of(Topic::Sighted, "b"), &[], None, at(2));
         assert_eq!(threads.receipt(&of(Topic::Blind, "b")), None, "blind again");
-        let change = threads.accepted(&of(Topic::Blind, "b"), None, at(3));
+        let change = threads.accepted(&of(Topic::Blind, "b"), &[], None, at(3));
         assert_eq!(change.write.expect("kept").receipt, None);
     }
 
     #[test]
     fn an_oversized_receipt_is_no_receipt() {
         let mut threads = threads();
-        threads.accepted(&of(Topic::Blind, "b"), Some("x".repeat(RECEIPT_BYTES_MAX + 1)), at(1));
+        threads.accepted(&of(Topic::Blind, "b"), &[], Some("x".repeat(RECEIPT_BYTES_MAX + 1)), at(1));
         assert_eq!(threads.receipt(&of(Topic::Sighted, "b")), None);
     }
 
     #[test]
-    fn a_message_by_itself_is_remembered_only_while_it_is_quiet() {
+    fn when_a_message_by_itself_was_told_is_remembered_only_while_it_is_quiet() {
         let mut loud = Threads::new(Duration::ZERO);
-        assert_eq!(loud.accepted(&of(Topic::Alert, "a"), None, at(1)), Change::default());
+        loud.accepted(&of(Topic::Alert, "a"), &[], None, at(1));
+        assert_eq!(loud.told("a", Topic::Alert), None);
         let mut threads = threads();
-        assert!(threads.accepted(&of(Topic::Alert, "a"), None, at(1)).write.is_some());
+        threads.accepted(&of(Topic::Alert, "a"), &[], None, at(1));
         assert_eq!(threads.told("a", Topic::Alert), Some(at(1)));
+    }
+
+    fn numbered(n: usize) -> Announcement {
+        Announcement {
+            id: format!("i.{n}"),
+            ..of(Topic::RollbackBlocked, "i")
+        }
+    }
+
+    #[test]
+    fn what_was_accepted_is_known_by_the_next_run_and_so_is_what_it_stood_for() {
+        let mut threads = threads();
+        threads.accepted(&numbered(0), &[], None, at(0));
+        let stands_for = [numbered(1).id, numbered(2).id];
+        let record = threads.accepted(&numbered(3), &stands_for, None, at(3)).write.expect("kept");
+        let mut next = Threads::new(Duration::ZERO);
+        next.restore(vec![record], at(4));
+        let known: Vec<bool> = (0..5).map(|n| next.has_accepted(&numbered(n))).collect();
+        assert_eq!(known, [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn the_ids_of_a_thread_are_bounded_and_the_newest_stay() {
+        let mut threads = threads();
+        for n in 0..=IDS_MAX {
+            threads.accepted(&numbered(n), &[], None, at(n as i64));
+        }
+        assert!(!threads.has_accepted(&numbered(0)) && threads.has_accepted(&numbered(1)) && threads.has_accepted(&numbered(IDS_MAX)));
+        let long = Announcement {
+            id: format!("i.{}", "n".repeat(200)),
+            ..numbered(0)
+        };
+        let longest: Vec<String> = vec![long.id.clone(); IDS_MAX];
+        let record = threads.accepted(&long, &longest, None, at(0)).write.expect("kept");
+        let bytes = serde_json::to_vec(&record).expect("serializes").len();
+        assert!(bytes < 64 * 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn what_is_open_says_what_opened_it() {
+        let mut threads = threads();
+        for topic in [Topic::Blind, Topic::Unreadable, Topic::UnknownColor] {
+            let thread = if topic == Topic::Blind { "blind" } else { "unreadable" };
+            threads.accepted(&of(topic, thread), &[], None, at(1));
+        }
+        threads.accepted(&of(Topic::Switched, "once"), &[], None, at(1));
+        let mut open: Vec<(String, Topic)> = threads.open().map(|open| (open.thread, open.topic)).collect();
+        open.sort();
+        assert_eq!(open, [("blind".into(), Topic::Blind), ("unreadable".into(), Topic::Unreadable)]);
+        threads.accepted(&of(Topic::Sighted, "blind"), &[], None, at(2));
+        assert_eq!(threads.open().count(), 1);
     }
 
     #[test]
     fn what_is_open_is_forgotten_last() {
         let mut threads = threads();
-        threads.accepted(&of(Topic::RollbackInitiated, "open"), None, at(0));
+        threads.accepted(&of(Topic::RollbackInitiated, "open"), &[], None, at(0));
         for n in 0..THREADS_MAX as i64 {
             let name = format!("closed-{n:04}");
-            threads.accepted(&of(Topic::RollbackInitiated, &name), None, at(n));
-            let change = threads.accepted(&of(Topic::Recovered, &name), None, at(n));
+            threads.accepted(&of(Topic::RollbackInitiated, &name), &[], None, at(n));
+            let change = threads.accepted(&of(Topic::Recovered, &name), &[], None, at(n));
             let expected: &[String] = if n + 1 < THREADS_MAX as i64 { &[] } else { &["closed-0000".into()] };
             assert!(change.forget == expected || n + 1 == THREADS_MAX as i64, "{n}: {change:?}");
         }
@@ -256,12 +395,12 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_thread_is_forgotten_after_a_day_and_an_open_one_is_not() {
+    fn a_closed_thread_is_forgotten_after_a_week_and_an_open_one_is_not() {
         let mut threads = threads();
-        threads.accepted(&of(Topic::RollbackInitiated, "open"), None, at(0));
-        threads.accepted(&of(Topic::Blind, "closed"), None, at(0));
-        threads.accepted(&of(Topic::Sighted, "closed"), None, at(0));
-        let change = threads.accepted(&of(Topic::Blind, "new"), None, at(24 * 3600 + 1));
+        threads.accepted(&of(Topic::RollbackInitiated, "open"), &[], None, at(0));
+        threads.accepted(&of(Topic::Blind, "closed"), &[], None, at(0));
+        threads.accepted(&of(Topic::Sighted, "closed"), &[], None, at(0));
+        let change = threads.accepted(&of(Topic::Blind, "new"), &[], None, at(7 * 24 * 3600 + 1));
         assert_eq!(change.forget, ["closed"]);
         assert!(threads.is_open("open"));
     }
@@ -270,14 +409,19 @@ mod tests {
     fn a_record_reads_as_it_was_written() {
         let mut threads = threads();
         let record = threads
-            .accepted(&of(Topic::Blind, "b"), Some("ts-1".into()), at(1))
+            .accepted(&of(Topic::Blind, "b"), &[], Some("ts-1".into()), at(1))
             .write
             .expect("kept");
         let text = serde_json::to_string(&record).expect("serializes");
         assert_eq!(serde_json::from_str::<Record>(&text).expect("reads"), record);
         assert_eq!(
             text,
-            r#"{"thread":"b","receipt":"ts-1","open":true,"used":"1970-01-01T00:00:01Z","last":"b-blind","told":{"blind":"1970-01-01T00:00:01Z"}}"#
+            r#"{"thread":"b","receipt":"ts-1","open":true,"opened":{"guard":"shop/web","topic":"blind","at":"2026-11-21T04:12:34.567Z"},"used":"1970-01-01T00:00:01Z","last":"b-blind","told":{"blind":"1970-01-01T00:00:01Z"}}"#
         );
+        let of_before = r#"{"thread":"b","open":true,"used":"1970-01-01T00:00:01Z","last":"b-blind"}"#;
+        let record: Record = serde_json::from_str(of_before).expect("is read for ever");
+        let mut next = Threads::new(Duration::ZERO);
+        next.restore(vec![record], at(2));
+        assert!(next.is_open("b") && next.has_accepted(&of(Topic::Blind, "b")));
     }
 }

@@ -126,3 +126,18 @@ fn a_file_of_before_threads_and_order_is_read() {
     assert_eq!(ids(&left), ["shop.web_1.rollback_failed.17"]);
     assert_eq!((left.letters[0].seq, left.letters[0].sealed), (0, false));
 }
+
+#[test]
+fn what_was_laid_is_read_and_what_was_not_is_written_by_keeping_it() {
+    let root = tempfile::tempdir().expect("temporary folder");
+    lay(root.path(), &[("slack".to_owned(), numbered(1)), ("teams".to_owned(), numbered(1))]).expect("lays");
+    assert_eq!(ids(&load(root.path(), "teams").expect("loads")), ["id-0001"]);
+    let replacing = Letter {
+        replaces: vec![numbered(1).id().to_owned()],
+        ..numbered(2)
+    };
+    keep(root.path(), "slack", &[replacing]).expect("keeps");
+    assert_eq!(ids(&load(root.path(), "slack").expect("loads")), ["id-0002"]);
+    let mode = |path: &str| fs::metadata(root.path().join(path)).expect("is there").permissions().mode() & 0o777;
+    assert_eq!((mode("pending/teams"), mode("pending/teams/id-0001.json")), (0o700, 0o600));
+}

@@ -42,8 +42,8 @@ impl Queue {
             ..(*of(id, thread, topic)).clone()
         };
         let pushed = self.push(Arc::new(announcement), false, Duration::from_secs(second));
-        let unstored = self.unstored();
-        self.mark_stored(&unstored);
+        let unstored = self.at(Place::Memory);
+        self.moved(&unstored, Place::Disk);
         pushed
     }
 
@@ -299,8 +299,8 @@ fn the_end_goes_only_to_who_was_told_of_the_beginning() {
     queue.add("o", "heard", Topic::RollbackInitiated, 1);
     assert_eq!(end(&mut queue, "r2", "heard"), 2, "the beginning still waits");
     queue.deliver(at(1));
-    let unstored = queue.unstored();
-    queue.mark_stored(&unstored);
+    let unstored = queue.at(Place::Memory);
+    queue.moved(&unstored, Place::Disk);
     queue.deliver(at(1));
     assert_eq!(end(&mut queue, "r3", "heard"), 0, "its end was told");
 }
@@ -316,9 +316,9 @@ fn an_end_pushed_before_the_disk_was_read_waits_for_what_the_disk_says() {
     queue.push(of("r1", "heard", Topic::Recovered), true, SECOND);
     queue.push(of("r2", "unheard", Topic::Recovered), true, SECOND);
     queue.restore(Vec::new(), vec![record], at(2));
-    let unstored = queue.unstored();
+    let unstored = queue.at(Place::Memory);
     assert_eq!(unstored.iter().map(Letter::id).collect::<Vec<_>>(), ["r1"]);
-    queue.mark_stored(&unstored);
+    queue.moved(&unstored, Place::Disk);
     assert_eq!(queue.turn(at(2)).receipt.as_deref(), Some("ts"));
 }
 
@@ -350,8 +350,8 @@ fn files_come_back_in_the_order_of_pushing_and_before_what_was_pushed_since() {
     let mut queue = Queue::new(Pace::default(), Duration::ZERO);
     queue.push(of("new", "t", Topic::RollbackCompleted), false, SECOND);
     queue.restore(vec![letter(8, "a"), letter(7, "b"), letter(0, "old")], Vec::new(), at(1));
-    let unstored = queue.unstored();
-    queue.mark_stored(&unstored);
+    let unstored = queue.at(Place::Memory);
+    queue.moved(&unstored, Place::Disk);
     let order: Vec<_> = (0..4).map(|_| queue.deliver(at(1)).id().to_owned()).collect();
     assert_eq!(order, ["old", "b", "a", "new"]);
     assert!(queue.seq > 8, "{}", queue.seq);
