@@ -316,7 +316,10 @@ pub async fn command(config: Config, command: Command) -> Result<CommandReply, C
     while let Some(done) = monitor.flips.join_next().await {
         monitor.settled(done, clock.now());
     }
-    let captured = async { while monitor.errands.join_next().await.is_some() {} };
+    let captured = async {
+        while monitor.errands.join_next().await.is_some() {}
+        monitor.keeper.rendered().await;
+    };
     let longest = config.guards.iter().map(|spec| spec.evidence.deadline).max().unwrap_or_default();
     if tokio::time::timeout(longest + Duration::from_secs(5), captured).await.is_err() {
         tracing::warn!("Evidence was cut short");
@@ -527,7 +530,10 @@ impl Monitor {
             tracing::error!("A flip was still unanswered when the daemon had to stop: look at the Service");
         }
         self.stop_looking(self.clock.now());
-        let errands = async { while self.errands.join_next().await.is_some() {} };
+        let errands = async {
+            while self.errands.join_next().await.is_some() {}
+            self.keeper.rendered().await;
+        };
         if tokio::time::timeout(ERRANDS_FINISH, errands).await.is_err() {
             tracing::warn!(count = self.errands.len(), "Evidence is finished at the next start");
         }

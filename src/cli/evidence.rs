@@ -28,6 +28,7 @@ mod files;
 mod list;
 mod open;
 mod prune;
+mod report;
 mod show;
 
 /// Arguments of `flipback evidence`.
@@ -59,6 +60,8 @@ pub enum What {
     Show(show::ShowArgs),
     /// Open an incident's report in a browser
     Open(OneArgs),
+    /// Make an incident's report anew from what was captured
+    Report(report::ReportArgs),
     /// Pack an incident into one file (.tar.zst)
     Export(files::ExportArgs),
     /// Check that bundles or archives are what was captured
@@ -105,6 +108,7 @@ pub async fn evidence(global: &Global, args: EvidenceArgs) -> Result<u8, Failure
         What::List(args) => list::list(&site, &args),
         What::Show(args) => show::show(&site, &args),
         What::Open(args) => open::open(&site, &args),
+        What::Report(args) => report::report(&site, &args),
         What::Export(args) => files::export(&site, &args),
         What::Verify(args) => files::verify(&site, &args),
         What::Pin(args) => files::pin(&site, &args, files::Pin::On),

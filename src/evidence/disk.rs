@@ -25,8 +25,10 @@ mod recover;
 pub use case::list;
 pub use error::EvidenceError;
 
-pub(super) use bundle::{Begun, Bundle, Contents, adopt, begin, begin_own, begun, contents, list_contents, seal, shed, unfinished};
-pub(super) use case::{all, amend, note, read, write_incident};
+pub(super) use bundle::{
+    Begun, Bundle, Contents, adopt, begin, begin_own, begun, contents, contents_beside, list_contents, seal, shed, unfinished,
+};
+pub(super) use case::{Amended, all, amend, incident_hash, note, read, write_incident};
 pub(super) use error::failed;
 pub(super) use recover::{finish, recover};
 
@@ -48,6 +50,8 @@ pub(super) const FILE_MODE: u32 = 0o600;
 /// A dead maker's lock may outlive it for moments: in a program that is just being started from here (a credential plugin),
 /// until that has let go of what it inherited.
 const LOCK_TRIES: u32 = 5;
+/// How often another process that rewrites an incident is looked at; all together some seconds.
+const EDIT_TRIES: u32 = 100;
 const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Runs a disk operation off the runtime's threads, and stops waiting for it after `limit`.
@@ -108,6 +112,47 @@ where
 /// Holds the lock under which incidents are rewritten; each rewrite is whole or absent, so that a panic harms none.
 pub(super) fn hold<T>(edit: &Mutex<T>) -> MutexGuard<'_, T> {
     edit.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who rewrites incidents: one at a time, in this process and among all that use the folder.
+pub(super) struct Edit {
+    alone: Mutex<()>,
+    folder: PathBuf,
+}
+
+/// Ends with the right to rewrite incidents.
+pub(super) struct Editing<'e> {
+    _alone: MutexGuard<'e, ()>,
+    /// The locked folder; `None` where it cannot be locked.
+    _folder: Option<File>,
+}
+
+impl Edit {
+    pub(super) fn of(incidents: PathBuf) -> Self {
+        Self {
+            alone: Mutex::default(),
+            folder: incidents,
+        }
+    }
+
+    /// Waits for whoever rewrites an incident. Another process that does not come to an end is not waited for: it was
+    /// stopped in the middle, and what it has to write is small.
+    pub(super) fn hold(&self) -> Editing<'_> {
+        let alone = hold(&self.alone);
+        let locked = File::open(&self.folder).ok().filter(|folder| {
+            (0..EDIT_TRIES).any(|_| {
+                let busy = matches!(folder.try_lock(), Err(fs::TryLockError::WouldBlock));
+                if busy {
+                    std::thread::sleep(LOCK_AGAIN);
+                }
+                !busy
+            })
+        });
+        Editing {
+            _alone: alone,
+            _folder: locked,
+        }
+    }
 }
 
 /// Makes a folder and those above it.
@@ -193,13 +238,18 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), EvidenceError> {
 }
 
 fn hash_and_sync(path: &Path) -> Result<String, EvidenceError> {
+    hash(path, File::sync_all)
+}
+
+/// The hash of a file, and what is to be done with it after.
+fn hash(path: &Path, then: impl FnOnce(&File) -> io::Result<()>) -> Result<String, EvidenceError> {
     let mut digest = Sha256::new();
-    let mut hash = || {
+    let hash = || {
         let mut file = File::open(path)?;
         let mut chunk = vec![0; 64 * 1024];
         loop {
             match file.read(&mut chunk)? {
-                0 => return file.sync_all(),
+                0 => return then(&file),
                 length => digest.update(chunk.get(..length).unwrap_or_default()),
             }
         }

@@ -10,8 +10,8 @@ use super::{
     *,
 };
 use crate::model::{
-    Action, AfterWatch, CounterRule, EndpointsRule, Histogram, IncidentOutcome, Judging, LatencyRule, Moment, Outcome, Policy, ProbeRule,
-    Refusal, RuleKind, RuleSpec, ScalarRule, Suppression, TimeUnit, Trigger, Windows,
+    Action, AfterWatch, CounterRule, EndpointsRule, Held, Histogram, Hold, IncidentOutcome, Judging, LatencyRule, Moment, Outcome, Policy,
+    ProbeRule, Refusal, RuleKind, RuleSpec, ScalarRule, Suppression, TimeUnit, Trigger, Windows,
 };
 
 fn published() -> Value {
@@ -49,6 +49,14 @@ fn outcomes() -> Vec<IncidentOutcome> {
         Refusal::Disarmed { flips: 3 },
         Refusal::StandbyKnownBad { release: "77aa".into() },
         Refusal::AlreadyFlipped { release: "9f1c".into() },
+        Refusal::Held(Held {
+            by: Hold::Maintenance,
+            why: "maintenance until 05:00".into(),
+        }),
+        Refusal::Held(Held {
+            by: Hold::ManyFailing,
+            why: "4 guards failed within 5 min".into(),
+        }),
     ];
     let suppressions = [
         Suppression::BadBefore,
@@ -207,7 +215,9 @@ async fn whatever_is_written_is_described_by_the_schema() {
         client: Err("none".into()),
         ranges: Box::new(|_, _| Box::pin(async { Ok(Vec::new()) })),
     };
-    for incident in all_kinds() {
+    for (n, mut incident) in all_kinds().into_iter().enumerate() {
+        // Each is another incident.
+        incident.id = format!("{}-of-{n}", incident.id);
         let folder = keeper.keep(incident.clone(), &spec(), none()).await.expect("keeps");
         let text = fs::read_to_string(folder.join("incident.json")).expect("readable");
         let written: Value = serde_json::from_str(&text).expect("JSON");

@@ -1,22 +1,20 @@
 //! The end of a capture: what is missing is named, the report is written, everything is listed, and the folder gets its name.
 
-use std::sync::Mutex;
-
 use super::{
-    disk::{self, Bundle, EvidenceError},
+    disk::{self, Bundle, Edit, EvidenceError},
     full::Space,
     report,
 };
 
 /// Completes a bundle and returns what it lacks. Where the disk leaves no room, the case and its record are kept alone.
-pub(super) fn seal(bundle: &Bundle, mut missing: Vec<String>, edit: &Mutex<()>, space: &Space) -> Result<Vec<String>, EvidenceError> {
+pub(super) fn seal(bundle: &Bundle, mut missing: Vec<String>, edit: &Edit, space: &Space) -> Result<Vec<String>, EvidenceError> {
     let note = |missing: &[String]| {
-        let _edit = disk::hold(edit);
+        let _edit = edit.hold();
         space.with(|| disk::note(&bundle.partial, |incident| incident.capture_errors.extend_from_slice(missing)))
     };
     let finish = || {
         let contents = disk::contents(&bundle.partial)?;
-        let _edit = disk::hold(edit);
+        let _edit = edit.hold();
         space.with(|| disk::seal(bundle, &contents))
     };
     let report = |missing: &mut Vec<String>| match space.with(|| report::write(&bundle.partial)) {

@@ -200,6 +200,7 @@ async fn the_keeper_copies_what_it_keeps_and_lets_the_oldest_go() {
     // What is said later is copied, too.
     let entry = crate::model::TimelineEntry::remark(later(3), "the release was fixed");
     keeper.amend(&keeper_id(&kept[2]), entry).await.expect("amends");
+    keeper.rendered().await;
     let there = copies.join(kept[2].file_name().expect("a name")).join("incident.json");
     while !fs::read_to_string(&there).expect("reads").contains("the release was fixed") {
         patience().await;

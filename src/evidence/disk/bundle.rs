@@ -8,13 +8,15 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use super::{
-    super::full::Space, EvidenceError, FILE_MODE, FOLDER_MODE, INCIDENT, LEAVING, MANIFEST, PART, PARTIAL, case::write_incident, entries,
-    failed, hash_and_sync, lock, make_folder, read, replace, restrict, sync_folder,
+    super::{full::Space, manifest},
+    EvidenceError, FILE_MODE, FOLDER_MODE, INCIDENT, LEAVING, MANIFEST, PART, PARTIAL,
+    case::write_incident,
+    entries, failed, hash_and_sync, lock, make_folder, read, replace, restrict, sync_folder,
 };
 use crate::model::{Incident, IncidentOutcome, TimelineEntry, file_segment};
 
@@ -280,6 +282,14 @@ pub(in crate::evidence) struct Contents {
 /// Looks at everything in a bundle, and sees to the modes of what others put there. Marks, whose names begin with a dot,
 /// are no part of it; parts of files that never got their name go.
 pub(in crate::evidence) fn contents(bundle: &Path) -> Result<Contents, EvidenceError> {
+    contents_beside(bundle, None)
+}
+
+/// [`contents`] of a bundle's next version: what it shares with the one in force is neither read nor synced again, and
+/// stays what that one's list says it is.
+pub(in crate::evidence) fn contents_beside(bundle: &Path, in_force: Option<&Path>) -> Result<Contents, EvidenceError> {
+    let known = in_force.and_then(|folder| fs::read_to_string(folder.join(MANIFEST)).ok());
+    let known = known.map(|list| manifest::read(&list).0).unwrap_or_default();
     let mut hashes = BTreeMap::new();
     let mut folders = vec![bundle.to_owned()];
     let mut next = 0;
@@ -296,12 +306,23 @@ pub(in crate::evidence) fn contents(bundle: &Path) -> Result<Contents, EvidenceE
                 folders.push(path);
             } else {
                 restrict(&path, FILE_MODE).map_err(failed("restrict", &path))?;
-                let hash = hash_and_sync(&path)?;
-                hashes.insert(path.strip_prefix(bundle).unwrap_or(&path).to_owned(), hash);
+                let name = path.strip_prefix(bundle).unwrap_or(&path).to_owned();
+                let shared = in_force.is_some_and(|folder| is_one_file(&path, &folder.join(&name)));
+                let hash = match known.get(&*name.to_string_lossy()).filter(|_| shared) {
+                    Some(hash) => hash.clone(),
+                    None => hash_and_sync(&path)?,
+                };
+                hashes.insert(name, hash);
             }
         }
     }
     Ok(Contents { hashes, folders })
+}
+
+/// Whether two names are one file.
+fn is_one_file(a: &Path, b: &Path) -> bool {
+    let of = |path: &Path| fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    of(a).is_some() && of(a) == of(b)
 }
 
 /// Lists everything in a bundle and syncs it: from here on it is whole.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use super::{EvidenceError, INCIDENT, INCIDENTS, MANIFEST, PARTIAL, entries, failed, hash_and_sync, hex, replace, sync_folder};
+use super::{EvidenceError, INCIDENT, INCIDENTS, MANIFEST, PARTIAL, entries, failed, hash, hash_and_sync, hex, replace, sync_folder};
 use crate::model::{Incident, TimelineEntry, incident::INCIDENT_SCHEMA};
 
 /// The list of files that will hold once `incident.json` is replaced.
@@ -72,6 +72,11 @@ pub(in crate::evidence) fn read(folder: &Path) -> Result<Incident, EvidenceError
     serde_json::from_value(value).map_err(malformed)
 }
 
+/// The hash of a bundle's `incident.json`.
+pub(in crate::evidence) fn incident_hash(folder: &Path) -> Result<String, EvidenceError> {
+    hash(&folder.join(INCIDENT), |_| Ok(()))
+}
+
 fn incident_bytes(folder: &Path, incident: &Incident) -> Result<Vec<u8>, EvidenceError> {
     let mut bytes = serde_json::to_vec_pretty(incident).map_err(|error| failed("write", &folder.join(INCIDENT))(error.into()))?;
     bytes.push(b'\n');
@@ -89,13 +94,24 @@ pub(in crate::evidence) fn note(folder: &Path, change: impl FnOnce(&mut Incident
     write_incident(folder, &incident)
 }
 
+/// What was amended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::evidence) enum Amended {
+    /// A bundle in the making, whose report is still to be written.
+    Partial,
+    /// A whole one.
+    Whole,
+    /// Nothing: its story is full.
+    Nothing,
+}
+
 /// Adds a line to the story of a bundle, be it complete or in the making.
-pub(in crate::evidence) fn amend(incidents: &Path, id: &str, entry: TimelineEntry) -> Result<(), EvidenceError> {
+pub(in crate::evidence) fn amend(incidents: &Path, id: &str, entry: TimelineEntry) -> Result<Amended, EvidenceError> {
     let sealed = incidents.join(id);
-    let folder = if sealed.is_dir() {
-        sealed
+    let (folder, amended) = if sealed.is_dir() {
+        (sealed, Amended::Whole)
     } else {
-        incidents.join(format!("{PARTIAL}{id}"))
+        (incidents.join(format!("{PARTIAL}{id}")), Amended::Partial)
     };
     if !folder.is_dir() {
         return Err(EvidenceError::Missing {
@@ -106,10 +122,10 @@ pub(in crate::evidence) fn amend(incidents: &Path, id: &str, entry: TimelineEntr
     let mut incident = read(&folder)?;
     if incident.timeline.len() >= TIMELINE_MAX {
         warn!(incident = id, lines = TIMELINE_MAX, "Story of an incident is full");
-        return Ok(());
+        return Ok(Amended::Nothing);
     }
     incident.timeline.push(entry);
-    replace_incident(&folder, &incident)
+    replace_incident(&folder, &incident).map(|()| amended)
 }
 
 /// Replaces the `incident.json` of a bundle and its line in the list, where there is one already. The list that will hold

@@ -32,8 +32,8 @@ mod words;
 mod tests;
 
 use std::{
-    fs::Permissions,
-    io::{self, Write},
+    fs::{File, Permissions},
+    io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -50,9 +50,11 @@ use super::{EvidenceError, disk};
 use crate::plot;
 
 /// The page.
-const HTML: &str = "report.html";
+pub(super) const HTML: &str = "report.html";
 /// The ticket.
 const MARKDOWN: &str = "report.md";
+/// Bytes of the page in which it says of which incident it is.
+const HEAD_BYTES: u64 = 2048;
 /// The plot of the rule that decided.
 pub(super) const PICTURE: &str = "plot.png";
 /// The story for programs.
@@ -67,6 +69,8 @@ const AFTER: &str = "after";
 /// [`EvidenceError`] when `incident.json` cannot be read or the disk refuses a file. What else is missing in the folder, or
 /// broken, is no error: the report says so.
 pub fn write(folder: &Path) -> Result<(), EvidenceError> {
+    // First: where the incident changes in between, the report says that it is not of it.
+    let of = disk::incident_hash(folder)?;
     let incident = disk::read(folder)?;
     let mut material = gather(folder, incident);
     let picture = picture(&material);
@@ -81,7 +85,7 @@ pub fn write(folder: &Path) -> Result<(), EvidenceError> {
     }
     let files = [
         (TIMELINE, timeline),
-        (HTML, render::html(&page).map(String::into_bytes).map_err(io::Error::other)),
+        (HTML, render::html(&page, &of).map(String::into_bytes).map_err(io::Error::other)),
         (MARKDOWN, render::markdown(&page).map(String::into_bytes).map_err(io::Error::other)),
     ];
     let mut first_failure = None;
@@ -97,6 +101,19 @@ pub fn write(folder: &Path) -> Result<(), EvidenceError> {
         }
     }
     first_failure.map_or(Ok(()), Err)
+}
+
+/// Whether a bundle's report is of the incident as it stands there now. One that an older flipback made does not say: it is
+/// left alone.
+pub(super) fn is_current(folder: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(folder.join(HTML)).and_then(|page| page.take(HEAD_BYTES).read_to_end(&mut head));
+    if read.is_err() {
+        return false;
+    }
+    let head = String::from_utf8_lossy(&head);
+    let said = head.split_once(render::OF_INCIDENT).and_then(|(_, rest)| rest.split_once('"'));
+    said.is_none_or(|(of, _)| disk::incident_hash(folder).is_ok_and(|hash| hash == of))
 }
 
 /// The plot of the rule that decided, as a picture. One at a time: it takes some 20 MiB for a moment, and many guards may

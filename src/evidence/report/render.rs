@@ -11,9 +11,15 @@ const TICKET: &str = "markdown";
 /// Bytes of a ticket: GitHub takes 65,536 signs in a comment, Jira 32,767 where nobody raised it.
 pub(super) const MARKDOWN_BYTES_MAX: usize = 32_000;
 
-/// The page.
-pub(super) fn html(page: &Page) -> Result<String, Error> {
-    environment()?.get_template("report.html")?.render(context! { page => Serde(page) })
+/// What stands in the page before the hash of the `incident.json` that it was made from.
+pub(super) const OF_INCIDENT: &str = "<meta name=\"flipback-incident-sha256\" content=\"";
+
+/// The page, of an `incident.json` with this hash.
+pub(super) fn html(page: &Page, of: &str) -> Result<String, Error> {
+    let of = Value::from_safe_string(format!("{OF_INCIDENT}{of}\">"));
+    environment()?
+        .get_template("report.html")?
+        .render(context! { page => Serde(page), of })
 }
 
 /// The ticket; lists grow shorter until it fits.
