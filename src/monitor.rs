@@ -7,6 +7,7 @@
 
 pub mod act;
 mod keep;
+mod left;
 mod person;
 pub mod show;
 pub mod tell;
@@ -40,7 +41,7 @@ use crate::{
         Actor, Clock, Color, Command, CommandError, CommandReply, Decision, GuardId, GuardSpec, Incident, IncidentSummary, Observation,
         Phase, Reading, RuleName, Status, Verdict, View, settings::ClusterSettings, status::EventLine,
     },
-    notify::{self, Outbox, OutboxTask},
+    notify::{self, OpenThread, Outbox, OutboxTask},
     observe::{Measure, ObserveError, Observer},
     router::{self, Router},
     serve::Request,
@@ -127,6 +128,8 @@ struct Guarded {
     last: Option<Incident>,
     /// The newest incident of a thread of messages that has not been closed.
     open: Option<Incident>,
+    /// What an earlier run has begun to tell and not ended.
+    left: Vec<OpenThread>,
     /// Since when nothing has been wrong, while a thread is open.
     calm_since: Option<Timestamp>,
     /// What the engine saw lately, for the record of what it decides.
@@ -247,6 +250,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
                 last_incident: remembered.get(&spec.id).map(|(summary, _)| summary.clone()),
                 thread: remembered.get(&spec.id).map(|(_, incident)| incident.thread().to_owned()),
                 calm_since: None,
+                left: Vec::new(),
                 last: remembered.get(&spec.id).map(|(_, incident)| incident.clone()),
                 open: remembered
                     .get(&spec.id)
@@ -395,6 +399,7 @@ impl Monitor {
 
     /// Second half of a tick: judge, act, show.
     fn judge(&mut self, mut readings: Readings, now: Timestamp) {
+        self.take_up();
         let ids: Vec<GuardId> = self.guards.keys().cloned().collect();
         for id in ids {
             let readings = readings.remove(&id).unwrap_or_default();
@@ -414,6 +419,7 @@ impl Monitor {
             show::count(&self.metrics, &id, before, &decision, &seen.view);
             self.notes(&id, &decision, &seen);
             self.act(&id, &decision, &seen);
+            self.end_left(&id, &decision, &seen);
             if let Some(guard) = self.guards.get_mut(&id) {
                 guard.decision = Some(decision);
                 guard.view = Some(seen.view);

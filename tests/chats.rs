@@ -802,9 +802,8 @@ async fn slack_is_obeyed_and_its_refusals_say_what_to_do() {
     let bot = bot_in("#elsewhere", &stub, PATIENT);
     let error = tell(&*bot, &announcement, None).await.expect_err("refused");
     assert!(
-        error.is_permanent() && error.remedy(None).contains("/invite @flipback"),
-        "{error}: {}",
-        error.remedy(None)
+        error.is_permanent() && error.remedy(&webhook("slack", stub.url())).contains("/invite @flipback"),
+        "{error}"
     );
 
     slack.fails(
@@ -827,7 +826,7 @@ async fn no_answer_makes_a_secret_known() {
     chats.push(bot(&stub));
     for chat in chats {
         let error = tell(&*chat, &announcement, None).await.expect_err("refused");
-        let said = format!("{error} {error:?} {}", error.remedy(None));
+        let said = format!("{error} {error:?} {}", error.remedy(&webhook("slack", stub.url())));
         assert!(!said.contains("secret-") && !said.contains(TOKEN), "{said}");
     }
     let refusal = Stub::start(|_| Answer::Json(200, json!({"ok": false, "error": TOKEN, "needed": TOKEN}))).await;

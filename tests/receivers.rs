@@ -62,7 +62,7 @@ async fn deliver(chat: &ChatSettings, announcement: &Announcement, thread: Optio
 
 /// An error as everything that could be logged of it.
 fn everything(error: &DeliverError, chat: &ChatSettings) -> String {
-    let mut text = format!("{error} {error:?} {}", error.remedy(chat.channel.credential()));
+    let mut text = format!("{error} {error:?} {}", error.remedy(&chat.channel));
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(next) = cause {
         text.push_str(&format!(" {next} {next:?}"));
@@ -777,16 +777,16 @@ async fn the_command_says_what_was_wrong_and_what_to_do() {
     let (code, out, _) = flipback(&folder, &stub, &["notify", "test"]);
     assert_eq!(code, 1, "{out}");
     assert!(
-        out.contains("the chat answered 404: said") && out.contains("-> the webhook URL is no longer valid"),
+        out.contains("the chat answered 404: said") && out.contains("-> the receiver knows no such address"),
         "{out}"
     );
-    assert!(out.contains("0 sent, 24 not") && !out.contains("canary"), "{out}");
+    assert!(out.contains("0 sent, 25 not") && !out.contains("canary"), "{out}");
     // A URL that is wrong for one message is wrong for all.
     assert_eq!(stub.seen().len(), 1);
     let before = stub.seen().len();
     let (code, out, _) = flipback(&folder, &stub, &["notify", "test", "--dry-run"]);
     assert_eq!((code, stub.seen().len()), (0, before), "{out}");
-    assert!(out.contains("24 would be sent; nothing was") && !out.contains("canary"), "{out}");
+    assert!(out.contains("25 would be sent; nothing was") && !out.contains("canary"), "{out}");
     for usage in [
         &["notify", "test", "nobody"][..],
         &["notify", "test", "--topic", "nonsense"],

@@ -302,6 +302,18 @@ impl Engine {
         self.live.as_ref().map(|live| live.since)
     }
 
+    /// Whether every rule has seen usable data since this engine began, and none is without it now.
+    #[must_use]
+    pub fn sees(&self) -> bool {
+        self.sights.iter().all(Sight::sees)
+    }
+
+    /// Whether the guard had disarmed itself at the last look.
+    #[must_use]
+    pub fn is_disarmed(&self) -> bool {
+        self.told.disarmed
+    }
+
     /// After a clock step, anchors on the wall move along and counting begins anew: a step is no evidence.
     fn rebase(&mut self, at: Timestamp, by: SignedDuration) {
         let then = shifted(at, -by);
@@ -451,6 +463,9 @@ impl Engine {
         let disarmed = gate::disarmed(&traffic.ledger, policy, at);
         if let (Some(Refusal::Disarmed { flips }), false) = (&disarmed, self.told.disarmed) {
             notes.push(Note::Disarmed { flips: *flips });
+        }
+        if disarmed.is_none() && self.told.disarmed {
+            notes.push(Note::Rearmed);
         }
         self.told.disarmed = disarmed.is_some();
 

@@ -21,6 +21,9 @@ pub(super) struct Sight {
     fresh: Duration,
     fresh_at: Option<Timestamp>,
     dark: Option<String>,
+    /// There has been a usable sample.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    seen: bool,
 }
 
 /// What a guard sees: blind while any of its rules is.
@@ -50,8 +53,14 @@ impl Sight {
                 self.fresh = clock.age;
                 self.fresh_at = Some(at);
                 self.dark = None;
+                self.seen = true;
             }
         }
+    }
+
+    /// Whether there has been something usable, and has not been nothing for too long.
+    pub(super) fn sees(&self) -> bool {
+        self.seen && self.dark.is_none()
     }
 
     /// Whether there has been nothing usable for too long.

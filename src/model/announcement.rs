@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{Color, GuardId, Mode, Release};
@@ -117,6 +117,8 @@ pub enum Topic {
     Readable,
     /// Too many flips: the guard has disarmed itself; a human must act.
     Disarmed,
+    /// A guard that had disarmed itself flips by itself again.
+    Rearmed,
     /// A rule with `action = "alert"` is confirmed.
     Alert,
     /// A reading came near its threshold.
@@ -159,7 +161,7 @@ pub enum Stage {
 
 impl Topic {
     /// Every topic, in the order of an incident's life.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::RollbackInitiated,
         Self::RollbackCompleted,
         Self::RollbackFailed,
@@ -178,6 +180,7 @@ impl Topic {
         Self::Unreadable,
         Self::Readable,
         Self::Disarmed,
+        Self::Rearmed,
         Self::Alert,
         Self::Degraded,
         Self::Switched,
@@ -201,7 +204,7 @@ impl Topic {
             | Self::Unreadable
             | Self::Disarmed => Stage::Opens,
             Self::RollbackCompleted | Self::EvidenceReady | Self::EvidenceLost | Self::DidNotHelp => Stage::Continues,
-            Self::Recovered | Self::Resolved | Self::Sighted | Self::Readable => Stage::Resolves,
+            Self::Recovered | Self::Resolved | Self::Sighted | Self::Readable | Self::Rearmed => Stage::Resolves,
             Self::Alert | Self::Degraded | Self::Switched | Self::Paused | Self::Resumed | Self::Test => Stage::Once,
         }
     }
@@ -228,6 +231,7 @@ impl Topic {
             Self::Unreadable => "unreadable",
             Self::Readable => "readable",
             Self::Disarmed => "disarmed",
+            Self::Rearmed => "rearmed",
             Self::Alert => "alert",
             Self::Degraded => "degraded",
             Self::Switched => "switched",
@@ -258,6 +262,7 @@ impl Topic {
             | Self::EvidenceReady
             | Self::Sighted
             | Self::Readable
+            | Self::Rearmed
             | Self::Switched
             | Self::Paused
             | Self::Resumed
@@ -276,14 +281,23 @@ impl Announcement {
         self.topic == Topic::Test || self.id.starts_with(SAMPLE)
     }
 
-    /// A made-up one, as the monitor makes them: for tests, for `flipback notify test`, and to try templates on.
+    /// A made-up one, as the monitor makes them: for tests, and to try templates on.
     ///
     /// # Panics
     /// Never: its names and times are constants.
     #[must_use]
     pub fn example(topic: Topic) -> Self {
+        Self::example_at(topic, "2026-11-21T04:12:34.567Z".parse().expect("a constant"))
+    }
+
+    /// The same for `flipback notify test`, of a story in which it was decided at this time.
+    ///
+    /// # Panics
+    /// Never: its names are constants.
+    #[must_use]
+    pub fn example_at(topic: Topic, decided: Timestamp) -> Self {
         let color = |name: &str| Some(Color::new(name).expect("a constant"));
-        let time = |text: &str| text.parse::<Timestamp>().expect("a constant");
+        let later = |ms: i64| decided.saturating_add(SignedDuration::from_millis(ms)).unwrap_or(decided);
         let release = |id: &str, image: &str| {
             Some(Release {
                 id: id.into(),
@@ -317,19 +331,21 @@ impl Announcement {
             Topic::RollbackCompleted | Topic::EvidenceReady | Topic::EvidenceLost | Topic::Resolved
         );
         let rule = incident || matches!(topic, Topic::Alert | Topic::Degraded);
-        let folder = "shop.web_20261121T041234Z";
+        let folder = decided.strftime("shop.web_%Y%m%dT%H%M%SZ").to_string();
         Self {
-            id: format!("20261121T041234.567Z-{}", topic.as_str()),
+            id: format!("{}-{}", decided.strftime("%Y%m%dT%H%M%S%.3fZ"), topic.as_str()),
             guard: GuardId::new("", "shop", "web").expect("a constant"),
-            at: time(match topic {
-                Topic::RollbackCompleted => "2026-11-21T04:12:35.8Z",
-                Topic::EvidenceReady | Topic::EvidenceLost => "2026-11-21T04:12:41Z",
-                Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack => "2026-11-21T04:17:40Z",
-                Topic::Resolved => "2026-11-21T04:22:40Z",
-                _ => "2026-11-21T04:12:34.567Z",
+            at: later(match topic {
+                Topic::RollbackCompleted => 1_233,
+                Topic::EvidenceReady | Topic::EvidenceLost => 6_433,
+                Topic::Sighted | Topic::Readable => 11_433,
+                Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack => 305_433,
+                Topic::Resolved | Topic::Resumed => 605_433,
+                Topic::Rearmed => 86_400_000,
+                _ => 0,
             }),
             topic,
-            why: example_why(topic),
+            why: example_why(topic, decided),
             mode: if topic == Topic::RollbackWithheld {
                 Mode::Monitor
             } else {
@@ -343,18 +359,14 @@ impl Announcement {
             from_release,
             to_release,
             trigger: rule.then(|| "error_rate".into()),
-            incident: (incident || topic == Topic::FlippedBack).then(|| folder.into()),
-            thread: if incident {
-                folder.into()
-            } else {
-                format!("shop.web.{}", topic.as_str())
-            },
+            incident: (incident || topic == Topic::FlippedBack).then(|| folder.clone()),
             evidence: (incident || topic == Topic::FlippedBack).then(|| format!("/var/lib/flipback/incidents/{folder}")),
+            thread: if incident { folder } else { format!("shop.web.{}", topic.as_str()) },
             link: None,
             picture: None,
             took_ms: moved.then_some(8.4321),
-            decided_at: incident.then(|| time("2026-11-21T04:12:34.567Z")),
-            switched_at: incident.then(|| time("2026-11-21T04:06:12Z")),
+            decided_at: incident.then_some(decided),
+            switched_at: incident.then(|| later(-382_567)),
             repeats: None,
             chats: Vec::new(),
         }
@@ -362,7 +374,11 @@ impl Announcement {
 }
 
 /// What the monitor would say of the example.
-fn example_why(topic: Topic) -> String {
+fn example_why(topic: Topic, decided: Timestamp) -> String {
+    let clock = |ms: i64| {
+        let at = decided.saturating_add(SignedDuration::from_millis(ms)).unwrap_or(decided);
+        at.strftime("%H:%M:%S UTC")
+    };
     const RULE: &str = "error_rate 12.4 % (31 of 250 requests) is over 5 %, 3 of 3 in a row";
     match topic {
         Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::RollbackWithheld | Topic::EvidenceReady | Topic::Alert => {
@@ -382,15 +398,22 @@ fn example_why(topic: Topic) -> String {
             "kubectl-edit moved traffic back to green, which flipback had rolled back from; it is not flipped away again automatically"
                 .to_owned()
         }
-        Topic::Resolved => "blue has served well since the rollback".to_owned(),
-        Topic::Blind => "no usable data since 04:11:34 UTC: Prometheus did not answer within 4 s; nothing is flipped meanwhile".to_owned(),
+        Topic::Resolved => format!(
+            "blue serves well since {}; the report holds the time before and after",
+            clock(305_433)
+        ),
+        Topic::Blind => format!(
+            "no usable data since {}: Prometheus did not answer within 4 s; nothing is flipped meanwhile",
+            clock(-60_567)
+        ),
         Topic::Sighted => "usable data again after 72 s".to_owned(),
         Topic::UnknownColor => {
             "the selector says \"purple\", which is none of this guard's colors (blue, green): nothing is done until it is".to_owned()
         }
         Topic::Unreadable => "Service \"shop/web\" does not exist".to_owned(),
-        Topic::Readable => "the route can be read again".to_owned(),
+        Topic::Readable => "the route can be read again, and selects a known color".to_owned(),
         Topic::Disarmed => "3 automatic flips in 24 h: this guard flips no more until a person looks at it".to_owned(),
+        Topic::Rearmed => "its automatic flips of the last 24 h are below the limit again: it flips by itself again".to_owned(),
         Topic::Degraded => "error_rate 4.3 % (11 of 256 requests) is near its limit of 5 %".to_owned(),
         Topic::Switched => "green is live, switched from blue by kubectl-edit; watching it".to_owned(),
         Topic::Paused => "paused by ana@ops-1: nothing is flipped until it is resumed".to_owned(),

@@ -15,7 +15,7 @@ pub struct AuditEntry {
     /// Whose guard; `None`: the daemon's own, such as its start.
     pub guard: Option<GuardId>,
     /// What, as a word: `started`, `stopped`, `decided`, `rolled_back`, `withheld`, `failed`, `stale`, `blocked`, `suppressed`, `refused`, `paused`,
-    /// `resumed`, `switched`, `recovered`, `did_not_help`, `flipped_back`, `disarmed`, `evidence_kept`, `evidence_lost`,
+    /// `resumed`, `switched`, `recovered`, `did_not_help`, `flipped_back`, `disarmed`, `rearmed`, `evidence_kept`, `evidence_lost`,
     /// `evidence_pruned`, `message_lost`.
     pub action: String,
     /// One sentence with numbers.

@@ -323,6 +323,8 @@ pub enum Note {
         /// Flips in the last 24 h.
         flips: u32,
     },
+    /// The guard that had disarmed itself flips by itself again.
+    Rearmed,
     /// The watch after a switch ended.
     WatchEnded,
     /// The selector's value is none of the guard's colors.

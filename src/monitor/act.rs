@@ -1,6 +1,8 @@
 //! From a decision to a moved Service, and the story of it.
 
-use std::sync::Arc;
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -83,11 +85,40 @@ impl Guarded {
         }
     }
 
+    /// Whether nothing is wrong at this look.
+    pub(super) fn is_calm(&self, decision: &Decision) -> bool {
+        let well = matches!(decision.phase, Phase::Watching | Phase::Steady);
+        well && !self.flipping && decision.rules.iter().all(|rule| rule.streak == 0)
+    }
+
+    /// How long that has to last. A color that has just become active is not calm, it is not judged yet: an interval of
+    /// evidence has to pass.
+    pub(super) fn patience(&self) -> Duration {
+        let policy = &self.spec.policy;
+        policy.stretch + policy.warm_up.max(policy.warm_up_latency)
+    }
+
     /// The failed attempt that the present episode consists of so far.
     fn failed(&self) -> Option<&Incident> {
         let incident = &self.episode.as_ref()?.incident;
         matches!(incident.outcome, IncidentOutcome::Failed { .. }).then_some(incident)
     }
+}
+
+/// What a router's own code came to. A panic of it is a failure like any other: told, recorded, and answered.
+async fn caught<T>(asked: impl Future<Output = Result<T, RouterError>>, object: &str) -> Result<T, RouterError> {
+    AssertUnwindSafe(asked).catch_unwind().await.unwrap_or_else(|panic| {
+        let object = object.to_owned();
+        let said = said(&*panic);
+        Err(RouterError::Broken { object, said })
+    })
+}
+
+/// The words of a panic.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no words".to_owned())
 }
 
 /// Sends the patch and, when it moved traffic, looks whether it arrived.
@@ -112,7 +143,7 @@ async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order, clock:
         record,
         dry_run: order.dry_run,
     };
-    let flip = router.flip(&wish).await;
+    let flip = caught(router.flip(&wish), &incident.object).await;
     let at = clock.now();
     Step::Flipped(Box::new(Done { guard, order, flip, at }))
 }
@@ -280,9 +311,10 @@ impl Monitor {
             arrival.incident.case.to.clone(),
             arrival.incident.id.clone(),
         );
+        let object = arrival.incident.object.clone();
         self.arrivals.insert(incident.clone(), arrival);
         self.flips.spawn(async move {
-            let verified = router.verify(&to).await;
+            let verified = caught(router.verify(&to), &object).await;
             Step::Verified(incident, verified)
         });
     }
@@ -318,6 +350,11 @@ impl Monitor {
         for incident in incidents {
             self.arrived(&incident, None, now);
         }
+    }
+
+    /// Whether it is being looked at whether a flip of this guard has arrived.
+    pub(super) fn arriving(&self, id: &GuardId) -> bool {
+        self.arrivals.values().any(|arrival| arrival.guard == *id)
     }
 
     /// Whether the present episode has this outcome already. The same outcome may change its numbers from poll to poll:
@@ -408,20 +445,13 @@ impl Monitor {
     /// A bad time is over once the guard is calm: whatever ended it, the thread that it began is closed. After a rollback the
     /// recovery of the restored color closes it; this is for all the other ends.
     pub(super) fn calm(&mut self, id: &GuardId, decision: &Decision, traffic: &Traffic, now: Timestamp) {
-        let arriving = self.arrivals.values().any(|arrival| arrival.guard == *id);
+        let arriving = self.arriving(id);
         let Some(guard) = self.guards.get_mut(id) else { return };
-        let calm = matches!(decision.phase, Phase::Watching | Phase::Steady)
-            && !arriving
-            && !guard.flipping
-            && decision.rules.iter().all(|rule| rule.streak == 0);
-        if !calm || guard.open.is_none() {
+        if arriving || !guard.is_calm(decision) || guard.open.is_none() {
             guard.calm_since = None;
             return;
         }
-        // A color that has just become active is not calm, it is not judged yet: an interval of evidence has to pass.
-        let policy = &guard.spec.policy;
-        let patience = policy.stretch + policy.warm_up.max(policy.warm_up_latency);
-        if show::since(now, *guard.calm_since.get_or_insert(now)) < patience {
+        if show::since(now, *guard.calm_since.get_or_insert(now)) < guard.patience() {
             return;
         }
         let Some(incident) = guard.open.take() else { return };

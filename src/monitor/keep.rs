@@ -81,6 +81,9 @@ impl Archivist {
                     let incident = named(incident, &folder);
                     self.note(&incident, "evidence_kept", folder.display().to_string());
                     self.ready(&incident, topic);
+                    if told {
+                        self.over(&incident, topic, "its evidence could be kept after all");
+                    }
                     pruned(&self.keeper, &self.journal, &self.clock).await;
                     return;
                 }
@@ -93,8 +96,23 @@ impl Archivist {
                 self.outbox
                     .push(tell::evidence_lost(&incident, &error, self.clock.now(), &self.keeper, &self.spec));
             }
-            let Some(pause) = pauses.next() else { return };
+            let Some(pause) = pauses.next() else {
+                self.over(
+                    &incident,
+                    topic,
+                    "its evidence is lost for good: the disk has refused it for half an hour",
+                );
+                return;
+            };
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Closes the thread that lost evidence has opened, where it is about nothing else: a person's switch by itself.
+    fn over(&self, incident: &Incident, topic: Topic, why: &str) {
+        if topic == Topic::Switched && incident.thread() == incident.id {
+            self.outbox
+                .push(tell::evidence_over(incident, why, self.clock.now(), &self.keeper, &self.spec));
         }
     }
 

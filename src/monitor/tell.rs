@@ -120,6 +120,15 @@ pub(super) fn evidence_lost(incident: &Incident, error: &str, at: Timestamp, kee
     }
 }
 
+/// The message that nothing more is to be said of an incident's evidence.
+pub(super) fn evidence_over(incident: &Incident, why: &str, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
+    Announcement {
+        id: format!("{}.{}.evidence", incident.id, Topic::Resolved.as_str()),
+        why: why.to_owned(),
+        ..evidence_ready(incident, Topic::Resolved, at, keeper, spec)
+    }
+}
+
 /// The message that a bad time is over, whoever ended it, with what serves by now.
 pub(super) fn resolved(
     incident: &Incident,
@@ -169,6 +178,9 @@ pub(super) fn topic(incident: &Incident) -> Topic {
     }
 }
 
+/// What is said of a guard that flips by itself again.
+pub(super) const REARMED: &str = "its automatic flips of the last 24 h are below the limit again: it flips by itself again";
+
 /// A duration as people say it: `34s`, `2m 5s`.
 pub(super) fn people(duration: Duration) -> String {
     humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
@@ -185,13 +197,14 @@ fn thread(guard: &GuardId, topic: Topic) -> String {
         Topic::Sighted => Topic::Blind,
         Topic::UnknownColor | Topic::Readable => Topic::Unreadable,
         Topic::Resumed => Topic::Paused,
+        Topic::Rearmed => Topic::Disarmed,
         other => other,
     };
     format!("{}.{}", guard.file_name(), about.as_str())
 }
 
 /// The message of something that is no incident.
-fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic, why: String) -> Announcement {
+pub(super) fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, topic: Topic, why: String) -> Announcement {
     let active = traffic.map(|traffic| (traffic.active.clone(), traffic.active_side().release));
     let standby = traffic.map(|traffic| (traffic.standby.clone(), traffic.standby_side().release));
     let (from, to) = if arrived(topic) { (standby, active) } else { (active, standby) };
@@ -342,6 +355,7 @@ pub(crate) fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, S
             Some(Topic::Disarmed),
             format!("{flips} automatic flips in 24 h: this guard flips no more until a person looks at it"),
         ),
+        Note::Rearmed => (Some(Topic::Rearmed), REARMED.to_owned()),
         Note::WatchEnded => (None, "The watch after the switch has ended".to_owned()),
         Note::UnknownColor { found, known } => (Some(Topic::UnknownColor), unknown_color(found.as_deref(), known)),
         Note::Unreadable { why } => (Some(Topic::Unreadable), why.clone()),
@@ -372,6 +386,7 @@ fn audited(note: &Note) -> Option<(Actor, &'static str)> {
         Note::Recovered => Some((Actor::Flipback, "recovered")),
         Note::DidNotHelp { .. } => Some((Actor::Flipback, "did_not_help")),
         Note::Disarmed { .. } => Some((Actor::Flipback, "disarmed")),
+        Note::Rearmed => Some((Actor::Flipback, "rearmed")),
         Note::PauseChanged { by: Some(by) } => Some((Actor::Person { name: by.clone() }, "paused")),
         Note::PauseChanged { by: None } => Some((
             Actor::Person {
@@ -416,6 +431,10 @@ impl Monitor {
             if matches!(happened, Note::Switched { .. }) {
                 self.metrics.switches.with_label_values(&[id.as_str()]).inc();
             }
+            // An earlier run has told it: the same flips disarm the guard.
+            if matches!(happened, Note::Disarmed { .. }) && guard.left_open(Topic::Disarmed) {
+                continue;
+            }
             // Our own flip comes back as a switch; its message has been sent.
             let own = matches!(happened, Note::Switched { undone: false, to, .. } if guard.moved_to(to));
             let ours = guard.last_incident.as_ref().map(|incident| incident.id.clone());
@@ -440,6 +459,12 @@ impl Monitor {
                 _ => {}
             }
             let mut message = note(&guard.spec, traffic, seen.at, topic, text.clone());
+            if topic == Topic::Disarmed
+                && let Some(newest) = traffic.and_then(|traffic| traffic.ledger.flips.iter().rfind(|flip| flip.automatic))
+            {
+                // Told once for these flips, also by a run that does not know yet what the one before it has told.
+                message.id = format!("{}.disarmed.{}", guard.spec.id.file_name(), newest.at.as_millisecond());
+            }
             if of_incident(topic) {
                 message.incident.clone_from(&ours);
                 if let Some(thread) = &guard.thread {

@@ -27,8 +27,8 @@ use crate::{
     words::clipped,
 };
 
-/// An alert that neither ended nor had news for so long is over: that of a guard that disarmed itself is (its count of
-/// flips is per day), and what nobody has cared for in a day no alert will move. As long as a message may wait in the outbox.
+/// An alert that neither ended nor had news for so long is over: what nobody has cared for in a day no alert will move. As
+/// long as a message may wait in the outbox.
 const FIRES_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// A test message's: long enough for the usual `group_wait` of 30 s, gone by itself.
 const TEST_FIRES_FOR: SignedDuration = SignedDuration::from_mins(5);
@@ -169,7 +169,7 @@ fn family(a: &Announcement) -> &'static str {
         _ if a.incident.is_some() => INCIDENT,
         Topic::Blind | Topic::Sighted => "FlipbackGuardBlind",
         Topic::UnknownColor | Topic::Unreadable | Topic::Readable => "FlipbackRouteUnreadable",
-        Topic::Disarmed => "FlipbackGuardDisarmed",
+        Topic::Disarmed | Topic::Rearmed => "FlipbackGuardDisarmed",
         Topic::FlippedBack => "FlipbackFlippedBack",
         Topic::Test => "FlipbackTest",
         _ => INCIDENT,

@@ -12,8 +12,10 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{
-    DeliverError, Entry, Notifier, Parcel, form, picture,
-    post::{Body, Part, Post, To, chain},
+    DeliverError, Entry, Notifier, Parcel,
+    failure::chain,
+    form, picture,
+    post::{Body, Part, Post, To},
 };
 use crate::{
     model::{

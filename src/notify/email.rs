@@ -33,8 +33,10 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    DeliverError, Draft, Entry, Notifier, Parcel, letter, picture,
-    post::{Post, chain, without},
+    DeliverError, Draft, Entry, Notifier, Parcel,
+    failure::chain,
+    letter, picture,
+    post::{Post, without},
 };
 use crate::{
     model::{

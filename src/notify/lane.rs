@@ -12,8 +12,8 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     DeliverError, GivenUp, Notifier, Parcel,
+    failure::chain,
     filter::{self, Heard},
-    post::chain,
     spool::{self, Chores, Left, Spool},
 };
 use crate::{
@@ -270,7 +270,7 @@ impl Lane {
         let (chat, id) = (self.chat.name.as_str(), letter.id());
         let (topic, guard) = (announcement.topic.as_str(), announcement.guard.as_str());
         let reason = chain(failure);
-        let remedy = failure.remedy(self.chat.channel.credential());
+        let remedy = failure.remedy(&self.chat.channel);
         let why = format!("{reason}; {remedy}");
         let wall = tools.clock.now();
         let verdict = {

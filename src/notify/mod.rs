@@ -27,6 +27,7 @@ mod alertmanager;
 mod blocks;
 mod discord;
 mod email;
+mod failure;
 mod filter;
 mod form;
 mod lane;
@@ -37,6 +38,7 @@ mod picture;
 mod post;
 mod quiet;
 mod rehearsal;
+mod remedy;
 mod slack;
 mod slack_api;
 mod slack_bot;
@@ -47,10 +49,10 @@ mod standing;
 mod teams;
 mod webhook;
 
+pub use failure::DeliverError;
 pub use filter::suits;
 pub use lane::OpenThread;
 pub use outbox::{GivenUp, Opener, Outbox, OutboxTask, Pushed};
-pub use post::DeliverError;
 use post::Post;
 pub use rehearsal::{Draft, Rehearsal};
 

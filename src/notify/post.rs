@@ -1,6 +1,6 @@
 //! One request to one chat, once. Knows what an answer means; retries, order and disk are the lane's business.
 
-use std::{error::Error, fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use reqwest::{
@@ -13,8 +13,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
 
-use super::rehearsal::Rehearsal;
-use crate::model::settings::{ChatSettings, Secret, SecretError};
+use super::{
+    failure::{DeliverError, chain},
+    rehearsal::Rehearsal,
+};
+use crate::model::settings::{ChatSettings, Secret};
 
 /// A connection that does not stand by then never will; shorter than most chats' timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,141 +27,6 @@ const ANSWER_BYTES_MAX: usize = 512 * 1024;
 const ANSWER_CHARS_MAX: usize = 200;
 /// Parts of a URL shorter than this (`v1`, `hooks`) are no secret and are not searched for in answers.
 const SECRET_PART_BYTES_MIN: usize = 8;
-
-/// Why a chat was not told. Never carries the URL or the token.
-#[derive(Debug, thiserror::Error)]
-pub enum DeliverError {
-    /// The webhook URL or the token cannot be read.
-    #[error("failed to read the chat's webhook URL or token")]
-    Secret(#[source] SecretError),
-    /// The webhook URL is not usable as one.
-    #[error("the chat's webhook URL is no http:// or https:// URL with a host")]
-    NotAUrl,
-    /// The token cannot be sent.
-    #[error("the chat's token has characters that an HTTP header cannot carry")]
-    BadToken,
-    /// No HTTP client could be made.
-    #[error("failed to make an HTTP client: {0}")]
-    Client(String),
-    /// No answer in time.
-    #[error("no answer within {}", humantime::format_duration(*.0))]
-    Timeout(Duration),
-    /// The request did not reach the chat.
-    #[error("failed to reach the chat")]
-    Send(#[source] reqwest::Error),
-    /// The chat took the request and refused the message in its answer.
-    #[error("the chat refused: {said}")]
-    Refused {
-        /// What it said, shortened.
-        said: String,
-        /// Whether the same message would be refused again.
-        permanent: bool,
-    },
-    /// A mail server was not reached, or the way to it is set up wrongly.
-    #[error("failed to {step}: {why}")]
-    Mail {
-        /// What was attempted.
-        step: &'static str,
-        /// What came of it, without a secret.
-        why: String,
-        /// Whether only another configuration helps.
-        permanent: bool,
-    },
-    /// The signing key cannot be used.
-    #[error("the signing key begins with whsec_, and what follows is not base64")]
-    BadKey,
-    /// The chat refused, and what it said is known to mean something that a person can set right.
-    #[error("the chat refused: {said}")]
-    Advised {
-        /// What it said, shortened.
-        said: String,
-        /// What a person can do; `{credential}` stands for where the credential comes from.
-        advice: &'static str,
-        /// Whether the same message would be refused again.
-        permanent: bool,
-    },
-    /// The chat refused.
-    #[error("the chat answered {status}{}", if .said.is_empty() { String::new() } else { format!(": {}", .said) })]
-    Status {
-        /// Its HTTP status.
-        status: u16,
-        /// What it said, shortened; empty when it said nothing.
-        said: String,
-        /// How long it asked us to wait.
-        retry_after: Option<Duration>,
-    },
-}
-
-impl DeliverError {
-    /// Whether the same request will fail again however often it is tried.
-    #[must_use]
-    pub fn is_permanent(&self) -> bool {
-        match self {
-            Self::NotAUrl | Self::BadToken | Self::BadKey => true,
-            Self::Refused { permanent, .. } | Self::Advised { permanent, .. } | Self::Mail { permanent, .. } => *permanent,
-            // A redirect is never followed: it would carry the message, and with it the trust in the URL, elsewhere.
-            Self::Status { status, .. } => (300..500).contains(status) && !matches!(status, 408 | 425 | 429),
-            // A credential file may be mounted a moment later.
-            Self::Secret(_) | Self::Client(_) | Self::Timeout(_) | Self::Send(_) => false,
-        }
-    }
-
-    /// How long the chat asked us to wait.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Status { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-
-    /// What a person can do about it, given where the chat's credential comes from.
-    #[must_use]
-    pub fn remedy(&self, credential: Option<&Secret>) -> String {
-        let place = match credential {
-            Some(Secret::File(path)) => format!("{path:?}"),
-            Some(Secret::Value(_)) | None => "the setting or environment variable that holds it".to_owned(),
-        };
-        match self {
-            Self::Status { status: 404 | 410, .. } => {
-                format!("the webhook URL is no longer valid: create a new one in the chat and put it into {place}")
-            }
-            Self::Status { status: 401 | 403, .. } => {
-                format!(
-                    "the chat refuses this webhook: check that it is still allowed to post, or create a new one and put it into {place}"
-                )
-            }
-            Self::Status { status: 300..=399, .. } => format!("the webhook URL redirects: put the URL it redirects to into {place}"),
-            Self::Status { status: 400..=499, .. } if self.is_permanent() => {
-                "the chat does not accept this message: check that the chat's `kind` matches what the URL speaks".to_owned()
-            }
-            Self::Status { status: 429, .. } => "the chat limits the rate of messages; it is tried again".to_owned(),
-            Self::Status { .. } => "the chat has trouble of its own; it is tried again".to_owned(),
-            Self::Refused { .. } => format!("look up what it said in the chat's documentation; its credential is in {place}"),
-            Self::Advised { advice, .. } => advice.replace("{credential}", &place),
-            Self::NotAUrl | Self::Secret(_) => format!("put the webhook URL, and nothing else, into {place}"),
-            Self::Mail { permanent: true, .. } => "correct the settings of this chat: host, port, security, from, to".to_owned(),
-            Self::Mail { .. } => "check host, port and security of this chat, and that the mail server can be reached from here".to_owned(),
-            Self::BadKey => "put the key into its file as it was issued: whsec_ and base64, or any text without that beginning".to_owned(),
-            Self::BadToken => "put the token, and nothing else, into its file or environment variable".to_owned(),
-            Self::Client(_) => "check that certificate authorities are installed (the package ca-certificates)".to_owned(),
-            Self::Timeout(_) | Self::Send(_) => {
-                "check that the chat can be reached from here: name resolution, proxy, firewall, NetworkPolicy".to_owned()
-            }
-        }
-    }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let _ = write!(line, ": {next}");
-        cause = next.source();
-    }
-    line
-}
 
 /// The HTTP client of one chat.
 pub(super) struct Post {
@@ -421,7 +289,7 @@ pub(super) fn without(answer: &str, secrets: &[String]) -> String {
     let line = answer.split_whitespace().collect::<Vec<_>>().join(" ");
     let repeats = |part: &String| part.len() >= SECRET_PART_BYTES_MIN && (answer.contains(part.as_str()) || line.contains(part.as_str()));
     if secrets.iter().any(repeats) {
-        return "[its answer is left out, since it repeats the webhook's secret]".to_owned();
+        return "[its answer is left out, since it repeats a secret of the chat]".to_owned();
     }
     if line.chars().count() > ANSWER_CHARS_MAX {
         line.chars().take(ANSWER_CHARS_MAX).chain(['…']).collect()
@@ -433,36 +301,6 @@ pub(super) fn without(answer: &str, secrets: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn status(status: u16) -> DeliverError {
-        DeliverError::Status {
-            status,
-            said: String::new(),
-            retry_after: None,
-        }
-    }
-
-    #[test]
-    fn only_a_chats_own_trouble_is_worth_a_long_retry() {
-        for transient in [408, 425, 429, 500, 502, 503, 504] {
-            assert!(!status(transient).is_permanent(), "{transient}");
-        }
-        for permanent in [301, 307, 400, 401, 403, 404, 410, 413] {
-            assert!(status(permanent).is_permanent(), "{permanent}");
-        }
-    }
-
-    #[test]
-    fn every_refusal_says_what_to_do() {
-        let file = Secret::File("/etc/flipback/slack-url".into());
-        assert_eq!(
-            status(404).remedy(Some(&file)),
-            "the webhook URL is no longer valid: create a new one in the chat and put it into \"/etc/flipback/slack-url\""
-        );
-        for code in 300..600 {
-            assert!(!status(code).remedy(Some(&file)).is_empty());
-        }
-    }
 
     #[test]
     fn an_answer_that_repeats_the_secret_is_left_out() {
@@ -513,17 +351,5 @@ mod tests {
         ] {
             assert_eq!(said(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn what_a_chat_is_known_to_mean_becomes_advice_with_a_place() {
-        let advised = DeliverError::Advised {
-            said: "invalid_auth".into(),
-            advice: "put a bot token into {credential}",
-            permanent: true,
-        };
-        let file = Secret::File("/etc/flipback/token".into());
-        assert_eq!(advised.remedy(Some(&file)), "put a bot token into \"/etc/flipback/token\"");
-        assert_eq!(advised.to_string(), "the chat refused: invalid_auth");
     }
 }

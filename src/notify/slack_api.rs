@@ -168,10 +168,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::settings::Secret;
+    use crate::model::settings::{Channel, Secret};
 
     fn remedy(answer: &Value) -> String {
-        refusal(answer).remedy(Some(&Secret::File("/etc/flipback/slack-token".into())))
+        refusal(answer).remedy(&Channel::SlackBot {
+            token: Secret::File("/etc/flipback/slack-token".into()),
+            channel: "C0123456789".into(),
+            api: "https://slack.com/api/".parse().expect("a URL"),
+        })
     }
 
     #[test]

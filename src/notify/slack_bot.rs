@@ -29,7 +29,8 @@ use tracing::{debug, warn};
 
 use super::{
     DeliverError, Entry, Notifier, Parcel, blocks,
-    post::{Body, Post, chain},
+    failure::chain,
+    post::{Body, Post},
     slack_api::{Api, is_in_doubt, is_thread_gone},
     slack_picture::{self, ShowError},
     slack_receipt::{Place, Receipt},
@@ -270,7 +271,7 @@ impl SlackBot {
         if !error.is_permanent() && self.progress(&announcement.id).updates_failed < UPDATES_MAX {
             return Err(error);
         }
-        let remedy = error.remedy(self.post.chat().channel.credential());
+        let remedy = error.remedy(&self.post.chat().channel);
         let (chat, id) = (self.post.name(), announcement.id.as_str());
         warn!(
             chat,
@@ -298,7 +299,7 @@ impl SlackBot {
                 receipt
             }),
             Err(error) => {
-                let remedy = error.remedy(self.post.chat().channel.credential());
+                let remedy = error.remedy(&self.post.chat().channel);
                 let (chat, id) = (self.post.name(), parcel.announcement.id.as_str());
                 warn!(chat, id, error = chain(&error), remedy, "Message goes without its picture");
                 receipt

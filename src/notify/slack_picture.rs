@@ -17,7 +17,7 @@ use super::{
     slack_receipt::{Place, digest},
 };
 use crate::{
-    model::settings::Secret,
+    model::settings::Channel,
     words::{Message, clipped},
 };
 
@@ -39,9 +39,9 @@ pub(super) enum ShowError {
 
 impl ShowError {
     /// What a person can do about it; empty where that is nothing.
-    pub(super) fn remedy(&self, credential: Option<&Secret>) -> String {
+    pub(super) fn remedy(&self, channel: &Channel) -> String {
         match self {
-            Self::Deliver(error) => error.remedy(credential),
+            Self::Deliver(error) => error.remedy(channel),
             Self::Read(_) | Self::NoUrl | Self::Timeout(_) => String::new(),
         }
     }

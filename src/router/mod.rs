@@ -197,6 +197,17 @@ pub enum RouterError {
         #[source]
         source: Fault,
     },
+    /// flipback's own code failed on the way.
+    #[error(
+        "failed to change {object}: flipback's own code broke ({said}), and whether traffic was moved is not known; look where {object} \
+         points, and report this"
+    )]
+    Broken {
+        /// On what.
+        object: String,
+        /// The words of the panic.
+        said: String,
+    },
     /// The server refused, or could not be asked.
     #[error("failed to {attempted} {object}")]
     Failed {

@@ -40,6 +40,7 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::Unreadable => format!("Unreadable: the route of {guard} cannot be read"),
         Topic::Readable => format!("Readable again: the route of {guard}"),
         Topic::Disarmed => format!("Disarmed: {guard} was rolled back too often"),
+        Topic::Rearmed => format!("Armed again: {guard} is rolled back automatically again"),
         Topic::Alert => format!("Alert: {rule} of {guard} is past its threshold"),
         Topic::Degraded => format!("Degraded: {rule} of {guard} is near its threshold"),
         Topic::Switched => format!("Switched: {guard} is on {to} now"),
@@ -59,6 +60,7 @@ fn title_in_monitor_mode(a: &Announcement, from: &str, to: &str) -> Option<Strin
         Topic::RollbackSuppressed => format!("Would not have been rolled back: {guard} stays on {from}"),
         Topic::EvidenceReady => format!("Report ready: why {guard} would have been rolled back from {from}"),
         Topic::Disarmed => format!("Disarmed: {guard} would have been rolled back too often"),
+        Topic::Rearmed => format!("Armed again: {guard} would be rolled back automatically again"),
         Topic::Paused => format!("Paused: {guard} would not be rolled back"),
         Topic::Resumed => format!("Resumed: {guard} is watched again"),
         _ => return None,
@@ -157,6 +159,7 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
         }
         Topic::Readable => "Nothing: it is guarded again from here on.".to_owned(),
         Topic::Disarmed => format!("Find the cause: flipback does not flip this guard by itself until its flips are a day old. To move traffic by hand: {by_hand}."),
+        Topic::Rearmed => "Nothing: from here on it is rolled back again when it is bad.".to_owned(),
         Topic::Alert => format!("Look whether users are hurt: this rule only tells, and traffic stays where it is. To move it by hand: {by_hand}."),
         Topic::Degraded => format!("Nothing yet, it is within its threshold. {status} shows where it goes."),
         Topic::Switched => "Nothing: flipback watches the new color closely from here on.".to_owned(),
@@ -207,7 +210,7 @@ fn next_in_monitor_mode(a: &Announcement) -> Option<String> {
         }
         Topic::Alert => format!("Look whether users are hurt: this rule only tells. To move traffic, {by_hand}."),
         Topic::Paused => format!("When you are done: `flipback resume {guard}`. Until then it is judged, and nothing would be moved."),
-        Topic::Resumed => "Nothing: it is told again when it would be rolled back.".to_owned(),
+        Topic::Rearmed | Topic::Resumed => "Nothing: it is told again when it would be rolled back.".to_owned(),
         _ => return None,
     })
 }

@@ -1,9 +1,20 @@
+use std::{collections::BTreeMap, time::Duration};
+
 use clap::CommandFactory as _;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use url::Url;
 
-use super::*;
-use crate::model::settings::{Email, MailSecurity, Secret};
+use super::{
+    carry::carry,
+    plan::{Planned, STORY, plan, words},
+    show::{list, listed, table},
+    *,
+};
+use crate::model::{
+    Severity, Stage,
+    settings::{Channel, Email, Filter, MailSecurity, Secret},
+};
 
 const CANARY: &str = "canary-1f0c5d9e-secret";
 
@@ -131,6 +142,41 @@ fn every_sample_says_that_it_is_one() {
             assert!(ids.insert(announcement.id.clone()), "{} twice", announcement.id);
         }
     }
+}
+
+/// What one reads, from the first to the last.
+fn read(topics: &[Topic]) -> String {
+    let chat = ChatSettings::new("ops", Channel::Slack { url: value("x") });
+    let plan = plan(ChatKind::PagerDuty, topics, at(), None);
+    let texts: Vec<String> = plan.iter().map(|planned| words(&planned.announcement, &chat).text()).collect();
+    texts.join("\n\n")
+}
+
+#[test]
+fn the_samples_tell_one_story_that_ends_now() {
+    insta::assert_snapshot!(read(&STORY));
+}
+
+#[test]
+fn every_other_sample_is_a_case_by_itself_of_the_present() {
+    let others: Vec<Topic> = Topic::ALL.into_iter().filter(|topic| !STORY.contains(topic)).collect();
+    let text = read(&others);
+    let others = text.replace("registry.example/shop/web", "").replace("flipback-test/web", "");
+    assert!(!others.contains("shop/web"), "{text}");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn the_newest_of_each_thread_is_told_at_the_present_time() {
+    let mut newest: BTreeMap<String, Timestamp> = BTreeMap::new();
+    for Planned { announcement, .. } in plan(ChatKind::Slack, &[], at(), None) {
+        let before = newest.insert(announcement.thread.clone(), announcement.at);
+        assert!(before.is_none_or(|before| before <= announcement.at), "{announcement:?}");
+        for earlier in [announcement.decided_at, announcement.switched_at].into_iter().flatten() {
+            assert!(earlier <= announcement.at, "{announcement:?}");
+        }
+    }
+    assert!(newest.values().all(|told| *told == at()), "{newest:?}");
 }
 
 #[tokio::test]
