@@ -68,3 +68,23 @@ fn every_room_is_on_the_map() {
         );
     }
 }
+
+/// Every row of the failure table links tests, and they are there.
+#[test]
+fn every_failure_that_is_told_is_tested() {
+    let table = text("docs/failures.md");
+    let link = Regex::new(r"`((?:tests|src)/[a-z_/0-9]+\.rs)::([a-z_0-9]+)`").expect("valid");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).collect();
+    let told = rows.iter().filter(|row| !row.starts_with("| fault") && !row.starts_with("| ---"));
+    let mut links = 0;
+    for row in told {
+        let linked: Vec<_> = link.captures_iter(row).collect();
+        assert!(!linked.is_empty(), "no test is linked: {row}");
+        for linked in linked {
+            let (file, name) = (&linked[1], &linked[2]);
+            assert!(text(file).contains(&format!("fn {name}")), "{file} has no test {name}");
+            links += 1;
+        }
+    }
+    assert!(links > 30, "only {links} links were found: the table's form has changed");
+}
