@@ -9,6 +9,7 @@ pub mod act;
 mod keep;
 mod left;
 mod person;
+mod resume;
 pub mod show;
 pub mod tell;
 
@@ -136,6 +137,10 @@ struct Guarded {
     recorder: Recorder,
     /// The trace that led to the flip that is under way.
     decided_on: Option<String>,
+    /// Cancelled once the evidence of the flip that is under way is begun, or could not be.
+    begun: Option<CancellationToken>,
+    /// What earlier runs left.
+    left: resume::Left,
     /// A flip is under way: further verdicts wait for it.
     flipping: bool,
     /// The bad time that is going on.
@@ -151,6 +156,8 @@ struct Guarded {
 struct Episode {
     incident: Incident,
     told_at: Timestamp,
+    /// How often its outcome was told.
+    told: usize,
 }
 
 /// The conductor.
@@ -221,8 +228,10 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         clusters.insert(settings.name.clone(), cluster);
     }
     let served = config.serve.evidence.is_some();
+    let (begun, known) = (keeper.unfinished(), keeper.known());
     let mut incidents = keeper.kept();
     incidents.reverse();
+    let kept: Vec<Incident> = incidents.iter().map(|(_, incident)| incident.clone()).collect();
     let remembered: BTreeMap<GuardId, (IncidentSummary, Incident)> = incidents
         .into_iter()
         .map(|(folder, incident)| {
@@ -243,6 +252,8 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
                 engine: Engine::new(Arc::clone(spec)),
                 recorder: Recorder::new(Arc::clone(spec)),
                 decided_on: None,
+                begun: None,
+                left: resume::Left::of(&spec.id, &begun, &kept, &known, now),
                 flipping: false,
                 episode: None,
                 decision: None,
@@ -291,6 +302,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         follow_ups: BTreeMap::new(),
         served,
     };
+    monitor.finish_strangers(&begun);
     let owed = monitor.keeper.awaiting();
     monitor.remember_follow_ups(owed, now);
     Ok(Parts {
@@ -403,10 +415,15 @@ impl Monitor {
         let ids: Vec<GuardId> = self.guards.keys().cloned().collect();
         for id in ids {
             let readings = readings.remove(&id).unwrap_or_default();
+            let Some(view) = self.guards.get(&id).map(|guard| guard.router.view()) else {
+                continue;
+            };
+            // Before the engine looks: what an earlier run has moved is not to be told as somebody's switch.
+            self.take_up(&id, &view, now);
             let Some(guard) = self.guards.get_mut(&id) else { continue };
             let seen = Observation {
                 at: now,
-                view: guard.router.view(),
+                view,
                 readings,
                 hold: None,
             };

@@ -1,7 +1,7 @@
 //! One incident on its way to a bundle: begun beside its flip, kept once it is known what became of it, and what may come
 //! between: a disk that refuses, a try that failed, a process that died.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::Instant;
@@ -89,6 +89,28 @@ impl Keeper {
         }
         left.sort_by(|a, b| (a.case.at, &a.id).cmp(&(b.case.at, &b.id)));
         left
+    }
+
+    /// The names of all incidents that have a bundle, be it in the making, of whichever process; none, with a warning, where
+    /// the disk refuses or hangs.
+    #[must_use]
+    pub fn known(&self) -> BTreeSet<String> {
+        let incidents = self.incidents.clone();
+        let listed = disk::at_start(OPEN_TIMEOUT, "list", incidents.clone(), move || {
+            if incidents.exists() {
+                disk::entries(&incidents)
+            } else {
+                Ok(Vec::new())
+            }
+        });
+        let folders = listed.unwrap_or_else(|error| {
+            warn!(%error, "Which incidents have evidence is not known");
+            Vec::new()
+        });
+        let names = folders.iter().filter_map(|folder| folder.file_name()?.to_str());
+        names
+            .map(|name| name.strip_prefix(disk::PARTIAL).unwrap_or(name).to_owned())
+            .collect()
     }
 
     /// Lets go of a bundle that was begun for a flip which never reached the object. There being none is no error.

@@ -75,7 +75,7 @@ pub enum IncidentOutcome {
     RolledBack {
         /// When the API server had accepted the patch.
         at: Timestamp,
-        /// From decision to acceptance, in milliseconds.
+        /// From decision to acceptance, in milliseconds; 0 where it is not known, since flipback ended before the answer came.
         took_ms: f64,
         /// resourceVersion of the patched object.
         resource_version: String,

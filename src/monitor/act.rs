@@ -6,6 +6,7 @@ use futures::FutureExt;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::{Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
+
+/// How the remark begins that an incident goes on with what an earlier attempt announced.
+const EARLIER: &str = "An earlier attempt";
 
 /// Where a command's answer goes.
 pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
@@ -41,10 +45,10 @@ pub(super) struct Done {
 
 /// A flip that moved traffic, and what is still owed: whether it arrived, the message, the answer.
 pub(super) struct Arrival {
-    guard: GuardId,
-    incident: Incident,
-    topic: Topic,
-    reply: Option<Reply>,
+    pub guard: GuardId,
+    pub incident: Incident,
+    pub topic: Topic,
+    pub reply: Option<Reply>,
 }
 
 /// What a flip's tasks bring back.
@@ -60,8 +64,12 @@ impl Guarded {
     pub(super) fn incident(&self, case: Case, seen: Seen) -> Incident {
         let at = case.at;
         let mut timeline = vec![TimelineEntry::of(Moment::Decided, at, format!("Decided: {}", case.why))];
+        let cut_off = self.left.cut_off().filter(|cut_off| cut_off.case.from == case.from);
         if let Some(failed) = self.failed() {
-            timeline.push(TimelineEntry::remark(at, format!("An earlier attempt had failed: {}", failed.id)));
+            timeline.push(TimelineEntry::remark(at, format!("{EARLIER} had failed: {}", failed.id)));
+        } else if let Some(cut_off) = cut_off.filter(|_| matches!(case.trigger, Trigger::Rule { .. })) {
+            let remark = format!("{EARLIER} was cut off when flipback ended: {}", cut_off.id);
+            timeline.push(TimelineEntry::remark(at, remark));
         }
         Incident {
             schema: INCIDENT_SCHEMA,
@@ -121,6 +129,17 @@ fn said(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "no words".to_owned())
 }
 
+/// Whether an incident has a first message of its own, which says that a flip is under way: one that goes on with an
+/// earlier attempt has none.
+pub(super) fn is_announced(incident: &Incident) -> bool {
+    let flips = matches!(
+        incident.outcome,
+        IncidentOutcome::Decided | IncidentOutcome::RolledBack { .. } | IncidentOutcome::Failed { .. }
+    );
+    let goes_on = |entry: &TimelineEntry| entry.moment.is_none() && entry.what.starts_with(EARLIER);
+    flips && incident.mode == Mode::Enforce && !incident.timeline.iter().any(goes_on)
+}
+
 /// Sends the patch and, when it moved traffic, looks whether it arrived.
 async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order, clock: Clock) -> Step {
     let incident = &order.incident;
@@ -149,13 +168,12 @@ async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order, clock:
 }
 
 impl Monitor {
-    /// Starts a flip in a task of its own and queues the first message; nothing waits for either.
+    /// Starts a flip in a task of its own, queues the first message and begins the evidence; nothing waits for any of them.
     pub(super) fn start(&mut self, id: &GuardId, order: Order) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         guard.flipping = true;
         let automatic = order.automatic;
         let router = Arc::clone(&guard.router);
-        let retried = guard.failed().is_some();
         let (incident, dry_run) = (order.incident.clone(), order.dry_run);
         self.flips.spawn(carry_out(id.clone(), router, order, self.clock.clone()));
         // Written out only now: the flip does not wait for its own record.
@@ -164,13 +182,46 @@ impl Monitor {
             return;
         }
         tracing::warn!(guard = %id, from = %incident.case.from, to = %incident.case.to, incident = %incident.id, why = %incident.case.why, "Flipping");
-        if !retried && incident.mode == Mode::Enforce {
+        if is_announced(&incident) {
             self.outbox
                 .push(tell::incident(&incident, Topic::RollbackInitiated, &self.keeper, &guard.spec));
             // Told of from here on: what ends it must be told too, be the flip stale or its answer never seen.
             guard.open = Some(incident.clone());
         }
         self.audited(&incident, "decided", &incident.case.why, incident.case.at);
+        self.begin_evidence(id, incident);
+    }
+
+    /// Writes down beside the flip that it is on its way: what the next run finds, should this one end before its answer.
+    /// In monitor mode none is, and the outcome is known at once.
+    fn begin_evidence(&mut self, id: &GuardId, incident: Incident) {
+        let Some(guard) = self.guards.get_mut(id) else { return };
+        if incident.mode == Mode::Monitor {
+            return;
+        }
+        let begun = CancellationToken::new();
+        // Done when the errand is, however that ends.
+        let done = begun.clone().drop_guard();
+        guard.begun = Some(begun);
+        let (keeper, spec, record) = (Arc::clone(&self.keeper), Arc::clone(&guard.spec), guard.decided_on.clone());
+        self.errand(async move {
+            let _done = done;
+            if let Err(error) = keeper.begin(&incident, &spec, record).await {
+                tracing::warn!(incident = %incident.id, error = %tell::chain(&error), "Failed to begin the evidence: tried again after the flip");
+            }
+        });
+    }
+
+    /// Lets go of the evidence that was begun for a flip which came to nothing and is no incident.
+    fn discard_evidence(&mut self, begun: Option<CancellationToken>, incident: String) {
+        let Some(begun) = begun else { return };
+        let keeper = Arc::clone(&self.keeper);
+        self.errand(async move {
+            begun.cancelled().await;
+            if let Err(error) = keeper.discard(&incident).await {
+                tracing::warn!(%incident, error = %tell::chain(&error), "Failed to let go of what was begun");
+            }
+        });
     }
 
     /// A confirmed breach that is not carried out: told and recorded once, and told again while it lasts.
@@ -225,10 +276,13 @@ impl Monitor {
             reply,
         } = order;
         // What led to it, where it was decided rather than asked for.
-        let record = self.guards.get_mut(&id).and_then(|guard| {
-            guard.flipping = false;
-            guard.decided_on.take()
-        });
+        let (record, begun) = match self.guards.get_mut(&id) {
+            Some(guard) => {
+                guard.flipping = false;
+                (guard.decided_on.take(), guard.begun.take())
+            }
+            None => (None, None),
+        };
         let topic = match flip {
             Ok(Flip::Moved {
                 took,
@@ -296,15 +350,14 @@ impl Monitor {
                 incident: Box::new(incident.clone()),
             }));
         }
-        if let Some(topic) = topic
-            && !self.repeated(&id, &incident.outcome, topic, now)
-        {
-            self.conclude(&id, incident, topic, record);
+        match topic {
+            Some(topic) if !self.repeated(&id, &incident.outcome, topic, now) => self.conclude(&id, incident, topic, record),
+            _ => self.discard_evidence(begun, incident.id),
         }
     }
 
     /// Looks whether traffic has arrived, in a task of its own.
-    fn verify(&mut self, arrival: Arrival) {
+    pub(super) fn verify(&mut self, arrival: Arrival) {
         let Some(guard) = self.guards.get(&arrival.guard) else { return };
         let (router, to, incident) = (
             Arc::clone(&guard.router),
@@ -372,14 +425,15 @@ impl Monitor {
             episode.incident.outcome = outcome.clone();
             let mut message = tell::incident(&episode.incident, topic, &self.keeper, &guard.spec);
             message.at = now;
-            message.id = format!("{}.{}.{}", episode.incident.id, topic.as_str(), now.as_millisecond());
+            episode.told += 1;
+            message.id = tell::message_id(&episode.incident.id, topic, episode.told);
             self.outbox.push(message);
         }
         true
     }
 
     /// Ends one act of an episode: message, Event, evidence, counters.
-    fn conclude(&mut self, id: &GuardId, incident: Incident, topic: Topic, record: Option<String>) {
+    pub(super) fn conclude(&mut self, id: &GuardId, incident: Incident, topic: Topic, record: Option<String>) {
         if let Some(guard) = self.guards.get(id) {
             self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
         }
@@ -387,7 +441,7 @@ impl Monitor {
     }
 
     /// Records one act of an episode: Event, evidence, counters.
-    fn record(&mut self, id: &GuardId, incident: &Incident, topic: Topic, record: Option<String>) {
+    pub(super) fn record(&mut self, id: &GuardId, incident: &Incident, topic: Topic, record: Option<String>) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         let told_at = incident.timeline.last().map_or(incident.case.at, |entry| entry.at);
         let folder = self.keeper.folder(&incident.id);
@@ -406,7 +460,10 @@ impl Monitor {
         guard.episode = Some(Episode {
             incident: incident.clone(),
             told_at,
+            told: 1,
         });
+        // This one has the thread now, and is its proof.
+        let cut_off = guard.left.take_cut_off();
         let result = show::result(&incident.outcome);
         let trigger = if matches!(incident.case.trigger, Trigger::Manual { .. }) {
             "manual"
@@ -431,10 +488,13 @@ impl Monitor {
         if let Some(keep) = keep {
             self.errand(keep);
         }
+        for attempt in cut_off {
+            self.let_go(&attempt, told_at);
+        }
     }
 
     /// Writes what became of an incident into the journal, with who asked for it.
-    fn audited(&self, incident: &Incident, action: &str, why: &str, at: Timestamp) {
+    pub(super) fn audited(&self, incident: &Incident, action: &str, why: &str, at: Timestamp) {
         let actor = match &incident.case.trigger {
             Trigger::Manual { by, .. } => Actor::Person { name: by.clone() },
             Trigger::Rule { .. } => Actor::Flipback,
@@ -462,8 +522,14 @@ impl Monitor {
             show::sentence(&decision.why)
         );
         guard.note(now, what.clone());
+        let told = tell::times(&incident, Moment::Resolved) + 1;
+        let entry = TimelineEntry::of(Moment::Resolved, now, what);
         self.outbox
-            .push(tell::resolved(&incident, traffic, what.clone(), now, &self.keeper, &guard.spec));
-        self.amend(incident.id, TimelineEntry::of(Moment::Resolved, now, what));
+            .push(tell::resolved(&incident, traffic, &entry, told, &self.keeper, &guard.spec));
+        if guard.left.cut_off().is_some() {
+            self.keep_cut_off(id, entry);
+        } else {
+            self.amend(incident.id, entry);
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{ERRANDS_MAX, Monitor, show, tell};
 use crate::{
     cluster::Cluster,
     evidence::{EvidenceError, Keeper, Ranges, Sources},
-    model::{Actor, AuditEntry, Clock, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, TimelineEntry, Topic},
+    model::{Actor, AuditEntry, Clock, GuardId, GuardSpec, Incident, Moment, TimelineEntry, Topic},
     notify::Outbox,
     observe::Measure,
 };
@@ -149,10 +149,7 @@ impl Archivist {
         };
         tracing::info!(incident = %id, "Evidence completed with what came after");
         pruned(&self.keeper, &self.journal, &self.clock).await;
-        let moved = matches!(incident.outcome, IncidentOutcome::RolledBack { .. });
-        let has = |moment: Moment| incident.timeline.iter().any(|entry| entry.moment == Some(moment));
-        let well = has(Moment::Recovered) && !has(Moment::DidNotHelp) && !has(Moment::FlippedBack);
-        if moved && well && topic != Topic::Switched {
+        if tell::ends_well(&incident) && topic != Topic::Switched {
             self.outbox.push(tell::evidence_ready(
                 &incident,
                 Topic::Resolved,
@@ -172,6 +169,20 @@ impl Archivist {
             why,
             incident: Some(incident.id.clone()),
         });
+    }
+}
+
+/// Adds a line to an incident's story. The incident's own first line may still be on its way to the disk.
+pub(super) async fn amend(keeper: &Keeper, incident: &str, entry: TimelineEntry) {
+    for left in (0..AMEND_TRIES).rev() {
+        match keeper.amend(incident, entry.clone()).await {
+            Err(EvidenceError::Missing { .. }) if left > 0 => tokio::time::sleep(AMEND_AGAIN).await,
+            Err(error) => {
+                tracing::warn!(%incident, error = %tell::chain(&error), "Failed to add to the evidence");
+                return;
+            }
+            Ok(()) => return,
+        }
     }
 }
 
@@ -322,21 +333,17 @@ impl Monitor {
         });
     }
 
-    /// Adds a line to an incident's story. The incident's own first line may still be on its way to the disk.
+    /// Adds a line to an incident's story.
     pub(super) fn amend(&mut self, incident: String, entry: TimelineEntry) {
-        let keeper = Arc::clone(&self.keeper);
-        self.errand(async move {
-            for left in (0..AMEND_TRIES).rev() {
-                match keeper.amend(&incident, entry.clone()).await {
-                    Err(EvidenceError::Missing { .. }) if left > 0 => tokio::time::sleep(AMEND_AGAIN).await,
-                    Err(error) => {
-                        tracing::warn!(%incident, error = %tell::chain(&error), "Failed to add to the evidence");
-                        return;
-                    }
-                    Ok(()) => return,
-                }
+        // What is remembered of it here tells how often its turns were told.
+        for guard in self.guards.values_mut() {
+            let remembered = guard.last.iter_mut().chain(guard.open.iter_mut());
+            for remembered in remembered.filter(|remembered| remembered.id == incident) {
+                remembered.timeline.push(entry.clone());
             }
-        });
+        }
+        let keeper = Arc::clone(&self.keeper);
+        self.errand(async move { amend(&keeper, &incident, entry).await });
     }
 
     /// Runs something nobody waits for.

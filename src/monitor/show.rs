@@ -59,7 +59,7 @@ pub(super) fn served(incident: &str) -> String {
 pub(super) fn summary(incident: &Incident, evidence: Option<String>, report: Option<String>) -> IncidentSummary {
     let case = &incident.case;
     let took_ms = match &incident.outcome {
-        IncidentOutcome::RolledBack { took_ms, .. } => Some(*took_ms),
+        IncidentOutcome::RolledBack { took_ms, .. } => Some(*took_ms).filter(|ms| *ms > 0.0),
         _ => None,
     };
     IncidentSummary {

@@ -1,10 +1,10 @@
 //! From what happened to what is said. Words only; who hears them is the outbox's business.
 
-use std::{error::Error, time::Duration};
+use std::{collections::BTreeMap, error::Error, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Monitor, show};
+use super::{Monitor, act, show};
 use crate::{
     evidence::Keeper,
     model::{
@@ -31,6 +31,20 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// The name of a message about an incident: the same whenever it is made again, and another for each further time that
+/// the same is told.
+pub(super) fn message_id(incident: &str, topic: Topic, time: usize) -> String {
+    match time {
+        0 | 1 => format!("{incident}.{}", topic.as_str()),
+        again => format!("{incident}.{}.{again}", topic.as_str()),
+    }
+}
+
+/// How often a moment is in an incident's story.
+pub(super) fn times(incident: &Incident, moment: Moment) -> usize {
+    incident.timeline.iter().filter(|entry| entry.moment == Some(moment)).count()
+}
+
 /// The message of an incident.
 pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
     let case = &incident.case;
@@ -48,11 +62,14 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         IncidentOutcome::RolledBack { took_ms, .. } => Some(*took_ms),
         _ => None,
     };
-    let at = incident.timeline.last().map_or(case.at, |entry| entry.at);
+    let at = match topic {
+        Topic::RollbackInitiated => case.at,
+        _ => incident.timeline.last().map_or(case.at, |entry| entry.at),
+    };
     // At the moment of the decision nothing has been written yet; everything later names the folder.
     let evidence = (topic != Topic::RollbackInitiated).then(|| keeper.folder(&incident.id).display().to_string());
     Announcement {
-        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
+        id: message_id(&incident.id, topic, 1),
         guard: case.guard.clone(),
         at,
         topic,
@@ -91,7 +108,6 @@ pub(super) fn evidence_ready(incident: &Incident, topic: Topic, at: Timestamp, k
         _ => incident.case.why.clone(),
     };
     Announcement {
-        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
         at,
         topic,
         why,
@@ -110,7 +126,6 @@ fn recovered_at(incident: &Incident) -> Timestamp {
 pub(super) fn evidence_lost(incident: &Incident, error: &str, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
     let topic = Topic::EvidenceLost;
     Announcement {
-        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
         at,
         topic,
         why: error.to_owned(),
@@ -133,18 +148,18 @@ pub(super) fn evidence_over(incident: &Incident, why: &str, at: Timestamp, keepe
 pub(super) fn resolved(
     incident: &Incident,
     traffic: &Traffic,
-    why: String,
-    at: Timestamp,
+    end: &TimelineEntry,
+    time: usize,
     keeper: &Keeper,
     spec: &GuardSpec,
 ) -> Announcement {
     let topic = Topic::Resolved;
     let active = Some((traffic.active.clone(), traffic.active_side().release));
     Announcement {
-        id: format!("{}.{}.{}", incident.id, topic.as_str(), at.as_millisecond()),
-        at,
+        id: message_id(&incident.id, topic, time),
+        at: end.at,
         topic,
-        why,
+        why: end.what.clone(),
         link: keeper.link(&incident.id),
         to: active.as_ref().map(|(color, _)| color.clone()),
         to_release: active.and_then(|(_, release)| release),
@@ -236,6 +251,98 @@ pub(super) fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, t
     }
 }
 
+/// The message of a turn in an incident's story, for the `time`th time.
+fn turn(
+    incident: &Incident,
+    topic: Topic,
+    entry: &TimelineEntry,
+    time: usize,
+    traffic: Option<&Traffic>,
+    keeper: &Keeper,
+    spec: &GuardSpec,
+) -> Announcement {
+    Announcement {
+        id: message_id(&incident.id, topic, time),
+        incident: Some(incident.id.clone()),
+        thread: incident.thread().to_owned(),
+        decided_at: Some(incident.case.at),
+        switched_at: incident.switched_at,
+        evidence: Some(keeper.folder(&incident.id).display().to_string()),
+        link: keeper.link(&incident.id),
+        ..note(spec, traffic, entry.at, topic, entry.what.clone())
+    }
+}
+
+/// Every message that the story of a kept incident owes so far, in its order: pushed again after a restart, for the last
+/// of them may have been lost with the process, and what has arrived is told apart by its name. `arrival` is what an
+/// arrived flip is told by.
+pub(super) fn owed(
+    incident: &Incident,
+    arrival: Topic,
+    traffic: &Traffic,
+    now: Timestamp,
+    keeper: &Keeper,
+    spec: &GuardSpec,
+) -> Vec<Announcement> {
+    let mut owed = Vec::new();
+    if act::is_announced(incident) {
+        owed.push(self::incident(incident, Topic::RollbackInitiated, keeper, spec));
+    }
+    let mut until = incident.clone();
+    // Most outcomes are told at the decision, with what was known then.
+    until.timeline.retain(|entry| entry.at <= incident.case.at);
+    match &incident.outcome {
+        IncidentOutcome::RolledBack { .. } | IncidentOutcome::Failed { .. } => {
+            for (nth, entry) in incident.timeline.iter().enumerate() {
+                let topic = match entry.moment {
+                    Some(Moment::Arrived) => arrival,
+                    Some(Moment::NotArrived | Moment::PatchFailed) => Topic::RollbackFailed,
+                    _ => continue,
+                };
+                until.timeline = incident.timeline.iter().take(nth + 1).cloned().collect();
+                owed.push(self::incident(&until, topic, keeper, spec));
+            }
+        }
+        IncidentOutcome::Blocked { .. } | IncidentOutcome::Suppressed { .. } | IncidentOutcome::Withheld => {
+            owed.push(self::incident(&until, self::topic(incident), keeper, spec));
+        }
+        IncidentOutcome::Decided | IncidentOutcome::DryRun => {}
+    }
+    let moved = matches!(incident.outcome, IncidentOutcome::RolledBack { .. });
+    let switched = moved && arrival == Topic::Switched;
+    if !switched {
+        owed.push(evidence_ready(incident, Topic::EvidenceReady, now, keeper, spec));
+    }
+    let mut told: BTreeMap<Moment, usize> = BTreeMap::new();
+    for entry in &incident.timeline {
+        let Some(moment) = entry.moment else { continue };
+        let time = told.entry(moment).or_default();
+        *time += 1;
+        let topic = match moment {
+            Moment::Recovered => Topic::Recovered,
+            Moment::DidNotHelp => Topic::DidNotHelp,
+            Moment::FlippedBack => Topic::FlippedBack,
+            Moment::Resolved => {
+                owed.push(resolved(incident, traffic, entry, *time, keeper, spec));
+                continue;
+            }
+            _ => continue,
+        };
+        owed.push(turn(incident, topic, entry, *time, Some(traffic), keeper, spec));
+    }
+    if let Some(at) = incident.followed_up_at.filter(|_| ends_well(incident) && !switched) {
+        owed.push(evidence_ready(incident, Topic::Resolved, at, keeper, spec));
+    }
+    owed
+}
+
+/// Whether a flip is known to have helped, and nothing has come after it.
+pub(super) fn ends_well(incident: &Incident) -> bool {
+    let has = |moment: Moment| times(incident, moment) > 0;
+    let moved = matches!(incident.outcome, IncidentOutcome::RolledBack { .. });
+    moved && has(Moment::Recovered) && !has(Moment::DidNotHelp) && !has(Moment::FlippedBack)
+}
+
 /// The moment of an incident's story that a topic tells of.
 fn moment(topic: Topic) -> Option<Moment> {
     match topic {
@@ -252,15 +359,20 @@ pub(super) fn line(topic: Topic, incident: &Incident) -> String {
     let (from, to) = (&case.from, &case.to);
     match (&incident.outcome, topic) {
         (IncidentOutcome::RolledBack { took_ms, .. }, Topic::Switched) => {
-            format!("Switched from {from} to {to} in {took_ms:.1} ms: {}", case.why)
+            format!("Switched from {from} to {to}{}: {}", took(*took_ms), case.why)
         }
-        (IncidentOutcome::RolledBack { took_ms, .. }, _) => format!("Rolled back from {from} to {to} in {took_ms:.1} ms: {}", case.why),
+        (IncidentOutcome::RolledBack { took_ms, .. }, _) => format!("Rolled back from {from} to {to}{}: {}", took(*took_ms), case.why),
         (IncidentOutcome::Withheld, _) => format!("Would have rolled back from {from} to {to} (monitor only): {}", case.why),
         (IncidentOutcome::Failed { error }, _) => format!("Failed to roll back from {from} to {to}: {error}"),
         (IncidentOutcome::Blocked { refusal }, _) => format!("Not rolled back from {from}: {refusal}. {}", case.why),
         (IncidentOutcome::Suppressed { suppression }, _) => format!("Not rolled back from {from}: {suppression}. {}", case.why),
         (IncidentOutcome::Decided | IncidentOutcome::DryRun, _) => format!("Decided to roll back from {from} to {to}: {}", case.why),
     }
+}
+
+/// How long a flip took; nothing where that is not known.
+fn took(ms: f64) -> String {
+    if ms > 0.0 { format!(" in {ms:.1} ms") } else { String::new() }
 }
 
 /// The Kubernetes Event's reason.
@@ -458,34 +570,25 @@ impl Monitor {
                 Topic::DidNotHelp | Topic::FlippedBack if guard.open.is_none() => guard.open.clone_from(&guard.last),
                 _ => {}
             }
-            let mut message = note(&guard.spec, traffic, seen.at, topic, text.clone());
+            let last = guard.last.as_ref().filter(|_| of_incident(topic));
+            let mut message = match last.zip(moment(topic)) {
+                Some((last, moment)) => {
+                    let entry = TimelineEntry::of(moment, seen.at, show::sentence(&text));
+                    let message = Announcement {
+                        why: text,
+                        ..turn(last, topic, &entry, times(last, moment) + 1, traffic, &self.keeper, &guard.spec)
+                    };
+                    let incident = last.id.clone();
+                    self.amend(incident, entry);
+                    message
+                }
+                None => note(&guard.spec, traffic, seen.at, topic, text),
+            };
             if topic == Topic::Disarmed
                 && let Some(newest) = traffic.and_then(|traffic| traffic.ledger.flips.iter().rfind(|flip| flip.automatic))
             {
                 // Told once for these flips, also by a run that does not know yet what the one before it has told.
                 message.id = format!("{}.disarmed.{}", guard.spec.id.file_name(), newest.at.as_millisecond());
-            }
-            if of_incident(topic) {
-                message.incident.clone_from(&ours);
-                if let Some(thread) = &guard.thread {
-                    message.thread.clone_from(thread);
-                }
-                if let Some(open) = &guard.last {
-                    message.decided_at = Some(open.case.at);
-                    message.switched_at = open.switched_at;
-                }
-                if let Some(incident) = ours {
-                    message.evidence = Some(self.keeper.folder(&incident).display().to_string());
-                    message.link = self.keeper.link(&incident);
-                    self.amend(
-                        incident,
-                        TimelineEntry {
-                            at: seen.at,
-                            moment: moment(topic),
-                            what: show::sentence(&text),
-                        },
-                    );
-                }
             }
             self.outbox.push(message);
         }

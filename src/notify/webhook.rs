@@ -176,7 +176,7 @@ fn event<'a>(a: &'a Announcement, message: &'a Message) -> Event<'a> {
             thread: &a.thread,
             evidence: a.evidence.as_deref(),
             link: a.link.as_deref(),
-            took_ms: a.took_ms.filter(|ms| ms.is_finite()),
+            took_ms: a.took_ms.filter(|ms| ms.is_finite() && *ms > 0.0),
             mode: a.mode,
             decided_at: a.decided_at,
             switched_at: a.switched_at,

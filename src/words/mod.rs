@@ -181,7 +181,8 @@ fn switched(a: &Announcement) -> Option<String> {
 
 /// `8.4 ms from decision to patch, 1.2 s until traffic had moved`.
 fn took(a: &Announcement) -> Option<String> {
-    let ms = a.took_ms.filter(|ms| ms.is_finite() && *ms >= 0.0)?;
+    // 0 says that it is not known: the answer came to nobody.
+    let ms = a.took_ms.filter(|ms| ms.is_finite() && *ms > 0.0)?;
     let patch = format!("{} from decision to patch", time::span(ms / 1000.0));
     let arrived = (a.topic == Topic::RollbackCompleted)
         .then(|| time::between(a.decided_at?, a.at))

@@ -140,7 +140,12 @@ fn facts(incident: &Incident, brief: &Brief) -> String {
         IncidentOutcome::RolledBack {
             took_ms, preview_error, ..
         } => {
-            fact("traffic moved", format!("in {took_ms:.0} ms"));
+            let took = if *took_ms > 0.0 {
+                format!("in {took_ms:.0} ms")
+            } else {
+                "while flipback ended".to_owned()
+            };
+            fact("traffic moved", took);
             fact("but", preview_error.clone().unwrap_or_default());
         }
         IncidentOutcome::Failed { error } => fact("error", error.clone()),
