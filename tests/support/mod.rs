@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod s3;
 pub mod shop;
 pub mod stage;
+pub mod toll;
 pub mod traffic;
 
 pub use app::App;
@@ -33,6 +34,7 @@ pub use proxy::{Manner, Proxy};
 pub use s3::S3;
 pub use shop::Shop;
 pub use stage::{Daemon, Ground, Said, Stage};
+pub use toll::{Held, Toll};
 pub use traffic::Traffic;
 
 use std::{future::Future, path::PathBuf, time::Duration};
