@@ -3,7 +3,7 @@
 //! `target/figures.json`.
 //!
 //! Nothing is asserted on: a busy machine would fail it, an idle one would prove nothing about the next. What is missed
-//! says so. Times come from witnesses that are not the daemon (the API server's audit log, the users' records), except
+//! says so. `FLIPBACK_FIGURES=black_holes` measures that one alone. Times come from witnesses that are not the daemon (the API server's audit log, the users' records), except
 //! the time of a flip, which only the daemon can tell.
 
 #[path = "figures/daemon.rs"]
@@ -23,7 +23,7 @@ use daemon::{Account, Daemon, Setup};
 use futures::future::join_all;
 use reaction::{Reaction, SHOPS_PER_POLL};
 use report::{Report, Spread};
-use support::{Cluster, Prometheus, Shop, Target, real_parts};
+use support::{Chat, Cluster, Prometheus, Shop, Target, real_parts};
 use tokio::time::Instant;
 use town::Town;
 
@@ -31,6 +31,9 @@ use town::Town;
 const STARTS: usize = 5;
 /// Flips by hand.
 const FLIPS: usize = 100;
+/// Flips by hand per daemon while chats are black holes, an even number, and how many daemons with and without.
+const HOLE_FLIPS: usize = 20;
+const HOLE_ROUNDS: usize = 3;
 /// Between two of them: about one capture of evidence is always beginning.
 const FLIP_SPACING: Duration = Duration::from_millis(150);
 /// Guards of a large installation.
@@ -65,9 +68,15 @@ async fn measure() {
         prometheus: prometheus.url(),
     };
     let [by_hand, rest @ ..] = shops.as_slice() else { return };
+    if std::env::var("FLIPBACK_FIGURES").is_ok_and(|only| only == "black_holes") {
+        black_holes(&setup, by_hand, &mut report).await;
+        report.finish(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/figures.json"));
+        return;
+    }
 
     first_verdict(&setup, by_hand, &mut report).await;
     flips(&setup, by_hand, &mut report).await;
+    black_holes(&setup, by_hand, &mut report).await;
     let (quick, usual) = rest.split_at(SHOPS_PER_POLL);
     for (poll, shops) in [(Duration::from_secs(1), quick), (Duration::from_secs(5), usual)] {
         say(&format!("breaking {} releases, poll {poll:?}", shops.len()));
@@ -133,6 +142,43 @@ async fn flips(setup: &Setup, shop: &Shop, report: &mut Report) {
         &format!("the slowest {:.1} ms", spread.most),
     );
     report.tell("resident memory after these flips", memory.now, "MiB", &memory.parts());
+}
+
+/// The same flips while every chat takes each request and answers none, and without any chat, turn by turn in one run: what
+/// else the machine does meanwhile falls on both.
+async fn black_holes(setup: &Setup, shop: &Shop, report: &mut Report) {
+    say("flipping by hand, with every chat a black hole and without chats");
+    let hole = Chat::start().await;
+    hole.set_silent(true);
+    let chats = ["slack", "teams", "discord", "webhook"].map(|name| (name, hole.url(&format!("/{name}"))));
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let guard = format!("{}/shop", shop.namespace);
+    for _ in 0..HOLE_ROUNDS {
+        for (chats, took) in [(&chats[..], &mut with), (&[][..], &mut without)] {
+            let daemon = Daemon::telling(setup, &[daemon::guard_of(shop)], None, chats).await;
+            for to in ["green", "blue"].into_iter().cycle().take(HOLE_FLIPS) {
+                took.push(daemon.switch(&guard, to).await);
+                tokio::time::sleep(FLIP_SPACING).await;
+            }
+            daemon.end().await;
+        }
+    }
+    let waiting = hole.deliveries().len();
+    let (with, without) = (Spread::of(&with), Spread::of(&without));
+    report.add(
+        "flips while every chat is a black hole, p50 to that without chats",
+        with.median / without.median,
+        "x",
+        1.1,
+        &format!(
+            "p50 {:.1} ms to {:.1} ms, p99 {:.1} ms to {:.1} ms; {} flips each, {waiting} requests swallowed",
+            with.median,
+            without.median,
+            with.p99,
+            without.p99,
+            HOLE_ROUNDS * HOLE_FLIPS
+        ),
+    );
 }
 
 fn report_reactions(report: &mut Report, poll: Duration, reactions: &[Reaction]) {

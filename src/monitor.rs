@@ -6,6 +6,7 @@
 //! the story; the engine itself learns of success only from the next observation, as it learns of a human's flip.
 
 pub mod act;
+mod caught;
 mod keep;
 mod left;
 mod person;

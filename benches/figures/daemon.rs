@@ -124,11 +124,23 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one with every setting at its default, but for the poll where one is given; returns after the first verdict.
     pub async fn start(setup: &Setup, guards: &[Guard], poll: Option<Duration>) -> Self {
+        Self::telling(setup, guards, poll, &[]).await
+    }
+
+    /// The same with chats: of each its name and its webhook URL.
+    pub async fn telling(setup: &Setup, guards: &[Guard], poll: Option<Duration>, chats: &[(&str, String)]) -> Self {
         install_tls();
         let folder = Folder::new();
         folder.write("token", TOKEN);
         let port = free_port();
-        let config = folder.write("flipback.toml", configuration(setup, guards, poll, port));
+        let chats: String = chats
+            .iter()
+            .map(|(name, url)| {
+                folder.write(&format!("{name}-url"), url);
+                format!("[chats.{name}]\nurl_file = \"{name}-url\"\n")
+            })
+            .collect();
+        let config = folder.write("flipback.toml", configuration(setup, guards, poll, port) + &chats);
         let mut command = Command::new(binary());
         command
             .env_clear()

@@ -250,7 +250,7 @@ fn between_bounds(guard: &GuardSpec, rule: &RuleSpec) -> Option<String> {
 
 /// Patterns of guards' names that no guard has: a chat that is told of nothing, and nobody notices.
 fn without_a_guard(config: &Config) -> Vec<String> {
-    let fits_none = |pattern: &&String| !config.guards.iter().any(|guard| chat::fits(pattern, guard.id.as_str()));
+    let fits_none = |pattern: &&String| !config.guards.iter().any(|guard| guard.id.fits(pattern));
     let told = |chat: &ChatSettings| {
         let patterns = chat.filter.guards.iter().filter(fits_none);
         let name = &chat.name;

@@ -11,7 +11,6 @@ use jiff::{
 use crate::model::{Day, GuardId, MaintenanceTime, MaintenanceWindow};
 
 use super::{
-    chat,
     error::Problem,
     raw::{Table, nearest},
 };
@@ -42,7 +41,7 @@ pub(super) fn shared(root: &Table<'_>) -> Vec<Shared> {
 pub(super) fn windows(guard: &Table<'_>, id: Option<&GuardId>, shared: &[Shared]) -> Vec<MaintenanceWindow> {
     let own = guard.tables("maintenance").into_iter().filter_map(window);
     let fits = |shared: &&Shared| {
-        let named = |pattern: &String| id.is_some_and(|id| chat::fits(pattern, id.as_str()));
+        let named = |pattern: &String| id.is_some_and(|id| id.fits(pattern));
         shared.guards.is_empty() || shared.guards.iter().any(named)
     };
     own.chain(shared.iter().filter(fits).map(|shared| shared.window.clone())).collect()
@@ -51,7 +50,7 @@ pub(super) fn windows(guard: &Table<'_>, id: Option<&GuardId>, shared: &[Shared]
 /// Patterns that fit no guard: a window that protects nothing, and nobody notices.
 pub(super) fn without_a_guard<'g>(shared: &[Shared], guards: impl Iterator<Item = &'g GuardId> + Clone) -> Vec<String> {
     let missed = |shared: &Shared| {
-        let none = |pattern: &&String| !guards.clone().any(|id| chat::fits(pattern, id.as_str()));
+        let none = |pattern: &&String| !guards.clone().any(|id| id.fits(pattern));
         let said = |pattern: &String| format!("maintenance {:?}: no guard is called {pattern:?}", shared.window.name);
         shared.guards.iter().filter(none).map(said).collect::<Vec<_>>()
     };

@@ -150,6 +150,34 @@ impl fmt::Display for RuleName {
     }
 }
 
+impl GuardId {
+    /// Whether a pattern describes this name: `*` stands for anything but `/`.
+    #[must_use]
+    pub fn fits(&self, pattern: &str) -> bool {
+        fits(pattern, self.as_str())
+    }
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    let parts: Vec<&str> = pattern.split('/').collect();
+    let names: Vec<&str> = name.split('/').collect();
+    parts.len() == names.len() && parts.into_iter().zip(names).all(|(part, name)| part_fits(part, name))
+}
+
+fn part_fits(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let mut pieces: Vec<&str> = rest.split('*').collect();
+    let last = pieces.pop().unwrap_or_default();
+    for piece in pieces {
+        let Some((_, after)) = name.split_once(piece) else { return false };
+        name = after;
+    }
+    name.ends_with(last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,5 +222,33 @@ mod tests {
             );
         }
         assert_ne!(file_segment("a/b"), file_segment("a?b"), "two texts stay two files");
+    }
+
+    #[test]
+    fn a_star_stands_for_anything_but_a_slash() {
+        for (pattern, guard, expected) in [
+            ("shop/web", "shop/web", true),
+            ("shop/*", "shop/web", true),
+            ("*/web", "shop/web", true),
+            ("*/*", "shop/web", true),
+            ("s**p/w*b", "shop/web", true),
+            ("shop/*-*", "shop/web-eu-1", true),
+            ("shop/w*w*b", "shop/web", false),
+            ("shop/*", "shop2/web", false),
+            ("shop/*", "eu/shop/web", false),
+            ("*", "shop/web", false),
+            ("shop/web*", "shop/we", false),
+            ("", "web", false),
+        ] {
+            assert_eq!(fits(pattern, guard), expected, "{pattern} {guard}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn patterns_mean_what_the_regular_expression_means(pattern in "[ab/*]{0,8}", name in "[ab/]{0,10}") {
+            let regex = format!("^{}$", regex::escape(&pattern).replace("\\*", "[^/]*"));
+            proptest::prop_assert_eq!(fits(&pattern, &name), regex::Regex::new(&regex).expect("valid").is_match(&name));
+        }
     }
 }

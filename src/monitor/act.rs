@@ -1,14 +1,12 @@
 //! From a decision to a moved Service, and the story of it.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
-
-use futures::FutureExt;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Episode, Guarded, Monitor, TELL_AGAIN, show, tell};
+use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, show, tell};
 use crate::{
     evidence,
     model::{
@@ -111,22 +109,6 @@ impl Guarded {
         let incident = &self.episode.as_ref()?.incident;
         matches!(incident.outcome, IncidentOutcome::Failed { .. }).then_some(incident)
     }
-}
-
-/// What a router's own code came to. A panic of it is a failure like any other: told, recorded, and answered.
-async fn caught<T>(asked: impl Future<Output = Result<T, RouterError>>, object: &str) -> Result<T, RouterError> {
-    AssertUnwindSafe(asked).catch_unwind().await.unwrap_or_else(|panic| {
-        let object = object.to_owned();
-        let said = said(&*panic);
-        Err(RouterError::Broken { object, said })
-    })
-}
-
-/// The words of a panic.
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no words".to_owned())
 }
 
 /// Whether an incident has a first message of its own, which says that a flip is under way: one that goes on with an

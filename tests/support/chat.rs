@@ -1,6 +1,7 @@
 //! A chat: an HTTP server that writes down every body it is sent, in order, and answers as told.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -47,6 +48,8 @@ struct Inner {
     deliveries: Mutex<Vec<Delivery>>,
     status: AtomicU16,
     silent: AtomicBool,
+    /// Paths that are answered otherwise.
+    of_path: Mutex<BTreeMap<String, u16>>,
 }
 
 impl Chat {
@@ -56,6 +59,7 @@ impl Chat {
             deliveries: Mutex::default(),
             status: AtomicU16::new(200),
             silent: AtomicBool::new(false),
+            of_path: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
@@ -75,6 +79,12 @@ impl Chat {
     /// From now on it answers so.
     pub fn set_status(&self, status: u16) {
         self.inner.status.store(status, Ordering::Relaxed);
+    }
+
+    /// From now on it answers requests to this path so, whatever the others are answered.
+    pub fn set_status_of(&self, path: &str, status: u16) {
+        let mut of_path = self.inner.of_path.lock().unwrap_or_else(PoisonError::into_inner);
+        of_path.insert(path.to_owned(), status);
     }
 
     /// From now on it takes requests and never answers, or answers again.
@@ -106,7 +116,17 @@ impl Drop for Chat {
 
 async fn take(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, body: Bytes) -> (StatusCode, &'static str) {
     let silent = inner.silent.load(Ordering::Relaxed);
-    let status = if silent { 0 } else { inner.status.load(Ordering::Relaxed) };
+    let of_path = inner
+        .of_path
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(uri.path())
+        .copied();
+    let status = match of_path {
+        _ if silent => 0,
+        Some(status) => status,
+        None => inner.status.load(Ordering::Relaxed),
+    };
     let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
     let authorization = headers.get("authorization").and_then(|value| value.to_str().ok());
     let delivery = Delivery {

@@ -174,6 +174,16 @@ impl Shop {
         self.wait_endpoints(color, self.side(color).len()).await;
     }
 
+    /// Writes a value into the active Service's selector, whatever pods there are.
+    pub async fn select(&self, color: &str) {
+        let services: Api<Service> = Api::namespaced(self.cluster.admin().await, &self.namespace);
+        let patch = json!({"spec": {"selector": {SELECTOR_KEY: color}}});
+        services
+            .patch(&self.active(), &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .expect("the Service is patched");
+    }
+
     /// Waits until the active Service's endpoints are `count` pods of a color and no others.
     pub async fn wait_endpoints(&self, color: &str, count: usize) {
         let prefix = format!("{}-", self.deployment(color));

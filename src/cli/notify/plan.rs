@@ -111,6 +111,9 @@ fn begun(told_now: Topic, now: Timestamp) -> Timestamp {
     now.saturating_sub(told.duration_since(now)).unwrap_or(now)
 }
 
+/// How the id of a message ends that only closes a sample.
+const CLOSED: &str = ".closed";
+
 /// The message that takes an open thread off a receiver's list.
 fn closing(left: Announcement, now: Timestamp) -> Announcement {
     let topic = match left.topic {
@@ -124,7 +127,7 @@ fn closing(left: Announcement, now: Timestamp) -> Announcement {
         _ => Announcement::example_at(topic, begun(topic, now)).why,
     };
     Announcement {
-        id: format!("{}.closed", left.id),
+        id: format!("{}{CLOSED}", left.id),
         at: now,
         topic,
         why,
@@ -136,15 +139,18 @@ fn closing(left: Announcement, now: Timestamp) -> Announcement {
 /// The words of a sample, the chat's own where it has some: nobody reads them and acts.
 pub(super) fn words(announcement: &Announcement, chat: &ChatSettings) -> Message {
     let message = Message::by(announcement, &chat.templates);
-    let next = message
-        .next
-        .map(|next| format!("Nothing, this is a test. In earnest it would say: {next}"));
+    let next = match message.next {
+        Some(next) if announcement.topic != Topic::Test && !announcement.id.ends_with(CLOSED) => {
+            format!("Nothing, this is a test. In earnest it would say: {next}")
+        }
+        _ => "Nothing, this is a test.".to_owned(),
+    };
     Message {
         title: format!("TEST: {}", message.title),
         sentence: format!("This is a test, nothing has happened. {}", message.sentence)
             .trim_end()
             .to_owned(),
-        next,
+        next: Some(next),
         ..message
     }
 }
