@@ -141,7 +141,7 @@ struct Guarded {
     /// Cancelled once the evidence of the flip that is under way is begun, or could not be.
     begun: Option<CancellationToken>,
     /// What earlier runs left.
-    left: resume::Left,
+    remains: resume::Remains,
     /// A flip is under way: further verdicts wait for it.
     flipping: bool,
     /// The bad time that is going on.
@@ -254,7 +254,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
                 recorder: Recorder::new(Arc::clone(spec)),
                 decided_on: None,
                 begun: None,
-                left: resume::Left::of(&spec.id, &begun, &kept, &known, now),
+                remains: resume::Remains::of(&spec.id, &begun, &kept, &known, now),
                 flipping: false,
                 episode: None,
                 decision: None,
@@ -420,7 +420,7 @@ impl Monitor {
                 continue;
             };
             // Before the engine looks: what an earlier run has moved is not to be told as somebody's switch.
-            self.take_up(&id, &view, now);
+            self.resume(&id, &view, now);
             let Some(guard) = self.guards.get_mut(&id) else { continue };
             let seen = Observation {
                 at: now,

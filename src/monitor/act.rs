@@ -62,7 +62,7 @@ impl Guarded {
     pub(super) fn incident(&self, case: Case, seen: Seen) -> Incident {
         let at = case.at;
         let mut timeline = vec![TimelineEntry::of(Moment::Decided, at, format!("Decided: {}", case.why))];
-        let cut_off = self.left.cut_off().filter(|cut_off| cut_off.case.from == case.from);
+        let cut_off = self.remains.cut_off().filter(|cut_off| cut_off.case.from == case.from);
         if let Some(failed) = self.failed() {
             timeline.push(TimelineEntry::remark(at, format!("{EARLIER} had failed: {}", failed.id)));
         } else if let Some(cut_off) = cut_off.filter(|_| matches!(case.trigger, Trigger::Rule { .. })) {
@@ -445,7 +445,7 @@ impl Monitor {
             told: 1,
         });
         // This one has the thread now, and is its proof.
-        let cut_off = guard.left.take_cut_off();
+        let cut_off = guard.remains.take_cut_off();
         let result = show::result(&incident.outcome);
         let trigger = if matches!(incident.case.trigger, Trigger::Manual { .. }) {
             "manual"
@@ -508,7 +508,7 @@ impl Monitor {
         let entry = TimelineEntry::of(Moment::Resolved, now, what);
         self.outbox
             .push(tell::resolved(&incident, traffic, &entry, told, &self.keeper, &guard.spec));
-        if guard.left.cut_off().is_some() {
+        if guard.remains.cut_off().is_some() {
             self.keep_cut_off(id, entry);
         } else {
             self.amend(incident.id, entry);

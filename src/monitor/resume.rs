@@ -35,7 +35,7 @@ const CUT_OFF: &str = "flipback ended before the flip was made; nothing was move
 
 /// What earlier runs left of one guard.
 #[derive(Debug, Default)]
-pub(super) struct Left {
+pub(super) struct Remains {
     /// Begun and not kept, oldest first: what became of these nobody has said.
     begun: Vec<Incident>,
     /// Kept lately, oldest first.
@@ -73,7 +73,7 @@ pub(super) enum Deed {
     Finish(FlipRecord),
 }
 
-impl Left {
+impl Remains {
     /// What is left of a guard, of what was begun, what is kept, and the names of all bundles.
     pub(super) fn of(guard: &GuardId, begun: &[Incident], kept: &[Incident], known: &BTreeSet<String>, started: Timestamp) -> Self {
         let of_it = |incident: &&Incident| incident.case.guard == *guard;
@@ -142,42 +142,42 @@ impl Left {
 }
 
 /// What is owed, from what is left and what the object tells now.
-pub(super) fn plan(left: &Left, traffic: &Traffic, spec: &GuardSpec, now: Timestamp) -> Vec<Deed> {
+pub(super) fn plan(remains: &Remains, traffic: &Traffic, spec: &GuardSpec, now: Timestamp) -> Vec<Deed> {
     let flips = &traffic.ledger.flips;
     let told_of = |incident: &str| flips.iter().rev().find(|flip| flip.incident == incident);
     let mut deeds: Vec<Deed> = Vec::new();
-    for (nth, incident) in left.begun.iter().enumerate() {
+    for (nth, incident) in remains.begun.iter().enumerate() {
         let boxed = || Box::new(incident.clone());
-        let later = left.begun.iter().skip(nth + 1).chain(&left.kept);
+        let later = remains.begun.iter().skip(nth + 1).chain(&remains.kept);
         let goes_on = later
             .filter(|later| later.case.at >= incident.case.at)
             .any(|later| later.id != incident.id && later.thread() == incident.thread());
         // The patch compares: once another color is active it cannot be accepted any more.
-        let may_land = traffic.active == incident.case.from && show::since(now, left.started) < LATE;
+        let may_land = traffic.active == incident.case.from && show::since(now, remains.started) < LATE;
         let by_person = matches!(incident.case.trigger, Trigger::Manual { .. });
         deeds.extend(match told_of(&incident.id) {
             Some(flip) => Some(Deed::Complete(boxed(), flip.clone())),
             None if goes_on => Some(Deed::LetGo(boxed())),
             None if by_person && may_land => None,
             None if by_person => Some(Deed::GiveUp(boxed())),
-            None if left.waiting.contains(&incident.id) => None,
+            None if remains.waiting.contains(&incident.id) => None,
             None => Some(Deed::Wait(boxed())),
         });
     }
-    let young = |flip: &&FlipRecord| flip.at < left.started && show::since(now, flip.at) < YOUNG;
+    let young = |flip: &&FlipRecord| flip.at < remains.started && show::since(now, flip.at) < YOUNG;
     let last = traffic.ledger.last().filter(young);
-    let has_bundle = |flip: &&FlipRecord| left.known.contains(&file_segment(&flip.incident));
+    let has_bundle = |flip: &&FlipRecord| remains.known.contains(&file_segment(&flip.incident));
     deeds.extend(last.filter(|flip| !has_bundle(flip)).map(|flip| Deed::Recall(flip.clone())));
     let RouteSpec::Service(route) = &spec.route;
     let follows = route.preview.is_some() && spec.mode == Mode::Enforce;
-    let behind = |flip: &&FlipRecord| follows && flip.to == traffic.active && !left.followed.contains(&flip.incident);
+    let behind = |flip: &&FlipRecord| follows && flip.to == traffic.active && !remains.followed.contains(&flip.incident);
     deeds.extend(last.filter(behind).map(|flip| Deed::Finish(flip.clone())));
-    if left.looked {
+    if remains.looked {
         return deeds;
     }
-    for (nth, incident) in left.kept.iter().enumerate() {
+    for (nth, incident) in remains.kept.iter().enumerate() {
         let flip = told_of(&incident.id).cloned();
-        let newest = nth + 1 == left.kept.len();
+        let newest = nth + 1 == remains.kept.len();
         if newest && moved_unseen(incident) && flip.as_ref() == traffic.ledger.last() {
             deeds.push(Deed::Verify(Box::new(incident.clone()), flip.clone()));
         }
@@ -274,18 +274,18 @@ impl Guarded {
     /// What is owed now.
     fn owed(&mut self, view: &View, now: Timestamp) -> Vec<Deed> {
         let View::Known(traffic) = view else { return Vec::new() };
-        if self.left.is_over(now) {
+        if self.remains.is_over(now) {
             return Vec::new();
         }
-        let deeds = plan(&self.left, traffic, &self.spec, now);
-        self.left.note(&deeds);
+        let deeds = plan(&self.remains, traffic, &self.spec, now);
+        self.remains.note(&deeds);
         deeds
     }
 }
 
 impl Monitor {
     /// Takes up what earlier runs left of a guard, as soon as it is known what its object tells.
-    pub(super) fn take_up(&mut self, id: &GuardId, view: &View, now: Timestamp) {
+    pub(super) fn resume(&mut self, id: &GuardId, view: &View, now: Timestamp) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         let deeds = guard.owed(view, now);
         let View::Known(traffic) = view else { return };
@@ -392,7 +392,7 @@ impl Monitor {
     /// The bad time of attempts that were cut off is over without another: they are kept as what they were.
     pub(super) fn keep_cut_off(&mut self, id: &GuardId, end: TimelineEntry) {
         let Some(guard) = self.guards.get_mut(id) else { return };
-        for mut incident in guard.left.take_cut_off() {
+        for mut incident in guard.remains.take_cut_off() {
             incident
                 .timeline
                 .push(TimelineEntry::remark(end.at, format!("Not carried out: {CUT_OFF}")));

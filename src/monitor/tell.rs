@@ -588,7 +588,7 @@ impl Monitor {
                 && let Some(newest) = traffic.and_then(|traffic| traffic.ledger.flips.iter().rfind(|flip| flip.automatic))
             {
                 // Told once for these flips, also by a run that does not know yet what the one before it has told.
-                message.id = format!("{}.disarmed.{}", guard.spec.id.file_name(), newest.at.as_millisecond());
+                message.id = format!("{}.disarmed.{}", id.file_name(), newest.at.as_millisecond());
             }
             self.outbox.push(message);
         }

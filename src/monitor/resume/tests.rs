@@ -114,15 +114,15 @@ fn kept(flip: &FlipRecord, story: &[Moment]) -> Incident {
     incident
 }
 
-fn left(begun: &[&Incident], kept: &[&Incident]) -> Left {
+fn left(begun: &[&Incident], kept: &[&Incident]) -> Remains {
     let owned = |incidents: &[&Incident]| incidents.iter().copied().cloned().collect::<Vec<_>>();
     let (begun, kept) = (owned(begun), owned(kept));
     let known = begun.iter().chain(&kept).map(|incident| incident.id.clone()).collect();
-    Left::of(&guard(), &begun, &kept, &known, at(0))
+    Remains::of(&guard(), &begun, &kept, &known, at(0))
 }
 
 /// What is planned at that time after the start, and noted.
-fn planned(left: &mut Left, traffic: &Traffic, seconds: i64) -> Vec<Deed> {
+fn planned(left: &mut Remains, traffic: &Traffic, seconds: i64) -> Vec<Deed> {
     let deeds = plan(left, traffic, &spec(None, Mode::Enforce), at(seconds));
     left.note(&deeds);
     deeds
