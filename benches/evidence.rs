@@ -35,6 +35,8 @@ const TOKEN: &str = "only-for-the-figures";
 const LIMIT: Duration = Duration::from_secs(300);
 /// Before memory is read: nothing of the start is under way any more.
 const SETTLE: Duration = Duration::from_secs(8);
+/// After a bundle is whole, until its report was made once more.
+const RENDERED: Duration = Duration::from_secs(6);
 /// `deploy/monitor.yaml`'s account is what the daemon works under.
 const KINDS: [&str; 3] = ["kind: ServiceAccount\n", "kind: Role\n", "kind: RoleBinding\n"];
 
@@ -121,7 +123,8 @@ struct Figure {
     setting: String,
     /// Seconds from the accepted patch to the bundle under its name.
     seconds: f64,
-    /// MiB resident before, and at most while capturing.
+    /// MiB resident before, and at most while capturing and making the report, the second making after the flip's last line
+    /// included.
     before: f64,
     peak: f64,
     /// MiB on the disk, and in how many files.
@@ -129,6 +132,9 @@ struct Figure {
     files: usize,
     /// What the bundle lacks.
     missing: usize,
+    /// KiB of `report.html` and of `plot.png`; `None`: it was not written.
+    report: Option<f64>,
+    picture: Option<f64>,
 }
 
 async fn one(cluster: &Arc<Cluster>, shop: &Shop, prometheus: &Prometheus, setting: &str, evidence: &str) -> Figure {
@@ -171,6 +177,8 @@ async fn one(cluster: &Arc<Cluster>, shop: &Shop, prometheus: &Prometheus, setti
     );
     let bundle = sealed(&folder.path().join("data/incidents")).await;
     let whole = now();
+    // The report is made once more when the incident's last lines have come.
+    tokio::time::sleep(RENDERED).await;
     let peak = memory(&daemon, "VmHWM:");
     let audit = cluster.audit_of(&shop.namespace, "flipback");
     let patch = audit
@@ -192,6 +200,8 @@ async fn one(cluster: &Arc<Cluster>, shop: &Shop, prometheus: &Prometheus, setti
         size,
         files,
         missing: incident["capture_errors"].as_array().map_or(0, Vec::len),
+        report: kib(&bundle.join("report.html")),
+        picture: kib(&bundle.join("plot.png")),
     }
 }
 
@@ -217,6 +227,11 @@ fn memory(daemon: &Process, key: &str) -> f64 {
     kib.expect("the kernel tells") / 1024.0
 }
 
+/// KiB of a file, where there is one.
+fn kib(file: &Path) -> Option<f64> {
+    std::fs::metadata(file).ok().map(|file| file.len() as f64 / 1024.0)
+}
+
 /// MiB and number of files below a folder.
 fn weigh(folder: &Path) -> (f64, usize) {
     let (mut size, mut files) = (0.0, 0);
@@ -232,27 +247,32 @@ fn weigh(folder: &Path) -> (f64, usize) {
 }
 
 fn report(figures: &[Figure]) {
-    anstream::println!("| setting | flip to bundle whole | memory before | peak while capturing | more | bundle | files | missing |");
-    anstream::println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    anstream::println!(
+        "| setting | flip to bundle whole | memory before | peak while capturing | more | bundle | files | missing | report.html | plot.png |"
+    );
+    anstream::println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for one in figures {
         let more = one.peak - one.before;
+        let written = |kib: Option<f64>| kib.map_or_else(|| "NOT WRITTEN".to_owned(), |kib| format!("{kib:.0} KiB"));
         let verdict = if more <= MEMORY_GOAL { "met" } else { "MISSED" };
         anstream::println!(
-            "| {} | {:.2} s | {:.1} MiB | {:.1} MiB | {more:.1} MiB (<= {MEMORY_GOAL}: {verdict}) | {:.1} MiB | {} | {} |",
+            "| {} | {:.2} s | {:.1} MiB | {:.1} MiB | {more:.1} MiB (<= {MEMORY_GOAL}: {verdict}) | {:.1} MiB | {} | {} | {} | {} |",
             one.setting,
             one.seconds,
             one.before,
             one.peak,
             one.size,
             one.files,
-            one.missing
+            one.missing,
+            written(one.report),
+            written(one.picture)
         );
     }
     let figures: Vec<Value> = figures
         .iter()
         .map(|one| {
             json!({"setting": one.setting, "seconds": one.seconds, "memory_before_mib": one.before, "memory_peak_mib": one.peak,
-                "bundle_mib": one.size, "files": one.files, "missing": one.missing})
+                "bundle_mib": one.size, "files": one.files, "missing": one.missing, "report_kib": one.report, "picture_kib": one.picture})
         })
         .collect();
     let text =

@@ -545,6 +545,7 @@ impl Monitor {
 
     /// Lets flips in progress finish and evidence write what it can; the rest is resumed at the next start.
     async fn finish(&mut self) {
+        let until = tokio::time::Instant::now() + FLIPS_FINISH + ERRANDS_FINISH;
         let flips = async {
             while let Some(done) = self.flips.join_next().await {
                 self.settled(done, self.clock.now());
@@ -554,12 +555,13 @@ impl Monitor {
             tracing::error!("A flip was still unanswered when the daemon had to stop: look at the Service");
         }
         self.stop_looking(self.clock.now());
-        let errands = async {
-            while self.errands.join_next().await.is_some() {}
-            self.keeper.rendered().await;
-        };
+        let errands = async { while self.errands.join_next().await.is_some() {} };
         if tokio::time::timeout(ERRANDS_FINISH, errands).await.is_err() {
             tracing::warn!(count = self.errands.len(), "Evidence is finished at the next start");
+        }
+        // Reports may use what flips did not need; what is not made in time is made by the next start.
+        if tokio::time::timeout_at(until, self.keeper.rendered()).await.is_err() {
+            tracing::info!("Reports are made anew at the next start");
         }
     }
 

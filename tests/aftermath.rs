@@ -134,6 +134,20 @@ async fn a_bad_time_without_a_flip_is_closed_in_its_thread_after_a_restart_too()
         moments(&incident(&folder)).contains(&"resolved").then_some(())
     })
     .await;
+    let told = incident(&folder)["timeline"].as_array().expect("a story").last().expect("a line")["what"].clone();
+    // Its first sentence: what follows may hold signs that a page writes otherwise.
+    let told = told
+        .as_str()
+        .and_then(|told| told.split('.').next())
+        .expect("a sentence")
+        .to_owned();
+    let says = |file: &str| std::fs::read_to_string(folder.join(file)).is_ok_and(|text| text.contains(&told));
+    eventually("the report to say so too", LIMIT, async || {
+        (says("timeline.json") && says("report.html")).then_some(())
+    })
+    .await;
+    let verified = stage.run(&["evidence", "verify", "last"]).await;
+    assert_eq!(verified.code, 0, "{verified:?}");
     assert_eq!(stage.flips().len(), 0, "nothing was moved");
     daemon.terminate().await;
 }

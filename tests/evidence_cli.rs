@@ -324,6 +324,35 @@ fn a_report_is_opened_by_the_browser_or_its_path_is_told() {
 }
 
 #[test]
+fn a_report_is_made_anew_and_the_list_follows() {
+    let bundles = shop();
+    let report = bundles.incidents().join(WEB).join("report.html");
+    let log = bundles.incidents().join(WEB).join("logs/green/web-green-1/app.log");
+    let before = fs::read(&report).expect("is there");
+    let captured = fs::read(&log).expect("is there");
+    let made = answer(&bundles, &["report", WEB, "--output", "json"]);
+    assert_eq!((made["id"].as_str(), made["path"].as_str()), (Some(WEB), report.to_str()));
+    let page = fs::read_to_string(&report).expect("is there");
+    assert!(page.as_bytes() != before && page.contains("flipback-incident-sha256"));
+    assert_eq!(fs::read(&log).expect("is there"), captured, "what was captured stays");
+    assert_eq!(run(&bundles, &["verify", WEB]).status.code(), Some(0));
+    let told = run(&bundles, &["report", WEB]);
+    assert_eq!(
+        (text(&told.stdout).trim(), text(&told.stderr).as_str()),
+        (report.to_str().expect("UTF-8"), "")
+    );
+    // What is not whole has none yet.
+    let unfinished = run(&bundles, &["report", "shop.web_20261121T06"]);
+    assert_eq!(unfinished.status.code(), Some(64), "{unfinished:?}");
+    assert!(text(&unfinished.stderr).contains("is not complete"), "{unfinished:?}");
+    let help = text(&run(&bundles, &["report", "--help"]).stdout);
+    assert!(
+        help.contains("Examples:") && help.contains("flipback evidence report last"),
+        "{help}"
+    );
+}
+
+#[test]
 fn a_copy_to_a_folder_is_made_and_marked() {
     let bundles = shop();
     let copies = bundles.data_dir().join("copies");

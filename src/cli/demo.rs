@@ -115,11 +115,16 @@ pub async fn run(args: &DemoArgs, out: impl io::Write) -> Result<bool, DemoError
     let mut stage = Stage::new(sandbox, daemon.status.clone(), printer, args.speed);
     let passed = stage.play(args.scenario).await?;
     if args.keep {
+        stage.farewell(&data_dir)?;
         let text = format!("It goes on: http://{}/ shows it. Ctrl-C ends it.", daemon.address);
         stage.keep(&text).await?;
     }
     drop(ends);
     daemon.finished().await;
+    if !args.keep {
+        // Only now the report says all there is to say.
+        stage.farewell(&data_dir)?;
+    }
     if stage.left_nothing() && args.data_dir.is_none() {
         // Nothing happened, so there is nothing to look at; what cannot be removed is the system's to tidy.
         let _ = std::fs::remove_dir_all(&data_dir);

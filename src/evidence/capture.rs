@@ -35,9 +35,9 @@ use super::{
     progress::Progress,
     scrub::Scrub,
     series,
-    shelf::{LogFile, Shelf, chain},
+    shelf::{LogFile, Shelf},
 };
-use crate::model::file_segment;
+use crate::model::{chain, file_segment};
 
 /// How long one request may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -18,6 +18,7 @@ use super::{
     scrub::Scrub,
     tail::Tail,
 };
+use crate::model::chain;
 
 /// Files written at a time.
 const WRITES_MAX: u32 = 4;
@@ -154,18 +155,6 @@ impl LogFile<'_> {
         self.tail = Some(tail);
         done.map_err(|error| chain(&error))
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    use std::fmt::Write as _;
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let _ = write!(line, ": {next}");
-        cause = next.source();
-    }
-    line
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 //! Reading order: who is guarded ([`name`], [`spec`], [`preset`]), what is live ([`traffic`]), what was measured ([`reading`], of old
 //! [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`], [`audit`]), what stands against it
 //! ([`maintenance`]), what is told ([`announcement`],
-//! [`status`]) and what a person may ask for ([`command`]).
+//! [`status`]) and what a person may ask for ([`command`]); what went wrong, in one line, is a [`chain`] of causes.
 
 pub mod announcement;
 pub mod audit;
+pub mod cause;
 pub mod clock;
 pub mod command;
 pub mod decision;
@@ -24,6 +25,7 @@ pub mod traffic;
 
 pub use announcement::{Announcement, Repeats, SAMPLE, Severity, Stage, Topic};
 pub use audit::{Actor, AuditEntry};
+pub use cause::chain;
 pub use clock::Clock;
 pub use command::{Command, CommandError, CommandReply};
 pub use decision::{Case, Decision, Note, Outcome, Path, Refusal, RuleState, Suppression, Trigger, Verdict};

@@ -1,10 +1,11 @@
 //! From what happened to what is said. Words only; who hears them is the outbox's business.
 
-use std::{collections::BTreeMap, error::Error, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
 use super::{Monitor, act, show};
+pub use crate::model::chain;
 use crate::{
     evidence::Keeper,
     model::{
@@ -13,23 +14,6 @@ use crate::{
     },
     router::{RouterError, Verified},
 };
-
-/// An error and its causes in one line: `failed to patch Service "shop/web": connection refused`.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some libraries repeat their source in their own words.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
 
 /// The name of a message about an incident: the same whenever it is made again, and another for each further time that
 /// the same is told.

@@ -1,7 +1,8 @@
 //! Why a chat was not told, and whether trying again helps. What a person can do about it is `remedy.rs`.
 
-use std::{error::Error, fmt::Write as _, time::Duration};
+use std::time::Duration;
 
+pub(super) use crate::model::chain;
 use crate::model::settings::SecretError;
 
 /// Why a chat was not told. Never carries a secret.
@@ -90,17 +91,6 @@ impl DeliverError {
             _ => None,
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let _ = write!(line, ": {next}");
-        cause = next.source();
-    }
-    line
 }
 
 #[cfg(test)]

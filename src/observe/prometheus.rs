@@ -21,7 +21,7 @@ use super::envelope::{Answer, Envelope};
 use crate::{
     metrics::Metrics,
     model::{
-        Absence,
+        Absence, chain,
         settings::{PrometheusSettings, Secret},
     },
 };
@@ -167,7 +167,7 @@ impl Server {
         }
         let client = builder
             .build()
-            .map_err(|error| format!("no client could be made for {}: {}", self.base, chain(&error.without_url())))?;
+            .map_err(|error| format!("no client could be made for {}: {}", self.base, why_not(&error.without_url())))?;
         Client::from(client, &self.base).map_err(|_| format!("{} is no URL of a Prometheus", self.base))
     }
 
@@ -250,7 +250,7 @@ impl Server {
                 Ok(None) => return Ok(body),
                 Err(error) if error.is_timeout() => return Err(Failure::Timeout),
                 Err(error) => {
-                    let why = chain(&error.without_url());
+                    let why = why_not(&error.without_url());
                     return Err(Failure::Other(format!("the answer of {} broke off: {why}", self.base)));
                 }
             }
@@ -266,7 +266,7 @@ impl Server {
         if error.is_timeout() {
             return Failure::Timeout;
         }
-        let why = error.source().map_or_else(String::new, chain_of);
+        let why = error.source().map_or_else(String::new, chain);
         let base = &self.base;
         let tls = causes(error).any(|cause| cause.is::<rustls::Error>());
         Failure::Other(if tls {
@@ -365,23 +365,9 @@ fn decoded(text: &str) -> String {
     pairs.next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-/// An error's own text and all of its causes, without repeating a text.
-fn chain(error: &reqwest::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), chain_of)
-}
-
-fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut out = String::new();
-    for cause in std::iter::successors(Some(error), |&error| error.source()) {
-        let text = cause.to_string();
-        if !out.contains(&text) {
-            if !out.is_empty() {
-                out.push_str(": ");
-            }
-            out.push_str(&text);
-        }
-    }
-    out
+/// Why a request failed: its causes, without the words that every failed request has.
+fn why_not(error: &reqwest::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), chain)
 }
 
 /// Every cause of an error. What is wrapped in an `io::Error` is no source of it, so it is unwrapped here.
@@ -397,11 +383,7 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Erro
 
 /// The headers that prove who we are, read now.
 fn headers(settings: &PrometheusSettings) -> Result<HeaderMap, String> {
-    let secret = |what: &str, secret: &Secret| {
-        secret
-            .read()
-            .map_err(|error| format!("{what} cannot be read: {}", chain_of(&error)))
-    };
+    let secret = |what: &str, secret: &Secret| secret.read().map_err(|error| format!("{what} cannot be read: {}", chain(&error)));
     let mut headers = HeaderMap::new();
     for (name, value) in &settings.headers {
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no valid name of a header"))?;

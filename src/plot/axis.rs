@@ -8,15 +8,20 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 use super::{Plot, Unit, reduce::share};
 
 /// Time between two words on the time axis, in seconds: what people think in.
-const TIME_STEPS: [i64; 14] = [
-    60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400, 172_800, 604_800,
+const TIME_STEPS: [i64; 20] = [
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400, 172_800, 604_800,
 ];
 
 /// Words on the time axis, at most: as many as fit a phone.
 const WORDS_MAX: i64 = 6;
+/// The same where they are longer, with their seconds.
+const LONG_WORDS_MAX: i64 = 4;
 
 /// A peak so many times the limit squeezes everything else into the ground; the root makes both visible.
 const ROOT_FROM: f64 = 4.0;
+
+/// The share of a chart's height from which a band can be seen.
+const BAND_FROM: f64 = 0.005;
 
 /// The vertical scale.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +131,25 @@ fn plain(value: f64) -> String {
     }
 }
 
+impl Plot {
+    /// Whether heights are the roots of values, since a peak would else press everything to the ground.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        Scale::of(self).root
+    }
+
+    /// Whether a band is drawn, from the lowest to the highest of values that share a column.
+    #[must_use]
+    pub fn has_band(&self) -> bool {
+        let columns = self.lines.iter().flat_map(|line| line.columns.iter().flatten());
+        let scale = Scale::of(self);
+        // What is thinner than a hair is not seen.
+        columns
+            .into_iter()
+            .any(|column| scale.height(column.high) - scale.height(column.low) > BAND_FROM)
+    }
+}
+
 impl Ranged for Scale {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
@@ -164,7 +188,7 @@ impl Times {
         let seconds = plot.to.as_second() - plot.from.as_second();
         let step = TIME_STEPS
             .into_iter()
-            .find(|step| seconds / step <= WORDS_MAX)
+            .find(|step| seconds / step <= if *step < 60 { LONG_WORDS_MAX } else { WORDS_MAX })
             .unwrap_or_else(|| (seconds / WORDS_MAX).max(1));
         Self {
             from: plot.from,
@@ -206,7 +230,12 @@ impl Ranged for Times {
 impl ValueFormatter<Timestamp> for Times {
     fn format_ext(&self, at: &Timestamp) -> String {
         let midnight = at.as_second() % 86_400 == 0;
-        let format = if self.step >= 86_400 || midnight { "%b %-d" } else { "%H:%M" };
+        let format = match self.step {
+            86_400.. => "%b %-d",
+            ..60 => "%H:%M:%S",
+            _ if midnight => "%b %-d",
+            _ => "%H:%M",
+        };
         at.strftime(format).to_string()
     }
 }

@@ -3,7 +3,7 @@
 use plotters::{
     coord::Shift,
     drawing::DrawingArea,
-    element::{Circle, PathElement, Rectangle, Text},
+    element::{Circle, PathElement, Polygon, Rectangle, Text},
     style::Color as _,
 };
 
@@ -14,6 +14,10 @@ use super::{
     signs::LEGEND,
 };
 
+/// What a band shows.
+pub const BAND: &str = "band: lowest to highest";
+/// What a scale of roots is called.
+pub const ROOT: &str = "heights are square roots";
 /// Pixels of the title's line.
 const TITLE_HIGH: i32 = 28;
 /// Pixels of one row of the legend.
@@ -44,6 +48,8 @@ struct Entry {
     sign: Ink,
     word: String,
     left: i32,
+    /// Where its word begins.
+    text: i32,
     row: i32,
 }
 
@@ -69,16 +75,29 @@ impl Legend {
                 told.push((Ink::new(Role::Span, index), span.class.clone()));
             }
         }
+        if plot.has_band() {
+            told.push((Ink::new(Role::Band, 0), BAND.to_owned()));
+        }
+        if plot.is_root() {
+            told.push((Ink::new(Role::Word, 0), ROOT.to_owned()));
+        }
         told.truncate(ENTRIES_MAX);
         let right = i32::try_from(width).unwrap_or(i32::MAX) - MARGIN;
         let (mut left, mut row) = (MARGIN, 0);
         let entries = told.into_iter().map(|(sign, word)| {
             let word = shortened(&word, LETTERS_MAX);
-            let wide = SIGN_WIDE + (word.chars().count() as f64 * LETTER_WIDE) as i32;
+            let sign_wide = if sign.role() == Role::Word { 0 } else { SIGN_WIDE };
+            let wide = sign_wide + (word.chars().count() as f64 * LETTER_WIDE) as i32;
             if left > MARGIN && left + wide > right {
                 (left, row) = (MARGIN, row + 1);
             }
-            let entry = Entry { sign, word, left, row };
+            let entry = Entry {
+                sign,
+                word,
+                left,
+                text: left + sign_wide,
+                row,
+            };
             left += wide + GAP;
             entry
         });
@@ -107,10 +126,16 @@ impl Legend {
                     let ends = vec![at(left, top + 6), at(left + 16, top + 6)];
                     root.draw(&PathElement::new(ends, color))?;
                 }
+                Role::Word => {}
+                Role::Band => {
+                    let corners = [(0, 11), (0, 5), (8, 1), (16, 4), (16, 11)];
+                    let around: Vec<_> = corners.map(|(x, y)| at(left + x, top + y)).to_vec();
+                    root.draw(&Polygon::new(around, color))?;
+                }
                 Role::Span => root.draw(&Rectangle::new([at(left, top + 1), at(left + 16, top + 11)], color.filled()))?,
                 _ => root.draw(&Circle::new(at(left, top), 1, color))?,
             }
-            root.draw(&Text::new(entry.word.as_str(), at(left + SIGN_WIDE, top + 10), words(Role::Word)))?;
+            root.draw(&Text::new(entry.word.as_str(), at(entry.text, top + 10), words(Role::Word)))?;
         }
         Ok(())
     }

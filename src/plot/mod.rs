@@ -21,6 +21,7 @@ mod signs;
 use jiff::Timestamp;
 
 pub use draw::svg;
+pub use legend::{BAND, ROOT};
 pub use png::{FONT, FONT_FAMILY, PlotError, Theme, png};
 pub use reduce::{Column, reduce};
 pub use sheet::escape;

@@ -242,3 +242,67 @@ fn a_picture_of_anything_is_a_picture() {
         assert!(wide <= 12_000 && high <= 12_000, "{wide} x {high}");
     }
 }
+
+/// Words of the time axis of a chart that lasts so long.
+fn times(seconds: i64) -> Vec<String> {
+    let plot = Plot {
+        from: at(7),
+        to: at(7 + seconds),
+        ..plot(Vec::new())
+    };
+    let drawn = svg(&plot);
+    let words = drawn.split(r#"<text class="time"#).skip(1);
+    let word = |rest: &str| {
+        rest.split_once('>')
+            .and_then(|(_, rest)| rest.split_once('<'))
+            .map(|(word, _)| word.to_owned())
+    };
+    words.filter_map(word).collect()
+}
+
+#[test]
+fn a_short_chart_has_its_seconds_and_never_more_words_than_fit() {
+    assert_eq!(times(3), ["14:13:27", "14:13:28", "14:13:29", "14:13:30"]);
+    assert_eq!(times(40), ["14:13:30", "14:13:40", "14:13:50", "14:14:00"]);
+    assert_eq!(times(100), ["14:13:30", "14:14:00", "14:14:30", "14:15:00"]);
+    assert_eq!(times(200), ["14:14", "14:15", "14:16"]);
+    for seconds in (1..4000).step_by(7) {
+        let words = times(seconds);
+        let long = words.first().is_some_and(|word| word.len() > 5);
+        assert!(
+            !words.is_empty() && words.len() <= if long { 5 } else { 7 },
+            "{seconds} s: {words:?}"
+        );
+    }
+}
+
+#[test]
+fn a_picture_says_what_its_band_and_its_heights_are() {
+    let thick = Plot {
+        lines: vec![Line {
+            name: "green".into(),
+            class: "b".into(),
+            columns: reduce((0..600).map(|n| (at(n * 4), 0.9 * ((n * 7) % 5) as f64 / 5.0)), at(0), at(2400), 40),
+        }],
+        ..incident()
+    };
+    assert!(thick.has_band() && thick.is_root());
+    let drawn = draw::picture(&thick, 800, 334);
+    assert!(drawn.contains(BAND) && drawn.contains(ROOT), "{drawn}");
+    assert_eq!(
+        drawn.matches(r#"class="band b""#).count(),
+        2,
+        "its sign and the band itself: {drawn}"
+    );
+    let plain = Plot {
+        lines: vec![Line {
+            name: "green".into(),
+            class: "b".into(),
+            columns: reduce((0..40).map(|n| (at(n * 60), 0.03)), at(0), at(2400), 40),
+        }],
+        ..incident()
+    };
+    assert!(!plain.has_band() && !plain.is_root());
+    let drawn = draw::picture(&plain, 800, 334);
+    assert!(!drawn.contains(BAND) && !drawn.contains(ROOT), "{drawn}");
+}

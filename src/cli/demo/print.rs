@@ -1,6 +1,9 @@
 //! Lines on their way to a person's terminal, or to a program as JSON.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use anstyle::{AnsiColor, Style};
 use serde_json::json;
@@ -11,6 +14,7 @@ use super::{
     story::{Line, Voice},
     summary::Summary,
 };
+use crate::cli::evidence::quoted;
 
 /// Text is broken at this width, which most terminals have.
 const WIDTH: usize = 118;
@@ -21,6 +25,31 @@ const INDENT: usize = 20;
 pub(super) struct Printer<W> {
     out: W,
     output: Output,
+}
+
+/// What the audience may do once the demo is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Farewell {
+    /// The page.
+    pub report: PathBuf,
+    /// The command that opens it.
+    pub open: String,
+    /// The command that tells it in the terminal.
+    pub show: String,
+}
+
+impl Farewell {
+    /// Of an incident's folder below a data folder, for who called the program so; `None`: there is no report.
+    pub(super) fn of(folder: &Path, data_dir: &Path, program: &Path) -> Option<Self> {
+        let report = folder.join("report.html");
+        let id = folder.file_name()?.to_string_lossy().into_owned();
+        let command = |what: &str| format!("{} evidence {what} {id} --data-dir {}", quoted(program), quoted(data_dir));
+        report.is_file().then(|| Self {
+            open: command("open"),
+            show: command("show"),
+            report,
+        })
+    }
 }
 
 impl<W: Write> Printer<W> {
@@ -99,6 +128,20 @@ impl<W: Write> Printer<W> {
                 writeln!(self.out, "  - {failure}")?;
             }
         }
+        self.out.flush()
+    }
+
+    /// Where the report lies, and how to look at it later.
+    pub(super) fn farewell(&mut self, farewell: &Farewell) -> io::Result<()> {
+        if self.output == Output::Json {
+            return self.json(&json!({ "kind": "report", "path": farewell.report, "open": farewell.open, "show": farewell.show }));
+        }
+        writeln!(
+            self.out,
+            "\n  The report, one file for any browser:\n    {}",
+            farewell.report.display()
+        )?;
+        writeln!(self.out, "  Opened, or told here:\n    {}\n    {}", farewell.open, farewell.show)?;
         self.out.flush()
     }
 

@@ -1,14 +1,14 @@
 //! Plays a script in the sandbox, and lets the narrator tell what comes of it. Only executes: what happens and how it
 //! must end is the script's.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     DemoError,
-    print::Printer,
+    print::{Farewell, Printer},
     script::{Await, Power, Scenario, Step},
     story::{Line, Narrator},
     summary::{Summary, Witnesses},
@@ -100,6 +100,18 @@ impl<W: Write> Stage<W> {
             std::future::pending::<()>().await;
         }
         Ok(())
+    }
+
+    /// Says where the report lies and how to look at it later, where there is one.
+    pub(super) fn farewell(&mut self, data_dir: &Path) -> Result<(), DemoError> {
+        let Some(folder) = self.evidence().map(Path::new) else {
+            return Ok(());
+        };
+        let program = std::env::args_os().next().unwrap_or_else(|| "flipback".into());
+        let Some(farewell) = Farewell::of(folder, data_dir, Path::new(&program)) else {
+            return Ok(());
+        };
+        self.printer.farewell(&farewell).map_err(DemoError::Print)
     }
 
     /// Whether no incident is worth a look afterwards.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     DemoArgs, Output,
-    print::Printer,
+    print::{Farewell, Printer},
     script::Scenario,
     story::{Line, Narrator},
     summary::{Summary, Witnesses},
@@ -315,4 +315,23 @@ async fn the_real_daemon_rescues_users_in_the_sandbox() {
 async fn the_real_daemon_moves_nothing_while_it_is_blind() {
     let (passed, story) = played(Scenario::PrometheusDown).await;
     assert!(passed, "{story}");
+}
+
+#[test]
+fn a_demo_ends_with_commands_that_can_be_pasted() {
+    let data = tempfile::tempdir().expect("a folder");
+    let folder = data.path().join("incidents/shop.web_20261121T041234.567Z");
+    std::fs::create_dir_all(&folder).expect("made");
+    let of = || Farewell::of(&folder, data.path(), std::path::Path::new("./my tools/flipback"));
+    assert_eq!(of(), None, "there is no report yet");
+    std::fs::write(folder.join("report.html"), "").expect("written");
+    let farewell = of().expect("a report");
+    let tell = |output| {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(anstream::StripStream::new(&mut out), output);
+        printer.farewell(&farewell).expect("prints");
+        let text = String::from_utf8(out).expect("text");
+        text.replace(&data.path().display().to_string(), "/tmp/flipback-demo-x")
+    };
+    insta::assert_snapshot!(format!("{}{}", tell(Output::Text), tell(Output::Json)));
 }

@@ -2,19 +2,33 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use secrecy::SecretString;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
-use super::*;
+use super::{journal::Journal, upload::Upload, *};
 use crate::{
     evidence::{
-        Keeper, fixture,
+        Keeper, disk, fixture,
         made::{Shelf, append, later},
-        stock, verify,
+        manifest,
+        stock::{self, stock},
+        verify,
     },
-    model::settings::{EvidenceSettings, Retention, Secret},
+    metrics::Metrics,
+    model::{
+        chain,
+        settings::{EvidenceSettings, Retention, Secret},
+    },
 };
 
 fn to(url: &str) -> CopySettings {

@@ -59,7 +59,8 @@ pub(super) struct Durations {
     pub(super) detect_seconds: Option<f64>,
     /// How much longer that may have been: the time between the two samples around the first bad request.
     pub(super) detect_uncertainty_seconds: Option<f64>,
-    /// From the decision to the accepted patch.
+    /// From the decision to the accepted patch, as the flip itself measured it and messages tell it. The decision's own
+    /// time is that of the look it was made on, which began a little earlier.
     pub(super) patch_seconds: Option<f64>,
     /// From the accepted patch until the endpoints followed.
     pub(super) endpoints_seconds: Option<f64>,
@@ -128,7 +129,7 @@ pub(super) fn course(incident: &Incident, bars: &[Bar], trace: &Trace, series: &
     );
     steps.sort_by_key(|step| (step.at, order(step.moment)));
     let moved = patched(&incident.outcome).or_else(|| at(&steps, Moment::Patched));
-    let durations = durations(&steps, first_bad.as_ref(), case.at, moved);
+    let durations = durations(&incident.outcome, &steps, first_bad.as_ref(), case.at, moved);
     Course {
         steps,
         first_bad,
@@ -274,7 +275,20 @@ fn at(steps: &[Step], moment: Moment) -> Option<Timestamp> {
     steps.iter().find(|step| step.moment == Some(moment)).map(|step| step.at)
 }
 
-fn durations(steps: &[Step], first_bad: Option<&FirstBad>, decided: Timestamp, moved: Option<Timestamp>) -> Durations {
+fn took(outcome: &IncidentOutcome) -> Option<f64> {
+    match outcome {
+        IncidentOutcome::RolledBack { took_ms, .. } => Some(took_ms / 1000.0).filter(|took| took.is_finite() && *took >= 0.0),
+        _ => None,
+    }
+}
+
+fn durations(
+    outcome: &IncidentOutcome,
+    steps: &[Step],
+    first_bad: Option<&FirstBad>,
+    decided: Timestamp,
+    moved: Option<Timestamp>,
+) -> Durations {
     let arrived = at(steps, Moment::Arrived);
     let since = |from: Option<Timestamp>, to: Option<Timestamp>| Some(seconds(from?, to?)).filter(|seconds| *seconds >= 0.0);
     let first = first_bad.map(|first| first.at);
@@ -282,7 +296,7 @@ fn durations(steps: &[Step], first_bad: Option<&FirstBad>, decided: Timestamp, m
         switch_to_decision_seconds: since(at(steps, Moment::Switched), Some(decided)),
         detect_seconds: since(first, Some(decided)),
         detect_uncertainty_seconds: since(first_bad.and_then(|first| first.after), first),
-        patch_seconds: since(Some(decided), moved),
+        patch_seconds: took(outcome),
         endpoints_seconds: since(moved, arrived),
         suffering_seconds: since(first, arrived.or(moved)),
         recovery_seconds: since(moved, at(steps, Moment::Recovered)),

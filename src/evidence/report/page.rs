@@ -55,6 +55,9 @@ pub(super) struct Page {
     to: String,
     from_version: String,
     to_version: String,
+    /// What became of each color, as far as the bundle tells.
+    from_role: String,
+    to_role: String,
     outcome: Outcome,
     facts: Vec<Fact>,
     figures: Vec<Figure>,
@@ -129,6 +132,8 @@ struct ChartRow {
     svg: Value,
     lines: Vec<Sign>,
     limit: String,
+    /// How it is drawn, where that is not plain.
+    drawn: Vec<&'static str>,
 }
 
 /// A sign of a legend.
@@ -142,7 +147,7 @@ struct Sign {
 #[derive(Serialize)]
 struct PodsOf {
     color: String,
-    role: &'static str,
+    role: String,
     rows: Option<Vec<PodRow>>,
 }
 
@@ -170,6 +175,7 @@ impl Page {
         } = material;
         let case = &incident.case;
         let outcome = told::outcome(incident, course);
+        let (from_role, to_role) = told::roles(incident, course);
         let (events, events_total) = pods::events(material.events.as_deref().unwrap_or_default(), case.at, NEAR);
         let (changes, changes_missing, change_files) = changes(material);
         let groups = logs.finds.rows(&crate::model::file_segment(case.from.as_str()), case.at);
@@ -177,7 +183,7 @@ impl Page {
         missing.extend(material.problems.iter().cloned());
         let missing_more = missing.len().saturating_sub(MISSING_MAX);
         missing.truncate(MISSING_MAX);
-        let (pods, pods_after) = both_pods(material);
+        let (pods, pods_after) = both_pods(material, [&from_role, &to_role]);
         let (log_list, logs_more) = logs_of(&logs.files);
         Self {
             style: Value::from_safe_string(format!("{}{}", include_str!("report.css"), plot::STYLE)),
@@ -222,6 +228,8 @@ impl Page {
             followed_up: incident.followed_up_at.map(words::instant).unwrap_or_default(),
             version: words::line(&incident.flipback, 40),
             outcome,
+            from_role,
+            to_role,
         }
     }
 }

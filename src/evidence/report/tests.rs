@@ -162,3 +162,49 @@ fn a_ticket_fits_a_comment_whatever_is_in_it() {
     assert!(ticket.len() < 60_000, "{} bytes", ticket.len());
     assert!(text(folder.path(), HTML).len() < 4_000_000);
 }
+
+#[test]
+fn colors_are_named_by_what_became_of_them() {
+    let roles = |kind: Kind, change: &dyn Fn(&mut Value)| {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        bundle::write(folder.path(), kind);
+        let mut incident: Value = serde_json::from_str(&text(folder.path(), "incident.json")).expect("JSON");
+        change(&mut incident);
+        fs::write(folder.path().join("incident.json"), incident.to_string()).expect("writes");
+        write(folder.path()).expect("a report");
+        let ticket = text(folder.path(), MARKDOWN);
+        let heads = ticket.lines().filter_map(|line| line.strip_prefix("### Pods of "));
+        heads.map(str::to_owned).collect::<Vec<_>>().join(" | ")
+    };
+    let moment = |moment: &'static str| {
+        move |incident: &mut Value| {
+            let line = serde_json::json!({"at": "2026-11-21T04:20:00Z", "moment": moment, "what": "so"});
+            incident["timeline"].as_array_mut().expect("a list").push(line);
+        }
+    };
+    let told = [
+        ("rolled back", roles(Kind::RolledBack, &|_| {})),
+        ("moved back", roles(Kind::RolledBack, &moment("flipped_back"))),
+        ("did not help", roles(Kind::DidNotHelp, &|_| {})),
+        ("not arrived", roles(Kind::NotArrived, &|_| {})),
+        ("by hand", roles(Kind::Manual, &|_| {})),
+        ("blocked", roles(Kind::Blocked, &|_| {})),
+    ];
+    insta::assert_snapshot!(told.map(|(name, told)| format!("{name}: {told}")).join("\n"));
+}
+
+/// One number, defined once: what the flip itself measured, which messages tell as well.
+#[test]
+fn the_patch_took_what_messages_say_it_took() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    bundle::write(folder.path(), Kind::RolledBack);
+    let mut incident: Value = serde_json::from_str(&text(folder.path(), "incident.json")).expect("JSON");
+    incident["outcome"]["took_ms"] = serde_json::json!(5.5);
+    incident["outcome"]["at"] = serde_json::json!("2026-11-21T04:12:34.582Z");
+    fs::write(folder.path().join("incident.json"), incident.to_string()).expect("writes");
+    write(folder.path()).expect("a report");
+    let page = text(folder.path(), HTML);
+    assert!(page.contains("<dd>5.5 ms</dd><dt>from the decision to the accepted patch</dt>"));
+    let timeline: Value = serde_json::from_str(&text(folder.path(), TIMELINE)).expect("JSON");
+    assert_eq!(timeline["durations"]["patch_seconds"], serde_json::json!(0.0055));
+}

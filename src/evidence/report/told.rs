@@ -1,7 +1,7 @@
 //! The incident in sentences: what became of it, what a person should do next, and the configuration in force in plain
 //! words. Pure.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::words::{self, percent, plain};
@@ -129,6 +129,44 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
         became,
         next,
     }
+}
+
+/// What became of the color that was live and of the one that was to take over, in a few words; never by the place that
+/// they had when it was decided.
+pub(super) fn roles(incident: &Incident, course: &Course) -> (String, String) {
+    let at = |moment: Moment| {
+        course
+            .steps
+            .iter()
+            .rev()
+            .find(|step| step.moment == Some(moment))
+            .map(|step| step.at)
+    };
+    let since = |at: Option<Timestamp>| {
+        at.map(|at| format!(" since {}", words::clock(at, incident.case.at)))
+            .unwrap_or_default()
+    };
+    let manual = matches!(incident.case.trigger, Trigger::Manual { .. });
+    let took_over = if manual { "switched to" } else { "restored" };
+    let (from, to) = match &incident.outcome {
+        IncidentOutcome::RolledBack { .. } if at(Moment::NotArrived).is_some() => (
+            "traffic was not seen to leave it".to_owned(),
+            "traffic was not seen to arrive".to_owned(),
+        ),
+        IncidentOutcome::RolledBack { .. } if at(Moment::FlippedBack).is_some() => (
+            format!("left, then moved back to: serves{}", since(at(Moment::FlippedBack))),
+            format!("{took_over}, then left again"),
+        ),
+        IncidentOutcome::RolledBack { .. } => {
+            let bad = if at(Moment::DidNotHelp).is_some() { ", bad too" } else { "" };
+            (
+                "the release that was left".to_owned(),
+                format!("{took_over}{bad}: serves{}", since(course.moved)),
+            )
+        }
+        _ => ("traffic stayed on it".to_owned(), "traffic was not moved to it".to_owned()),
+    };
+    (from, to)
 }
 
 fn remedy(refusal: &Refusal) -> String {

@@ -160,6 +160,10 @@ pub(super) fn chart(chart: &Chart) -> ChartRow {
             .limit
             .map(|limit| words::value(&chart.plot.unit, limit))
             .unwrap_or_default(),
+        drawn: [(chart.plot.has_band(), plot::BAND), (chart.plot.is_root(), plot::ROOT)]
+            .into_iter()
+            .filter_map(|(is, word)| is.then_some(word))
+            .collect(),
     }
 }
 
@@ -203,17 +207,17 @@ pub(super) fn changes(material: &Material) -> (Option<Changes>, String, Vec<Link
     }
 }
 
-pub(super) fn both_pods(material: &Material) -> (Vec<PodsOf>, Vec<PodsOf>) {
+pub(super) fn both_pods(material: &Material, roles: [&str; 2]) -> (Vec<PodsOf>, Vec<PodsOf>) {
     let case = &material.incident.case;
     let rows = |side: &Side, now: Timestamp| {
         side.pods
             .as_ref()
             .map(|pods| pods.iter().map(|pod| pod.row(now)).collect::<Vec<_>>())
     };
-    let of = |(left, right): &(Side, Side), now: Timestamp, roles: [&'static str; 2]| {
-        let color = |color: &crate::model::Color, role: &'static str, side: &Side| PodsOf {
+    let of = |(left, right): &(Side, Side), now: Timestamp| {
+        let color = |color: &crate::model::Color, role: &str, side: &Side| PodsOf {
             color: color.to_string(),
-            role,
+            role: role.to_owned(),
             rows: rows(side, now).map(|mut rows| {
                 rows.sort_by(|a, b| {
                     (!a.sick, std::cmp::Reverse(a.restarts), &a.name).cmp(&(!b.sick, std::cmp::Reverse(b.restarts), &b.name))
@@ -226,8 +230,8 @@ pub(super) fn both_pods(material: &Material) -> (Vec<PodsOf>, Vec<PodsOf>) {
     let after = material
         .after
         .as_ref()
-        .map(|after| of(after, material.incident.followed_up_at.unwrap_or(case.at), ["", ""]));
-    (of(&material.sides, case.at, ["active", "standby"]), after.unwrap_or_default())
+        .map(|after| of(after, material.incident.followed_up_at.unwrap_or(case.at)));
+    (of(&material.sides, case.at), after.unwrap_or_default())
 }
 
 pub(super) fn logs_of(files: &[LogFile]) -> (Vec<LogsOf>, usize) {
