@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     api::{
         Api, Key, Store, Writer, controller,
-        kinds::{DEPLOYMENTS, Kind, PODS, REPLICA_SETS, SERVICES, SLICES, at, text},
+        kinds::{BUDGETS, DEPLOYMENTS, Kind, PODS, REPLICA_SETS, SERVICES, SLICES, at, text},
+        subresources::protects,
         suffix,
     },
     clock,
@@ -30,6 +31,7 @@ pub(super) async fn run(api: Api, stop: CancellationToken) {
             deployments(store, &by("kube-controller-manager"));
             replica_sets(store, &by("kube-controller-manager"));
             slices(store, &by("endpointslice-controller"));
+            budgets(store, &by("kube-controller-manager"));
         });
         tokio::select! {
             () = stop.cancelled() => return,
@@ -111,11 +113,35 @@ fn deployments(store: &mut Store, by: &Writer) {
             "updatedReplicas": count("replicas"),
             "readyReplicas": count("readyReplicas"),
             "availableReplicas": count("readyReplicas"),
+            "conditions": [available(count("readyReplicas") >= replicas - replicas / 4)],
         });
         set(store, &key(&DEPLOYMENTS, &deployment), by, |object| {
             object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!(sets.len().to_string());
             object["status"] = status;
         });
+    }
+}
+
+/// A Deployment is available while at most a quarter of its pods, rounded down, is not.
+fn available(is: bool) -> Value {
+    json!({ "type": "Available", "status": if is { "True" } else { "False" } })
+}
+
+/// Lets a pod go whose labels are no longer those of its ReplicaSet: it runs on, and another takes its place.
+fn release(store: &mut Store, set_of: &Value, by: &Writer) {
+    let wanted = at(set_of, &["spec", "selector", "matchLabels"])
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    for pod in owned(store, &PODS, set_of) {
+        let strayed = wanted.iter().any(|(key, value)| at(&pod, &["metadata", "labels", key]) != value);
+        if strayed {
+            set(store, &key(&PODS, &pod), by, |object| {
+                if let Some(metadata) = object["metadata"].as_object_mut() {
+                    metadata.remove("ownerReferences");
+                }
+            });
+        }
     }
 }
 
@@ -143,6 +169,7 @@ fn replica_sets(store: &mut Store, by: &Writer) {
         let name = text(&one, &["metadata", "name"]).to_owned();
         let namespace = text(&one, &["metadata", "namespace"]).to_owned();
         let wanted = usize::try_from(at(&one, &["spec", "replicas"]).as_u64().unwrap_or_default()).unwrap_or(usize::MAX);
+        release(store, &one, by);
         let pods = owned(store, &PODS, &one);
         for pod in pods.iter().skip(wanted) {
             let _ = store.delete(&key(&PODS, pod), false);
@@ -172,6 +199,32 @@ fn replica_sets(store: &mut Store, by: &Writer) {
             "observedGeneration": at(&one, &["metadata", "generation"]),
         });
         set(store, &key(&REPLICA_SETS, &one), by, |object| object["status"] = status);
+    }
+}
+
+/// How many pods each disruption budget lets go, by `maxUnavailable` or `minAvailable` in whole pods.
+fn budgets(store: &mut Store, by: &Writer) {
+    let all: Vec<Arc<Value>> = store.all(&BUDGETS).cloned().collect();
+    for budget in all {
+        let pods: Vec<Arc<Value>> = store.all(&PODS).filter(|pod| protects(&budget, pod)).cloned().collect();
+        let expected = pods.len() as u64;
+        let healthy = pods.iter().filter(|pod| is_ready(pod)).count() as u64;
+        let desired = match (
+            at(&budget, &["spec", "maxUnavailable"]).as_u64(),
+            at(&budget, &["spec", "minAvailable"]).as_u64(),
+        ) {
+            (Some(max), _) => expected.saturating_sub(max),
+            (None, Some(min)) => min,
+            (None, None) => expected,
+        };
+        let status = json!({
+            "observedGeneration": at(&budget, &["metadata", "generation"]),
+            "expectedPods": expected,
+            "currentHealthy": healthy,
+            "desiredHealthy": desired,
+            "disruptionsAllowed": healthy.saturating_sub(desired),
+        });
+        set(store, &key(&BUDGETS, &budget), by, |object| object["status"] = status);
     }
 }
 

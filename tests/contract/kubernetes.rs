@@ -58,6 +58,9 @@ in_both_worlds!(
     pods_belong_to_a_deployment_by_a_hash_of_its_template,
     what_only_evidence_lists_is_listed_and_nothing_more,
     scaling_to_nothing_leaves_no_endpoint,
+    a_scale_is_replaced_only_at_the_version_it_was_read_at,
+    an_eviction_is_of_this_pod_and_within_its_budget,
+    a_pod_without_its_labels_is_let_go_and_replaced,
     only_what_has_a_spec_of_its_own_counts_generations,
     an_event_is_found_by_the_object_it_is_about,
     an_event_elsewhere_than_its_object_is_refused,
@@ -527,6 +530,141 @@ async fn scaling_to_nothing_leaves_no_endpoint(world: &World) {
         (status["observedGeneration"].as_u64() == Some(before + 1) && status["readyReplicas"].as_u64().unwrap_or(0) == 0).then_some(())
     })
     .await;
+}
+
+async fn a_scale_is_replaced_only_at_the_version_it_was_read_at(world: &World) {
+    let path = world.of("apps", &format!("deployments/{}-blue", world.app));
+    let before = get(&world.flipback, &path).await.body;
+    let available = |deployment: &Value| {
+        let conditions = deployment["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .into_iter()
+            .find(|one| one["type"] == "Available")
+            .map(|one| one["status"].clone())
+    };
+    assert_eq!(available(&before), Some(json!("True")));
+    let scale = |version: &Value, replicas: u32| {
+        json!({
+            "kind": "Scale", "apiVersion": "autoscaling/v1",
+            "metadata": { "name": format!("{}-blue", world.app), "namespace": world.namespace, "resourceVersion": version },
+            "spec": { "replicas": replicas },
+        })
+    };
+    let stale = put(&world.flipback, &format!("{path}/scale"), &scale(&json!("1"), 3)).await;
+    assert_eq!((stale.code, reason(&stale.body)), (409, "Conflict"));
+    // Its controller may write the status at any time.
+    let scaled = eventually("a scale that is accepted", LIMIT, async || {
+        let version = get(&world.flipback, &path).await.body["metadata"]["resourceVersion"].clone();
+        let answer = put(&world.flipback, &format!("{path}/scale?fieldManager=flipback"), &scale(&version, 3)).await;
+        (answer.code == 200).then_some(answer.body)
+    })
+    .await;
+    assert_eq!((&scaled["kind"], &scaled["spec"]["replicas"]), (&json!("Scale"), &json!(3)));
+    let after = get(&world.flipback, &path).await.body;
+    assert_eq!(
+        (&after["spec"]["replicas"], &after["spec"]["template"]),
+        (&json!(3), &before["spec"]["template"])
+    );
+    assert_eq!(
+        after["metadata"]["generation"].as_u64(),
+        before["metadata"]["generation"].as_u64().map(|generation| generation + 1)
+    );
+    until_ready_behind(world, "blue", 3).await;
+    eventually("the Deployment to be seen and available", LIMIT, async || {
+        let now = get(&world.flipback, &path).await.body;
+        let seen = now["status"]["observedGeneration"] == now["metadata"]["generation"];
+        (seen && available(&now) == Some(json!("True"))).then_some(())
+    })
+    .await;
+    assert_eq!(
+        put(&world.flipback, &path, &after).await.code,
+        403,
+        "the right to scale is not the right to change"
+    );
+}
+
+/// Pods of blue, by name.
+async fn pods_of_blue(world: &World) -> Vec<Value> {
+    let list = get(&world.flipback, &world.core("pods?labelSelector=color%3Dblue")).await.body;
+    list["items"].as_array().cloned().unwrap_or_default()
+}
+
+async fn an_eviction_is_of_this_pod_and_within_its_budget(world: &World) {
+    let budget = |max: u32| {
+        json!({
+            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "blue" },
+            "spec": { "maxUnavailable": max, "selector": { "matchLabels": { "color": "blue" } } },
+        })
+    };
+    let budgets = world.of("policy", "poddisruptionbudgets");
+    assert_eq!(post(&world.admin, &budgets, &budget(0)).await.code, 201);
+    let pod = pods_of_blue(world).await.first().cloned().expect("a pod");
+    let name = pod["metadata"]["name"].as_str().expect("a name").to_owned();
+    let evict = async |uid: &Value| {
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": name },
+            "deleteOptions": { "preconditions": { "uid": uid } },
+        });
+        post(&world.flipback, &world.core(&format!("pods/{name}/eviction")), &eviction).await
+    };
+    // A budget that its controller has not looked at yet lets nothing go either.
+    let refused = evict(&pod["metadata"]["uid"]).await;
+    assert_eq!(refused.code, 429, "{}", refused.body);
+    eventually("a refusal by the budget", LIMIT, async || {
+        let refused = evict(&pod["metadata"]["uid"]).await;
+        assert_eq!((refused.code, reason(&refused.body)), (429, "TooManyRequests"), "{}", refused.body);
+        (refused.body["details"]["causes"][0]["reason"] == "DisruptionBudget").then_some(())
+    })
+    .await;
+    let path = format!("{budgets}/blue");
+    let loosened = merge_patch(&world.admin, &path, &json!({ "spec": { "maxUnavailable": 1 } })).await;
+    assert_eq!(loosened.code, 200);
+    eventually("the budget to let one go", LIMIT, async || {
+        let budget = get(&world.admin, &path).await.body;
+        (budget["status"]["disruptionsAllowed"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(
+        evict(&json!("00000000-0000-4000-8000-000000000000")).await.code,
+        409,
+        "another pod of that name"
+    );
+    let done = evict(&pod["metadata"]["uid"]).await;
+    assert_eq!((done.code, &done.body["status"]), (201, &json!("Success")), "{}", done.body);
+    eventually("another pod in its place", LIMIT, async || {
+        let pods = pods_of_blue(world).await;
+        (pods.len() == 2 && pods.iter().all(|other| other["metadata"]["uid"] != pod["metadata"]["uid"])).then_some(())
+    })
+    .await;
+}
+
+async fn a_pod_without_its_labels_is_let_go_and_replaced(world: &World) {
+    let pod = pods_of_blue(world).await.first().cloned().expect("a pod");
+    let path = world.core(&format!("pods/{}", pod["metadata"]["name"].as_str().expect("a name")));
+    let relabelled = eventually("a patch of the newest version", LIMIT, async || {
+        let pod = get(&world.flipback, &path).await.body;
+        let patch = json!([
+            { "op": "test", "path": "/metadata/resourceVersion", "value": pod["metadata"]["resourceVersion"] },
+            { "op": "remove", "path": "/metadata/labels/color" },
+            { "op": "add", "path": "/metadata/labels/flipback.dev~1isolated", "value": "i" },
+        ]);
+        let answer = json_patch(&world.flipback, &path, &patch).await;
+        (answer.code == 200).then_some(answer.body)
+    })
+    .await;
+    assert_eq!(relabelled["metadata"]["uid"], pod["metadata"]["uid"]);
+    eventually("its ReplicaSet to let it go", LIMIT, async || {
+        let pod = get(&world.flipback, &path).await.body;
+        pod["metadata"]["ownerReferences"]
+            .as_array()
+            .is_none_or(Vec::is_empty)
+            .then_some(())
+    })
+    .await;
+    for endpoint in until_ready_behind(world, "blue", 2).await {
+        assert_ne!(endpoint["targetRef"]["uid"], pod["metadata"]["uid"]);
+    }
+    assert_eq!(get(&world.flipback, &path).await.body["status"]["phase"], "Running", "it runs on");
 }
 
 async fn only_what_has_a_spec_of_its_own_counts_generations(world: &World) {

@@ -151,6 +151,9 @@ fn rights(namespace: &str, services: &[&str]) -> String {
             { "apiGroups": ["networking.k8s.io"], "resources": ["ingresses"], "verbs": ["list"] },
             { "apiGroups": [""], "resources": ["services"], "resourceNames": services, "verbs": ["patch"] },
             { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] },
+            { "apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["update"] },
+            { "apiGroups": [""], "resources": ["pods"], "verbs": ["patch"] },
+            { "apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"] },
         ],
     });
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "flipback", "namespace": namespace } });

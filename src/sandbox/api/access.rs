@@ -8,7 +8,7 @@ use super::kinds::text;
 /// Somebody with a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum User {
-    /// The daemon, with the rights of `deploy/monitor.yaml`.
+    /// The daemon, with the rights of `deploy/monitor.yaml`, those that are optional there included.
     Flipback,
     /// The daemon in its monitor-only variant: no write at all.
     Watcher,
@@ -93,12 +93,14 @@ impl Rules {
         let reads = reads || (deed.verb == "list" && LISTED.contains(&what));
         let flips =
             deed.verb == "patch" && (deed.group, deed.resource) == ("", "services") && self.services.iter().any(|name| name == deed.name);
+        let scales = (deed.verb, deed.group, deed.resource) == ("update", "apps", "deployments/scale");
+        let relieves = deed.group.is_empty() && matches!((deed.verb, deed.resource), ("patch", "pods") | ("create", "pods/eviction"));
         let tells = matches!(deed.verb, "create" | "patch") && deed.resource == "events" && matches!(deed.group, "" | "events.k8s.io");
         match user {
             User::Admin => true,
             _ if reviews => true,
             User::Watcher => here && reads,
-            User::Flipback => here && (reads || flips || tells),
+            User::Flipback => here && (reads || flips || tells || scales || relieves),
         }
     }
 

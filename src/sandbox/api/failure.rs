@@ -103,6 +103,18 @@ impl Failure {
         Self::invalid("the server rejected our request due to an error in our request")
     }
 
+    /// What an eviction gets that a disruption budget forbids.
+    pub(crate) fn protected(budget: &str) -> Self {
+        let mut failure = Self::new(
+            429,
+            "TooManyRequests",
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+        );
+        let message = format!("The disruption budget {budget} needs all of its healthy pods at the moment");
+        failure.details = json!({ "causes": [{ "reason": "DisruptionBudget", "message": message }] });
+        failure
+    }
+
     /// The `Status` object.
     pub(crate) fn status(&self) -> Value {
         json!({

@@ -13,6 +13,7 @@ mod patch;
 mod select;
 mod serve;
 mod store;
+pub(super) mod subresources;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

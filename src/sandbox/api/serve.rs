@@ -16,9 +16,10 @@ use super::{
     super::{clock, logs::Run},
     Api, AuditEntry, Failure, Key, User, Writer,
     access::Deed,
-    kinds::{Kind, PODS, Target, at, text},
+    kinds::{DEPLOYMENTS, Kind, PODS, Target, at, text},
     patch::Patch,
     select::Filter,
+    subresources,
     watch::{self, Start},
 };
 
@@ -104,6 +105,7 @@ fn route(api: &Api, user: User, parts: &Parts, body: &Bytes) -> Result<Response,
 
 fn verb(method: &Method, target: &Target, ask: &Ask) -> Result<&'static str, Failure> {
     Ok(match (method, &target.name) {
+        (&Method::POST, Some(_)) if target.subresource.is_some() => "create",
         (&Method::GET, Some(_)) if !yes(&ask.watch) => "get",
         (&Method::GET, _) if yes(&ask.watch) => "watch",
         (&Method::GET, None) => "list",
@@ -170,8 +172,13 @@ impl Call<'_> {
 
     fn carry_out(&self) -> Result<Response, Failure> {
         if let Some(sub) = &self.target.subresource {
-            return match (self.verb, self.kind() == &PODS, sub.as_str()) {
-                ("get", true, "log") => self.log(),
+            return match (self.verb, self.kind(), sub.as_str()) {
+                ("get", kind, "log") if kind == &PODS => self.log(),
+                ("get", kind, "scale") if kind == &DEPLOYMENTS => self.scale(),
+                ("update", kind, "scale") if kind == &DEPLOYMENTS => self.rescale(),
+                ("create", kind, "eviction") if kind == &PODS => {
+                    subresources::evict(self.api, &self.key(), &self.decoded()?, &self.writer()?)
+                }
                 _ => Err(Failure::no_such_path()),
             };
         }
@@ -206,6 +213,17 @@ impl Call<'_> {
     fn edit(&self, edit: impl FnOnce(&mut Value) -> Result<(), Failure>) -> Result<Response, Failure> {
         let by = self.writer()?;
         self.api.write(|store| store.edit(&self.key(), &by, edit)).map(shown)
+    }
+
+    fn scale(&self) -> Result<Response, Failure> {
+        let deployment = self.api.read(|store| store.get(&self.key()))?;
+        Ok(Json(subresources::scale(&deployment)).into_response())
+    }
+
+    fn rescale(&self) -> Result<Response, Failure> {
+        let (wanted, by) = (self.decoded()?, self.writer()?);
+        let scale = self.api.write(|store| subresources::rescale(store, &self.key(), &by, &wanted))?;
+        Ok(Json(scale).into_response())
     }
 
     fn decoded(&self) -> Result<Value, Failure> {
