@@ -10,7 +10,9 @@ mod caught;
 mod keep;
 mod left;
 mod person;
+mod relieve;
 mod resume;
+mod scale;
 pub mod show;
 pub mod tell;
 
@@ -50,6 +52,8 @@ use crate::{
 };
 use act::{Arrival, Order, Step};
 use keep::FollowUp;
+use relieve::Relieving;
+use scale::Scaling;
 
 /// Requests that wait for the conductor; a person gives one at a time.
 pub const COMMANDS_MAX: usize = 16;
@@ -65,6 +69,8 @@ const FLIPS_FINISH: Duration = Duration::from_millis(3500);
 const ERRANDS_FINISH: Duration = Duration::from_millis(700);
 /// Evidence, events and verifications under way at once; each is bounded in time by its own room.
 const ERRANDS_MAX: usize = 4096;
+/// Without a daemon a standby that is being scaled up is looked at this often.
+const WISH_LOOKS: Duration = Duration::from_millis(500);
 /// While a release stays bad and cannot be flipped, people hear of it this often.
 pub(crate) const TELL_AGAIN: Duration = Duration::from_secs(5 * 60);
 
@@ -151,6 +157,10 @@ struct Guarded {
     last_incident: Option<IncidentSummary>,
     events: VecDeque<EventLine>,
     history: BTreeMap<RuleName, VecDeque<f64>>,
+    /// Bringing the standby up.
+    scaling: Scaling,
+    /// Taking pods of the color that was left out of service.
+    relief: Relieving,
 }
 
 /// One stretch of badness and what was last said of it.
@@ -184,6 +194,8 @@ pub struct Monitor {
     follow_ups: BTreeMap<String, FollowUp>,
     /// Our own server shows the evidence.
     served: bool,
+    /// No daemon: one command is carried out, and what it waits for is waited for here.
+    alone: bool,
 }
 
 /// What `assemble` hands out besides the conductor.
@@ -250,7 +262,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
             let guarded = Guarded {
                 router: router::open(spec, Arc::clone(cluster)),
                 cluster: Arc::clone(cluster),
-                engine: Engine::new(Arc::clone(spec)),
+                engine: engine(spec, remembered.get(&spec.id).map(|(_, incident)| incident), now),
                 recorder: Recorder::new(Arc::clone(spec)),
                 decided_on: None,
                 begun: None,
@@ -271,6 +283,8 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
                     .cloned(),
                 events: VecDeque::new(),
                 history: BTreeMap::new(),
+                scaling: Scaling::default(),
+                relief: Relieving::default(),
                 spec: Arc::clone(spec),
             };
             (spec.id.clone(), guarded)
@@ -302,6 +316,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         errands: JoinSet::new(),
         follow_ups: BTreeMap::new(),
         served,
+        alone: false,
     };
     monitor.finish_strangers(&begun);
     let owed = monitor.keeper.awaiting();
@@ -315,6 +330,15 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
     })
 }
 
+/// An engine that has seen nothing, and knows what an earlier run was waiting for.
+fn engine(spec: &Arc<GuardSpec>, newest: Option<&Incident>, now: Timestamp) -> Engine {
+    let mut engine = Engine::new(Arc::clone(spec));
+    if let Some((color, since)) = newest.and_then(|incident| scale::earlier(incident, spec, now)) {
+        engine.awaits(color, since);
+    }
+    engine
+}
+
 /// Carries out one command without a daemon: same road, same evidence, same messages.
 ///
 /// # Errors
@@ -325,13 +349,22 @@ pub async fn command(config: Config, command: Command) -> Result<CommandReply, C
     let clock = world.clock.clone();
     let parts = assemble(&config, &world, &stop).map_err(|error| CommandError::Failed(tell::chain(&error)))?;
     let mut monitor = parts.monitor;
+    monitor.alone = true;
     let sender = tokio::spawn(parts.outbox.run(stop.clone(), clock.clone()));
     let scribe = tokio::spawn(parts.journal.run(stop.clone()));
     first_lists(monitor.clusters.clone()).await;
     let (reply, answer) = oneshot::channel();
     monitor.command(Request { command, reply }, clock.now());
-    while let Some(done) = monitor.flips.join_next().await {
-        monitor.settled(done, clock.now());
+    loop {
+        while let Some(done) = monitor.flips.join_next().await {
+            monitor.settled(done, clock.now());
+        }
+        // A standby that is being scaled up: nobody else would look whether it can serve by now.
+        if !monitor.wishes() {
+            break;
+        }
+        tokio::time::sleep(WISH_LOOKS).await;
+        monitor.grant_all(clock.now());
     }
     let captured = async {
         while monitor.errands.join_next().await.is_some() {}
@@ -460,6 +493,9 @@ impl Monitor {
                 // A held or still growing streak belongs to the episode; calm ends it.
                 if !matches!(decision.phase, Phase::Breaching | Phase::Blind | Phase::Blocked | Phase::Suppressed) {
                     guard.episode = None;
+                    if !guard.scaling.is_wished() {
+                        guard.scaling.forget();
+                    }
                 }
                 self.calm(id, decision, traffic, seen.at);
             }
@@ -467,13 +503,15 @@ impl Monitor {
                 if guard.flipping {
                     return;
                 }
+                // What a person waits for is done now.
+                let reply = guard.scaling.granted();
                 let incident = guard.incident((**case).clone(), traffic.seen.clone());
                 let order = Order {
                     incident,
                     automatic: true,
                     bad: true,
                     dry_run: false,
-                    reply: None,
+                    reply,
                 };
                 self.start(id, order);
             }
@@ -481,13 +519,17 @@ impl Monitor {
                 let outcome = crate::model::IncidentOutcome::Suppressed {
                     suppression: suppression.clone(),
                 };
-                self.refuse(id, case, traffic.seen.clone(), outcome, decision);
+                self.refuse(id, case, traffic.seen.clone(), outcome, &decision.why);
             }
             Verdict::Blocked(case, refusal) => {
+                // Asked for before anything is written down about it.
+                self.raise(id, case, refusal, traffic, seen.at);
                 let outcome = crate::model::IncidentOutcome::Blocked { refusal: refusal.clone() };
-                self.refuse(id, case, traffic.seen.clone(), outcome, decision);
+                self.refuse(id, case, traffic.seen.clone(), outcome, &decision.why);
             }
         }
+        self.grant(id, seen.at);
+        self.relieve(id, traffic, seen.at);
     }
 
     /// Carries out a person's request.

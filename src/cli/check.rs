@@ -234,7 +234,10 @@ fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Ro
                 Level::Ok,
                 format!("{object} serves {active} ({on} Ready), standby is {standby} ({off} Ready)"),
             );
-            if off == 0 {
+            if let Some(wanted) = crate::decide::scale_target(spec, &traffic, standby).filter(|_| off == 0) {
+                let said = format!("the standby color {standby} is scaled down: a rollback would first scale it up to {wanted} replicas");
+                findings.add(about, Level::Ok, said);
+            } else if off == 0 {
                 findings
                     .add(
                         about,

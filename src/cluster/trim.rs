@@ -3,7 +3,7 @@
 
 use k8s_openapi::{
     api::{
-        apps::v1::Deployment,
+        apps::v1::{Deployment, DeploymentCondition, DeploymentStatus},
         core::v1::{Container, Pod, PodSpec, PodStatus, Service},
         discovery::v1::EndpointSlice,
     },
@@ -81,7 +81,8 @@ fn ports_of(containers: Vec<Container>) -> Vec<Container> {
         .collect()
 }
 
-/// Keeps the spec: its template is the release, its replicas what was asked for.
+/// Keeps the spec (its template is the release, its replicas what was asked for) and whether its controller has
+/// seen it and calls it available. Counts of pods are dropped: they change with every pod, and pods are watched themselves.
 pub(super) fn deployment(deployment: &mut Deployment) {
     let metadata = std::mem::take(&mut deployment.metadata);
     deployment.metadata = ObjectMeta {
@@ -92,7 +93,22 @@ pub(super) fn deployment(deployment: &mut Deployment) {
         generation: metadata.generation,
         ..ObjectMeta::default()
     };
-    deployment.status = None;
+    deployment.status = deployment.status.take().map(|status| DeploymentStatus {
+        observed_generation: status.observed_generation,
+        conditions: status
+            .conditions
+            .map(|conditions| conditions.into_iter().filter_map(availability).collect()),
+        ..DeploymentStatus::default()
+    });
+}
+
+/// The condition `Available`, without the times that change with it.
+fn availability(condition: DeploymentCondition) -> Option<DeploymentCondition> {
+    (condition.type_ == "Available").then(|| DeploymentCondition {
+        type_: condition.type_,
+        status: condition.status,
+        ..DeploymentCondition::default()
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +141,29 @@ mod tests {
         assert_eq!(kept["spec"]["containers"][0]["ports"][0]["containerPort"], 8080);
         assert_eq!(kept["status"]["conditions"].as_array().map(Vec::len), Some(1));
         assert!(kept["metadata"].get("managedFields").is_none());
+    }
+
+    #[test]
+    fn a_deployment_keeps_whether_it_is_available() {
+        let with = |ready: u32, updated: &str| {
+            let mut read: Deployment = serde_json::from_value(json!({
+                "metadata": {"name": "web", "generation": 3},
+                "spec": {"replicas": 2, "selector": {}, "template": {}},
+                "status": {"observedGeneration": 3, "readyReplicas": ready, "conditions": [
+                    {"type": "Progressing", "status": "True", "lastUpdateTime": updated},
+                    {"type": "Available", "status": "False", "reason": "r", "message": "m", "lastUpdateTime": updated}]}
+            }))
+            .expect("decodes");
+            deployment(&mut read);
+            read
+        };
+        let one = with(0, "2026-01-01T00:00:00Z");
+        assert_eq!(one, with(1, "2026-01-01T00:00:10Z"));
+        let kept = serde_json::to_value(&one).expect("encodes");
+        assert_eq!(
+            kept["status"],
+            json!({"observedGeneration": 3, "conditions": [{"type": "Available", "status": "False"}]})
+        );
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Engine {
     /// Asks every confirmed rule, and keeps the weightiest answer; of equals, the first rule's.
     fn answer(&mut self, traffic: &Traffic, at: Timestamp) -> Option<(Confirmed, Trigger, Answer)> {
         let armed = self.armed(at);
-        let refusal = gate::refusal(traffic, &self.spec.policy, at, self.cooldown, self.hold.as_ref());
+        let refusal = self.refusal(traffic, at);
         let mut chosen: Option<(Confirmed, Trigger, Answer)> = None;
         for index in 0..self.judges.len() {
             let judge = &self.judges[index];
@@ -100,7 +100,21 @@ impl Engine {
                 chosen = Some((found, trigger, answer));
             }
         }
+        match &mut chosen {
+            Some((_, _, Answer::No(refusal))) => *refusal = self.standby.raised(&self.spec, traffic, at, refusal.clone()),
+            Some(_) => {}
+            None => self.standby.rest(),
+        }
         chosen
+    }
+
+    /// What stands against an automatic flip to the standby color.
+    fn refusal(&self, traffic: &Traffic, at: Timestamp) -> Option<Refusal> {
+        let of_standby = self.meters.get(&traffic.standby);
+        let meter = |judge: &Judge| of_standby.and_then(|rules| rules.get(&judge.rule.name));
+        let probes = self.judges.iter().map(|judge| (judge, meter(judge)));
+        gate::refusal(traffic, &self.spec.policy, at, self.cooldown, self.hold.as_ref())
+            .or_else(|| self.standby.refusal(&self.spec, traffic, at, probes))
     }
 
     /// Whether this look showed the rule something, or at least nothing that is wrong.

@@ -1,5 +1,6 @@
-//! Whether a flip may be made. Everything here is about where traffic would go and who may move it; the health of the
-//! color being left is never asked about: a color that is half dead is a reason to leave it, not a reason to stay.
+//! Whether a flip may be made, as far as people, earlier flips and releases go; whether the standby could take over is asked in
+//! [`standby`](super::standby). The health of the color being left is never asked about: a color that is half dead, or gone with
+//! its Deployment, is a reason to leave it, not a reason to stay.
 
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ pub fn cooldown_until(ledger: &Ledger, policy: &Policy) -> Option<Timestamp> {
     Some(after(newest, policy.cooldown))
 }
 
-/// What, if anything, stands against an automatic flip from the active to the standby color. What only a person can
-/// change comes first, what heals by itself last.
+/// What, if anything, stands against an automatic flip from the active to the standby color, but for the standby's own state,
+/// which comes after all of this: what only a person can change comes first, what heals by itself last.
 pub(super) fn refusal(
     traffic: &Traffic,
     policy: &Policy,
@@ -40,7 +41,6 @@ pub(super) fn refusal(
         .or_else(|| standby_known_bad(traffic, policy, at))
         .or_else(|| hold.cloned().map(Refusal::Held))
         .or_else(|| cooldown.filter(|until| at < *until).map(|until| Refusal::Cooldown { until }))
-        .or_else(|| cannot_serve(traffic, &traffic.standby, policy))
 }
 
 fn paused(traffic: &Traffic) -> Option<Refusal> {
@@ -87,18 +87,4 @@ pub(super) fn same(flip: &FlipRecord, color: &Color, release: Option<&Release>, 
         (Some(release), Some(left)) => release.id == *left,
         _ => flip.from == *color && at < after(flip.at, policy.watch),
     }
-}
-
-/// Whether a color could take over: Ready endpoints, at least one and at least the policy's share of the active's. What
-/// was counted before the watch of endpoints was lost is no count: they may all be gone since.
-pub(super) fn cannot_serve(traffic: &Traffic, to: &Color, policy: &Policy) -> Option<Refusal> {
-    let active = f64::from(traffic.active_side().ready);
-    // Saturating by definition of `as`; a share that is no number asks for the one endpoint that is always asked for.
-    let needed = ((policy.standby_share * active - 1e-9).ceil() as u32).max(1);
-    let serves = *to != traffic.active;
-    if traffic.sides.get(to).is_some_and(|side| serves && side.unwatched) {
-        return Some(Refusal::StandbyUnseen);
-    }
-    let ready = traffic.sides.get(to).filter(|_| serves).map_or(0, |side| side.ready);
-    (ready < needed).then_some(Refusal::StandbyNotReady { ready, needed })
 }

@@ -13,6 +13,7 @@ use super::{
     counters::{Counters, Taken},
     limits::Limits,
     number::{Number, Numbers},
+    standby::Probed,
     window::{Piece, Window},
 };
 
@@ -59,6 +60,9 @@ pub(super) struct Meter {
     pub(super) window: Window,
     #[serde(default)]
     pub(super) numbers: Numbers,
+    /// What a probe rule last measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) probed: Option<Probed>,
     /// The number that this look shows, newer or not: what the active color's is compared with.
     #[serde(skip)]
     pub(super) shown: Option<Number>,
@@ -97,14 +101,25 @@ impl Meter {
                 self.numbered(*sample_at, number, kind, limits)
             }
             (
-                RuleKind::Probe(_),
+                RuleKind::Probe(rule),
                 Some(Reading::Probes {
                     sample_at,
                     asked,
                     failed,
                     detail,
                 }),
-            ) => self.probed(*sample_at, *asked, *failed, detail.clone(), limits),
+            ) => {
+                let look = self.probed(*sample_at, *asked, *failed, detail.clone(), limits);
+                if let Look::Probes { at, share, detail } = &look {
+                    let detail = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+                    self.probed = Some(Probed {
+                        at: *at,
+                        failing: share.over(limits.threshold),
+                        why: format!("{failed} of {asked} probes of {} failed{detail}", rule.path),
+                    });
+                }
+                look
+            }
             (RuleKind::Endpoints(_), Some(Reading::Ready { sample_at, ready })) => {
                 if self.newer(*sample_at) {
                     Look::Ready {
@@ -130,6 +145,7 @@ impl Meter {
         self.last = None;
         self.window.clear();
         self.numbers.clear();
+        self.probed = None;
     }
 
     fn counted(&mut self, at: Timestamp, taken: Taken, limits: &Limits) -> Look {

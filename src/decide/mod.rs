@@ -8,7 +8,8 @@
 //! when), [`meter`] with [`counters`] and [`window`] (readings to evidence, every request once) or [`number`] (a rule that
 //! compares one number), [`judge`] with [`interval`], [`streak`] and [`slow`] (evidence to outcomes, outcomes to a
 //! confirmed breach), [`classic`] (the scripts' rule over all of them, where it is asked for), [`sight`] (no data is
-//! loud), [`blame`] (is it the release's fault?), [`gate`] (may traffic be moved?), [`conclude`] (the decision).
+//! loud), [`blame`] (is it the release's fault?), [`gate`] (may traffic be moved?), [`standby`] (could it be served there?),
+//! [`conclude`] (the decision).
 //! [`bound`], [`limits`] and [`explain`] are the arithmetic, the numbers and the words they share.
 //!
 //! Two things are never conditions of a flip: the health of the color being left, and the success of an earlier flip,
@@ -95,6 +96,7 @@ mod number;
 pub mod record;
 mod sight;
 mod slow;
+mod standby;
 mod streak;
 mod switch;
 pub mod trace;
@@ -118,6 +120,7 @@ use crate::model::{
 
 pub use blame::Baseline;
 pub use gate::cooldown_until;
+pub use standby::scale_target;
 
 use self::{
     blame::Before,
@@ -128,6 +131,7 @@ use self::{
     meter::Meter,
     number::Others,
     sight::{Eyes, Sight},
+    standby::Standby,
     switch::{Change, Live, Restored},
 };
 
@@ -152,6 +156,9 @@ pub struct Engine {
     #[serde(default)]
     classic: Classic,
     restored: Option<Restored>,
+    /// Whether the standby can take over, and since when it is waited for.
+    #[serde(default)]
+    standby: Standby,
     /// Where each rule stood at the last look; every look tells it anew.
     #[serde(skip)]
     rules: Vec<RuleState>,
@@ -200,6 +207,7 @@ impl Engine {
             before: Before::default(),
             classic: Classic::default(),
             restored: None,
+            standby: Standby::default(),
             rules: Vec::new(),
             hold: None,
             cooldown: None,
@@ -245,6 +253,12 @@ impl Engine {
         self.before.tell(rule, baseline);
     }
 
+    /// Takes from outside that an earlier run has been waiting since then for a color that it scaled up: after a restart the
+    /// Deployment no longer tells.
+    pub fn awaits(&mut self, color: Color, since: Timestamp) {
+        self.standby.tell(color, since);
+    }
+
     /// Judges one observation. Never panics, never fails, whatever the observation says.
     ///
     /// A confirmed breach gives [`Verdict::Rollback`] at every step until the route has moved, the breach has ended or
@@ -266,6 +280,7 @@ impl Engine {
             notes.push(Note::Readable);
         }
         self.follow(traffic, seen.at, &mut notes);
+        self.standby.follow(traffic, seen.at);
         self.look(seen, traffic, &mut notes);
         self.tell(traffic, seen.at, &mut notes);
         self.conclude(traffic, seen.at, notes)
@@ -280,14 +295,20 @@ impl Engine {
         let View::Known(traffic) = &seen.view else {
             return Err(Refusal::StandbyNotReady { ready: 0, needed: 1 });
         };
-        if let Some(refusal) = gate::cannot_serve(traffic, to, &self.spec.policy) {
-            return Err(refusal);
+        match standby::cannot_serve(traffic, to, &self.spec.policy) {
+            Some(refusal) => Err(refusal),
+            None => Ok(self.asked(traffic, seen.at, to, trigger)),
         }
+    }
+
+    /// The case of what a person asks for, whether or not it can be done.
+    #[must_use]
+    pub fn asked(&self, traffic: &Traffic, at: Timestamp, to: &Color, trigger: Trigger) -> Case {
         let why = match &trigger {
             Trigger::Manual { by, reason } => format!("{by}: {reason}"),
             Trigger::Rule { rule, .. } => rule.to_string(),
         };
-        Ok(self.case(traffic, to, seen.at, trigger, why))
+        self.case(traffic, to, at, trigger, why)
     }
 
     /// Until when all paths are armed; `None` before the first look at the route.
@@ -324,6 +345,7 @@ impl Engine {
         self.cooldown_held = self.cooldown.filter(|until| *until > then).map(|until| shifted(until, by));
         self.meters.values_mut().flat_map(BTreeMap::values_mut).for_each(Meter::rebase);
         self.judges.iter_mut().for_each(Judge::rebase);
+        self.standby.rebase(by);
     }
 
     fn unknown_color(&mut self, found: Option<&str>, known: &[String]) -> Decision {

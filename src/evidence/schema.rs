@@ -57,6 +57,15 @@ fn outcomes() -> Vec<IncidentOutcome> {
             by: Hold::ManyFailing,
             why: "4 guards failed within 5 min".into(),
         }),
+        Refusal::StandbyUnavailable { why: "it is not".into() },
+        Refusal::StandbyProbes {
+            why: "2 of 2 failed".into(),
+        },
+        Refusal::StandbyScaling {
+            ready: 0,
+            needed: 2,
+            until: when,
+        },
     ];
     let suppressions = [
         Suppression::BadBefore,
@@ -182,6 +191,10 @@ fn all_kinds() -> Vec<Incident> {
         Moment::FlippedBack,
         Moment::Resolved,
         Moment::FollowedUp,
+        Moment::ScaledUp,
+        Moment::NotScaled,
+        Moment::Relieved,
+        Moment::NotRelieved,
         Moment::NotTold,
     ] {
         fullest.timeline.push(TimelineEntry::of(moment, fullest.case.at, "so"));

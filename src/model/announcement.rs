@@ -91,6 +91,8 @@ pub enum Topic {
     RollbackWithheld,
     /// A flip is refused although the release is bad; a human must act.
     RollbackBlocked,
+    /// A rollback waits for the standby color, which is being scaled up.
+    ScalingUp,
     /// Bad, and not the release's fault.
     RollbackSuppressed,
     /// The restored color is good.
@@ -161,11 +163,12 @@ pub enum Stage {
 
 impl Topic {
     /// Every topic, in the order of an incident's life.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::RollbackInitiated,
         Self::RollbackCompleted,
         Self::RollbackFailed,
         Self::RollbackWithheld,
+        Self::ScalingUp,
         Self::RollbackBlocked,
         Self::RollbackSuppressed,
         Self::EvidenceReady,
@@ -197,6 +200,7 @@ impl Topic {
             | Self::RollbackFailed
             | Self::RollbackWithheld
             | Self::RollbackBlocked
+            | Self::ScalingUp
             | Self::RollbackSuppressed
             | Self::FlippedBack
             | Self::Blind
@@ -218,6 +222,7 @@ impl Topic {
             Self::RollbackFailed => "rollback_failed",
             Self::RollbackWithheld => "rollback_withheld",
             Self::RollbackBlocked => "rollback_blocked",
+            Self::ScalingUp => "scaling_up",
             Self::RollbackSuppressed => "rollback_suppressed",
             Self::Recovered => "recovered",
             Self::DidNotHelp => "did_not_help",
@@ -248,6 +253,7 @@ impl Topic {
             Self::RollbackInitiated
             | Self::RollbackFailed
             | Self::RollbackBlocked
+            | Self::ScalingUp
             | Self::DidNotHelp
             | Self::FlippedBack
             | Self::Disarmed
@@ -319,6 +325,7 @@ impl Announcement {
                 | Topic::RollbackFailed
                 | Topic::RollbackWithheld
                 | Topic::RollbackBlocked
+                | Topic::ScalingUp
                 | Topic::RollbackSuppressed
                 | Topic::Recovered
                 | Topic::DidNotHelp
@@ -387,6 +394,9 @@ fn example_why(topic: Topic, decided: Timestamp) -> String {
             format!("{RULE}. Failed to patch Service \"shop/web\": services \"web\" is forbidden (403)")
         }
         Topic::RollbackBlocked => format!("{RULE}, but the standby color cannot serve: 0 Ready endpoints, 2 needed"),
+        Topic::ScalingUp => {
+            format!("{RULE}, but the standby color is being scaled up: 0 of 2 endpoints are Ready, waited for until 04:14:34 UTC")
+        }
         Topic::RollbackSuppressed => format!("{RULE}, but the standby color is just as bad now, so switching back would not help"),
         Topic::EvidenceLost => "failed to write metrics/error_rate.green.json: No space left on device".to_owned(),
         Topic::Recovered => "blue serves well after the rollback, with 3 Ready endpoints".to_owned(),

@@ -242,6 +242,25 @@ pub enum Refusal {
         /// Which.
         release: String,
     },
+    /// The standby color's Deployment is not available.
+    StandbyUnavailable {
+        /// One sentence for a person.
+        why: String,
+    },
+    /// The standby color fails the guard's own probes.
+    StandbyProbes {
+        /// What failed.
+        why: String,
+    },
+    /// The standby color is being scaled up, and is waited for.
+    StandbyScaling {
+        /// Its Ready endpoints.
+        ready: u32,
+        /// What a flip needs.
+        needed: u32,
+        /// When it counts as failed; it is flipped to all the same once it can serve.
+        until: Timestamp,
+    },
     /// Something outside the guard's own route holds it.
     Held(Held),
 }
@@ -258,6 +277,13 @@ impl fmt::Display for Refusal {
             Self::Disarmed { flips } => write!(f, "disarmed after {flips} automatic flips in 24 h"),
             Self::StandbyKnownBad { release } => write!(f, "the standby color runs release {release}, which was rolled back from"),
             Self::AlreadyFlipped { release } => write!(f, "release {release} was already flipped away from automatically"),
+            Self::StandbyUnavailable { why } => write!(f, "the standby color is not available: {why}"),
+            Self::StandbyProbes { why } => write!(f, "the standby color fails its own probes: {why}"),
+            Self::StandbyScaling { ready, needed, until } => write!(
+                f,
+                "the standby color is being scaled up: {ready} of {needed} endpoints are Ready, waited for until {}",
+                until.strftime("%H:%M:%S UTC")
+            ),
             Self::Held(held) => f.write_str(&held.why),
         }
     }

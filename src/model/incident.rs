@@ -168,6 +168,14 @@ pub enum Moment {
     Resolved,
     /// The second pass was captured.
     FollowedUp,
+    /// The standby color was scaled up.
+    ScaledUp,
+    /// It could not be.
+    NotScaled,
+    /// Pods of the color that was left were taken out of service.
+    Relieved,
+    /// They may not be, or could not be.
+    NotRelieved,
     /// A chat was never told.
     NotTold,
 }

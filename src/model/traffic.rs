@@ -73,6 +73,8 @@ pub struct Side {
     pub unready: Vec<Endpoint>,
     /// Its endpoints are not being watched right now: they were so a moment ago, which is no evidence of how they are.
     pub unwatched: bool,
+    /// Why its Deployment is not available, where one is named and found and says that it is not.
+    pub unavailable: Option<String>,
 }
 
 /// One pod of a color.

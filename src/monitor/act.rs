@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, show, tell};
+use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, relieve::Went, scale::Raised, show, tell};
 use crate::{
     evidence,
     model::{
@@ -55,6 +55,10 @@ pub(super) enum Step {
     Flipped(Box<Done>),
     /// A look at where traffic goes now, of this incident.
     Verified(String, Result<Verified, RouterError>),
+    /// A request to scale the standby up was answered, or not.
+    Raised(Box<Raised>),
+    /// Some pods of the color that was left were taken out of service, or not.
+    Went(Box<Went>),
 }
 
 impl Guarded {
@@ -94,7 +98,7 @@ impl Guarded {
     /// Whether nothing is wrong at this look.
     pub(super) fn is_calm(&self, decision: &Decision) -> bool {
         let well = matches!(decision.phase, Phase::Watching | Phase::Steady);
-        well && !self.flipping && decision.rules.iter().all(|rule| rule.streak == 0)
+        well && !self.flipping && !self.scaling.is_wished() && decision.rules.iter().all(|rule| rule.streak == 0)
     }
 
     /// How long that has to last. A color that has just become active is not calm, it is not judged yet: an interval of
@@ -207,21 +211,20 @@ impl Monitor {
     }
 
     /// A confirmed breach that is not carried out: told and recorded once, and told again while it lasts.
-    pub(super) fn refuse(&mut self, id: &GuardId, case: &Case, seen: Seen, outcome: IncidentOutcome, decision: &Decision) {
-        let topic = match &outcome {
-            IncidentOutcome::Suppressed { .. } => Topic::RollbackSuppressed,
-            _ => Topic::RollbackBlocked,
-        };
+    pub(super) fn refuse(&mut self, id: &GuardId, case: &Case, seen: Seen, outcome: IncidentOutcome, why: &str) {
+        let topic = tell::topic_of(&outcome);
         let now = case.at;
         if self.repeated(id, &outcome, topic, now) {
             return;
         }
         let Some(guard) = self.guards.get_mut(id) else { return };
         let mut incident = guard.incident(case.clone(), seen);
-        incident.timeline.push(TimelineEntry::remark(now, decision.why.clone()));
+        incident.timeline.push(TimelineEntry::remark(now, why));
         incident.outcome = outcome;
-        tracing::error!(guard = %id, incident = %incident.id, why = %decision.why, "Not flipped");
-        let record = guard.recorder.trace();
+        tracing::error!(guard = %id, incident = %incident.id, why, "Not flipped");
+        // What a person asked for was decided by nobody.
+        let ruled = matches!(case.trigger, Trigger::Rule { .. });
+        let record = guard.recorder.trace().filter(|_| ruled);
         self.conclude(id, incident, topic, record);
     }
 
@@ -230,10 +233,14 @@ impl Monitor {
         match step {
             Ok(Step::Flipped(done)) => self.flipped(*done, now),
             Ok(Step::Verified(incident, verified)) => self.arrived(&incident, Some(verified), now),
+            Ok(Step::Raised(raised)) => self.raised(*raised, now),
+            Ok(Step::Went(went)) => self.went(*went, now),
             Err(error) => {
                 tracing::error!(%error, "A flip's task ended without an answer");
                 for guard in self.guards.values_mut() {
                     guard.flipping = false;
+                    guard.scaling.stop_asking();
+                    guard.relief.stop_asking();
                 }
                 // It may have been a look whether traffic arrived: what moved is told all the same.
                 self.stop_looking(now);
@@ -400,6 +407,12 @@ impl Monitor {
         if std::mem::discriminant(&episode.incident.outcome) != std::mem::discriminant(outcome)
             || matches!(outcome, IncidentOutcome::RolledBack { .. })
         {
+            return false;
+        }
+        // That a standby did not come up in time is news; that it is waited for again afterwards is none. Where nothing is
+        // scaled, since nothing is written, it could not come up.
+        let told = tell::topic(&episode.incident);
+        if told == Topic::ScalingUp && topic == Topic::RollbackBlocked && guard.spec.mode == Mode::Enforce {
             return false;
         }
         if show::since(now, episode.told_at) >= TELL_AGAIN {

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::{ERRANDS_MAX, Monitor, show, tell};
 use crate::{
@@ -47,6 +48,8 @@ struct Archivist {
     spec: Arc<GuardSpec>,
     outbox: Outbox,
     journal: crate::audit::Journal,
+    /// Cancelled once the first attempt to keep the evidence has ended.
+    captured: CancellationToken,
 }
 
 impl Archivist {
@@ -75,6 +78,7 @@ impl Archivist {
         let mut told = false;
         loop {
             let kept = self.keeper.keep(incident.clone(), &self.spec, self.sources(record.clone())).await;
+            self.captured.cancel();
             let error = match kept {
                 Ok(folder) => {
                     tracing::info!(incident = %name, folder = %folder.display(), "Evidence kept");
@@ -240,6 +244,7 @@ impl Monitor {
             spec: Arc::clone(&guard.spec),
             outbox: self.outbox.clone(),
             journal: self.journal.clone(),
+            captured: CancellationToken::new(),
         })
     }
 
@@ -251,7 +256,10 @@ impl Monitor {
         topic: Topic,
         record: Option<String>,
     ) -> Option<BoxFuture<'static, ()>> {
-        let archivist = self.archivist(id)?;
+        let mut archivist = self.archivist(id)?;
+        if let Some(guard) = self.guards.get_mut(id) {
+            archivist.captured = guard.relief.capturing(&incident.id);
+        }
         self.owe(&archivist.spec, &incident, topic);
         Some(archivist.keep(incident, topic, record).boxed())
     }

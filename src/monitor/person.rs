@@ -7,20 +7,49 @@ use jiff::Timestamp;
 use super::{
     Monitor,
     act::{Order, Reply},
+    scale::Waits,
     tell,
 };
-use crate::model::{Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Observation, Pause, Refusal, Trigger, View};
+use crate::{
+    decide,
+    model::{Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Mode, Observation, Pause, Refusal, Traffic, Trigger, View},
+};
+
+/// What a person asks for.
+#[derive(Clone)]
+pub(super) struct Asked {
+    pub by: String,
+    pub reason: String,
+    /// A rollback: the release that is left is thereby marked as bad.
+    pub bad: bool,
+    pub dry_run: bool,
+}
+
+/// What is made of it.
+pub(super) enum Made {
+    /// It can be carried out.
+    Order(Box<Order>),
+    /// The color it leads to has to be scaled up first.
+    Waits(Waits),
+}
 
 impl Monitor {
     /// A person's flip: the same road, with the target gate alone before it.
     pub(super) fn manual(&mut self, id: &GuardId, to: Option<Color>, who: (&str, &str), dry_run: bool, reply: Reply, now: Timestamp) {
-        match self.manual_order(id, to, who, dry_run, now) {
-            Ok(mut order) => {
+        let asked = Asked {
+            by: who.0.to_owned(),
+            reason: who.1.to_owned(),
+            bad: to.is_none(),
+            dry_run,
+        };
+        match self.make(id, to.as_ref(), &asked, now) {
+            Ok(Made::Order(mut order)) => {
                 order.reply = Some(reply);
-                self.start(id, order);
+                self.start(id, *order);
             }
+            Ok(Made::Waits(waits)) => self.wish(id, asked, waits, reply, now),
             Err(error) => {
-                let actor = Actor::Person { name: who.0.to_owned() };
+                let actor = Actor::Person { name: asked.by };
                 self.audit(now, actor, Some(id), "refused", &error.to_string(), None);
                 // A caller that went away is no concern of ours.
                 let _ = reply.send(Err(error));
@@ -40,14 +69,8 @@ impl Monitor {
         }
     }
 
-    fn manual_order(
-        &mut self,
-        id: &GuardId,
-        to: Option<Color>,
-        who: (&str, &str),
-        dry_run: bool,
-        now: Timestamp,
-    ) -> Result<Order, CommandError> {
+    /// Makes an order of what a person asks for; `to`: the standby where it is not named.
+    pub(super) fn make(&mut self, id: &GuardId, to: Option<&Color>, asked: &Asked, now: Timestamp) -> Result<Made, CommandError> {
         let guard = self.guards.get(id).ok_or_else(|| CommandError::UnknownGuard(id.to_string()))?;
         if guard.flipping {
             return Err(CommandError::Busy);
@@ -63,8 +86,7 @@ impl Monitor {
             View::UnknownColor { found, known } => return Err(CommandError::Failed(tell::unknown_color(found.as_deref(), known))),
             View::Unreadable(why) => return Err(CommandError::Failed(why.clone())),
         };
-        let bad = to.is_none();
-        let to = to.unwrap_or_else(|| traffic.standby.clone());
+        let to = to.cloned().unwrap_or_else(|| traffic.standby.clone());
         if !guard.spec.colors.contains_key(&to) {
             let known: Vec<&str> = guard.spec.colors.keys().map(Color::as_str).collect();
             return Err(CommandError::UnknownColor(format!(
@@ -77,7 +99,7 @@ impl Monitor {
             return Err(CommandError::Refused(format!("{to} is already active")));
         }
         let release = traffic.sides.get(&to).and_then(|side| side.release.as_ref());
-        if let Some(release) = release.filter(|release| bad && traffic.ledger.is_bad(&release.id)) {
+        if let Some(release) = release.filter(|release| asked.bad && traffic.ledger.is_bad(&release.id)) {
             // A repeated request must not bring back what the first one left; who means it says `switch`.
             let refusal = Refusal::StandbyKnownBad {
                 release: release.id.clone(),
@@ -87,21 +109,57 @@ impl Monitor {
             )));
         }
         let trigger = Trigger::Manual {
-            by: who.0.to_owned(),
-            reason: who.1.to_owned(),
+            by: asked.by.clone(),
+            reason: asked.reason.clone(),
         };
-        let case = guard
-            .engine
-            .manual(&seen, &to, trigger)
-            .map_err(|refusal| CommandError::Refused(refusal.to_string()))?;
+        let case = match guard.engine.manual(&seen, &to, trigger.clone()) {
+            Ok(case) => case,
+            Err(refusal) => return self.waits(id, traffic, &to, trigger, refusal, asked.dry_run, now),
+        };
         let incident = guard.incident(case, traffic.seen.clone());
-        Ok(Order {
+        Ok(Made::Order(Box::new(Order {
             incident,
             automatic: false,
-            bad,
-            dry_run,
+            bad: asked.bad,
+            dry_run: asked.dry_run,
             reply: None,
-        })
+        })))
+    }
+
+    /// Whether a color that cannot serve is, or can be, scaled up.
+    #[expect(clippy::too_many_arguments, reason = "all of what was looked at a moment ago")]
+    fn waits(
+        &self,
+        id: &GuardId,
+        traffic: &Traffic,
+        to: &Color,
+        trigger: Trigger,
+        refusal: Refusal,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<Made, CommandError> {
+        let refused = Err(CommandError::Refused(refusal.to_string()));
+        let (Some(guard), Refusal::StandbyNotReady { ready, needed }) = (self.guards.get(id), &refusal) else {
+            return refused;
+        };
+        let Some(scale_up) = guard.spec.scale_up.filter(|_| guard.spec.mode == Mode::Enforce) else {
+            return refused;
+        };
+        let wanted = decide::scale_target(&guard.spec, traffic, to);
+        let coming = guard.scaling.is_coming(to, scale_up.deadline, now);
+        match wanted {
+            Some(wanted) if dry_run => Err(CommandError::Refused(format!(
+                "{refusal}; it would be scaled up to {wanted} replicas, and traffic moved the moment it can serve"
+            ))),
+            None if !coming || dry_run => refused,
+            wanted => Ok(Made::Waits(Waits {
+                case: Box::new(guard.engine.asked(traffic, now, to, trigger)),
+                seen: traffic.seen.clone(),
+                ready: *ready,
+                needed: *needed,
+                wanted,
+            })),
+        }
     }
 
     /// Writes or removes the pause on the guarded object; the next look sees it, as it would see anybody's.

@@ -9,8 +9,8 @@ pub use crate::model::chain;
 use crate::{
     evidence::Keeper,
     model::{
-        Actor, Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Severity, TimelineEntry,
-        Topic, Trigger, View, traffic::Traffic,
+        Actor, Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Refusal, Severity,
+        TimelineEntry, Topic, Trigger, View, traffic::Traffic,
     },
     router::{RouterError, Verified},
 };
@@ -168,9 +168,17 @@ pub(super) fn is_open(incident: &Incident) -> bool {
 
 /// The topic that an incident's outcome is told by.
 pub(super) fn topic(incident: &Incident) -> Topic {
-    match &incident.outcome {
+    topic_of(&incident.outcome)
+}
+
+/// The topic that an outcome is told by.
+pub(super) fn topic_of(outcome: &IncidentOutcome) -> Topic {
+    match outcome {
         IncidentOutcome::RolledBack { .. } => Topic::RollbackCompleted,
         IncidentOutcome::Withheld => Topic::RollbackWithheld,
+        IncidentOutcome::Blocked {
+            refusal: Refusal::StandbyScaling { .. },
+        } => Topic::ScalingUp,
         IncidentOutcome::Blocked { .. } => Topic::RollbackBlocked,
         IncidentOutcome::Suppressed { .. } => Topic::RollbackSuppressed,
         IncidentOutcome::Failed { .. } | IncidentOutcome::Decided | IncidentOutcome::DryRun => Topic::RollbackFailed,
@@ -365,6 +373,7 @@ pub(super) fn reason(topic: Topic) -> &'static str {
         Topic::RollbackCompleted => "RolledBack",
         Topic::RollbackFailed => "RollbackFailed",
         Topic::RollbackBlocked => "RollbackBlocked",
+        Topic::ScalingUp => "ScalingUp",
         Topic::RollbackSuppressed => "RollbackSuppressed",
         Topic::Switched => "Switched",
         _ => "RollbackDecided",

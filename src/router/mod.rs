@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{Cluster, ClusterError, Fault, FaultKind},
-    model::{Color, FlipRecord, GuardSpec, Mode, Pause, Seen, View},
+    model::{Color, FlipRecord, GuardSpec, Mode, Pause, Relief, Seen, View},
 };
 
 /// A route to colors.
@@ -43,6 +43,12 @@ pub trait Router: Send + Sync {
 
     /// Asks the API server which of the needed rights the account has.
     fn may_flip(&self) -> BoxFuture<'_, Result<Vec<Access>, RouterError>>;
+
+    /// Asks for at least so many replicas of a color. Safe to repeat: it never lowers, and finds what it did.
+    fn scale_up<'a>(&'a self, to: &'a Color, replicas: u32) -> BoxFuture<'a, Result<Scaled, RouterError>>;
+
+    /// Takes some pods of the color that was left out of service. Safe to repeat: each call looks at everything anew.
+    fn relieve<'a>(&'a self, relief: &'a ReliefOrder) -> BoxFuture<'a, Result<Relieved, RouterError>>;
 }
 
 /// One kind of route: opens a router where the guard's route is of that kind.
@@ -103,6 +109,98 @@ pub enum Flip {
     Stale,
     /// The API server would accept the flip; nothing was stored.
     DryRun,
+}
+
+/// What came of scaling up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scaled {
+    /// The API server accepted more replicas.
+    Up {
+        /// Before.
+        from: u32,
+        /// Now.
+        to: u32,
+        /// Whose bounds it was fitted into.
+        autoscaler: Option<Autoscaler>,
+    },
+    /// There were as many already.
+    Enough {
+        /// What is asked for.
+        replicas: u32,
+    },
+    /// Monitor mode: nothing was sent.
+    Withheld,
+}
+
+/// A HorizontalPodAutoscaler of a color.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Autoscaler {
+    /// Its name.
+    pub name: String,
+    /// Its least replicas.
+    pub min: u32,
+    /// Its most.
+    pub max: u32,
+}
+
+impl Autoscaler {
+    /// What it would not correct: its maximum goes before its minimum, and both before what is asked for.
+    #[must_use]
+    pub fn within(&self, replicas: u32) -> u32 {
+        replicas.max(self.min).min(self.max)
+    }
+}
+
+/// Which pods are to be taken out of service after a flip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReliefOrder {
+    /// The color that was left.
+    pub left: Color,
+    /// The color that took over: once traffic is elsewhere, nothing is done.
+    pub to: Color,
+    /// When it was left: younger pods are none of those.
+    pub before: Timestamp,
+    /// Because of which incident.
+    pub incident: String,
+    /// How.
+    pub action: Relief,
+    /// At most so many in one call.
+    pub at_once: u32,
+}
+
+/// What came of one batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relieved {
+    /// Some pods, or none.
+    Batch {
+        /// Names of those that are out of service now.
+        done: Vec<String>,
+        /// Those that were not allowed to go yet.
+        held: Vec<HeldPod>,
+        /// How many are left for another time, the held ones among them.
+        left: u32,
+    },
+    /// Traffic is not seen to have arrived on the other color; a sentence for a person.
+    NotYet(String),
+    /// Traffic is no longer on the color that took over: there is nothing to do, for good.
+    Elsewhere,
+    /// Monitor mode: nothing was sent.
+    Withheld,
+}
+
+/// The value of the label `flipback.dev/isolated` for an incident.
+#[must_use]
+pub fn isolated(incident: &str) -> String {
+    service::isolated(incident)
+}
+
+/// A pod that may not go yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPod {
+    /// Which.
+    pub pod: String,
+    /// A sentence for a person.
+    pub why: String,
 }
 
 /// Something to tell the object's readers.
@@ -245,6 +343,14 @@ pub enum RouterError {
         /// Why what follows it was not, with the causes.
         error: String,
     },
+    /// The color has no Deployment that could be scaled.
+    #[error("failed to scale {color} of {object} up: no Deployment is named; set the color's `deployment`")]
+    NoDeployment {
+        /// On what.
+        object: String,
+        /// Which color.
+        color: Color,
+    },
     /// Monitor mode.
     #[error("failed to pause or resume {object}: the guard is in monitor mode, which never writes to the cluster and flips nothing anyway")]
     MonitorMode {
@@ -305,6 +411,15 @@ impl<R: Router + ?Sized> Router for Withheld<R> {
 
     fn verify<'a>(&'a self, to: &'a Color) -> BoxFuture<'a, Result<Verified, RouterError>> {
         self.router.verify(to)
+    }
+
+    fn scale_up<'a>(&'a self, to: &'a Color, replicas: u32) -> BoxFuture<'a, Result<Scaled, RouterError>> {
+        tracing::info!(%to, replicas, object = self.object, "Scaling up withheld: monitor mode");
+        async { Ok(Scaled::Withheld) }.boxed()
+    }
+
+    fn relieve<'a>(&'a self, _: &'a ReliefOrder) -> BoxFuture<'a, Result<Relieved, RouterError>> {
+        async { Ok(Relieved::Withheld) }.boxed()
     }
 
     /// Only the rights to read: monitor mode needs no other, and `check` must not ask for them.

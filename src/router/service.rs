@@ -1,15 +1,20 @@
 //! The selector of a Service decides which color serves.
 //!
 //! The file is the adapter between caches, requests and the [`Router`] trait. What is read is judged in [`view`], what
-//! is sent is built in [`patch`], both pure; the order of requests of a flip is in [`flip`], everything else that talks
-//! to the API server in [`deeds`].
+//! is sent is built in [`patch`], both pure; the order of requests of a flip is in [`flip`], more capacity for a color is
+//! asked for in [`scale`], pods are taken out of service in [`connections`], everything else that talks to the API server
+//! is in [`deeds`].
 
+mod connections;
 mod deeds;
 mod flip;
 mod patch;
+mod scale;
 #[cfg(test)]
 mod tests;
 mod view;
+
+pub(super) use connections::label as isolated;
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +26,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client, api::PatchParams};
 
-use super::{Access, Flip, FlipOrder, RouteEvent, Router, RouterError, Verified};
+use super::{Access, Flip, FlipOrder, ReliefOrder, Relieved, RouteEvent, Router, RouterError, Scaled, Verified};
 use crate::{
     cluster::{Cluster, Fault, Unreadable},
     model::{Color, FlipRecord, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
@@ -210,5 +215,13 @@ impl Router for ServiceRouter {
 
     fn may_flip(&self) -> BoxFuture<'_, Result<Vec<Access>, RouterError>> {
         self.ask_rights().boxed()
+    }
+
+    fn scale_up<'a>(&'a self, to: &'a Color, replicas: u32) -> BoxFuture<'a, Result<Scaled, RouterError>> {
+        self.raise(to, replicas).boxed()
+    }
+
+    fn relieve<'a>(&'a self, relief: &'a ReliefOrder) -> BoxFuture<'a, Result<Relieved, RouterError>> {
+        self.relieve_some(relief).boxed()
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::RollbackFailed => format!("Rollback failed: {guard} is still on {from}"),
         Topic::RollbackWithheld => format!("Would have rolled back: {guard} from {from} to {to}"),
         Topic::RollbackBlocked => format!("Rollback blocked: {guard} stays on {from}"),
+        Topic::ScalingUp => format!("Scaling up {to}: {guard} is rolled back from {from} the moment it can serve"),
         Topic::RollbackSuppressed => format!("Not rolled back: {guard} stays on {from}"),
         Topic::Recovered => format!("Recovered: {guard} is healthy on {to}"),
         Topic::DidNotHelp => format!("Rollback did not help: {guard} is bad on {to} too"),
@@ -57,6 +58,7 @@ fn title_in_monitor_mode(a: &Announcement, from: &str, to: &str) -> Option<Strin
         Topic::RollbackInitiated | Topic::RollbackCompleted => format!("Would have rolled back: {guard} from {from} to {to}"),
         Topic::RollbackFailed => format!("Rollback would have failed: {guard} is still on {from}"),
         Topic::RollbackBlocked => format!("Rollback would have been blocked: {guard} stays on {from}"),
+        Topic::ScalingUp => format!("Would have scaled {to} up, and rolled {guard} back from {from}"),
         Topic::RollbackSuppressed => format!("Would not have been rolled back: {guard} stays on {from}"),
         Topic::EvidenceReady => format!("Report ready: why {guard} would have been rolled back from {from}"),
         Topic::Disarmed => format!("Disarmed: {guard} would have been rolled back too often"),
@@ -122,6 +124,10 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
             "Users are still served by the bad release. flipback tries again as long as it is bad: remove what blocks it, or move traffic \
              by hand: {by_hand}."
         ),
+        Topic::ScalingUp => format!(
+            "Users are still served by the bad release until the pods of {to} are Ready; then flipback moves traffic by itself. {status} \
+             shows how many are. If they do not come up, look why: `kubectl get pods` tells what they wait for."
+        ),
         Topic::RollbackSuppressed => format!(
             "Users may be hurt, and flipback leaves traffic where it is. Look first at what both colors share: database, network, a \
              backend. To move traffic all the same: {by_hand}."
@@ -173,6 +179,7 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
 fn next_in_monitor_mode(a: &Announcement) -> Option<String> {
     let (guard, object) = (&a.guard, &a.object);
     let check = format!("`flipback check {guard}`");
+    let to = name(a.to.as_ref(), "the other color");
     let by_hand = by_hand(a);
     Some(match a.topic {
         Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::RollbackFailed => {
@@ -181,6 +188,10 @@ fn next_in_monitor_mode(a: &Announcement) -> Option<String> {
         Topic::RollbackBlocked => format!(
             "Users are still served by the bad release, and flipback changes nothing, since this guard only monitors. With mode = \
              \"enforce\" it would not have moved traffic either, for the reason above. To do so, {by_hand}."
+        ),
+        Topic::ScalingUp => format!(
+            "Users are still served by the bad release, and flipback changes nothing, since this guard only monitors. With mode = \
+             \"enforce\" it scales {to} up, and moves traffic once it can serve. To do so, scale {to} up and {by_hand}."
         ),
         Topic::RollbackSuppressed => format!(
             "Users may be hurt. Look first at what both colors share: database, network, a backend. flipback would have left traffic \

@@ -158,6 +158,11 @@ impl Shop {
 
     /// Switches both Services as a person would; returns when the endpoints have followed.
     pub async fn switch_to(&self, color: &str) {
+        self.switch_to_many(color, self.side(color).len()).await;
+    }
+
+    /// The same, of a color that was scaled to so many pods.
+    pub async fn switch_to_many(&self, color: &str, count: usize) {
         let services: Api<Service> = Api::namespaced(self.cluster.admin().await, &self.namespace);
         let other = if color == "blue" { "green" } else { "blue" };
         let by = PatchParams {
@@ -171,7 +176,7 @@ impl Shop {
                 .await
                 .expect("the Service is patched");
         }
-        self.wait_endpoints(color, self.side(color).len()).await;
+        self.wait_endpoints(color, count).await;
     }
 
     /// Writes a value into the active Service's selector, whatever pods there are.

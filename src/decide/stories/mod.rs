@@ -14,8 +14,11 @@
 //! | `tokens.before=1.0` `tokens.requests=40` | what the source says of before the switch / how many requests are behind it |
 //! | `timeout` `nan` `empty` | there was no usable answer |
 //! | `stale` | the same sample as last time |
-//! | `probe=2/3` | 2 of 3 probes failed |
+//! | `probe=2/3` `standby-probe=2/3` | 2 of 3 probes of green / of blue failed |
 //! | `unwatched` | at this look nobody can see the endpoints; the counts are the last known |
+//! | `unavailable` | at this look the standby's Deployment says that it is not available |
+//! | `desired=0` | replicas asked for of the standby, from now on |
+//! | `awaits=15` | at the next start it is told that the standby is waited for since then |
 //! | `ready=3/0` | Ready endpoints of active / standby, from now on |
 //! | `switch` `release=v2` | somebody moved traffic to the other color / deployed over the active one |
 //! | `flip` `rollback-by-hand` | flipback's own flip / a person's, as the ledger tells |
@@ -33,6 +36,7 @@ mod flips;
 mod numbers;
 mod paths;
 mod scripts;
+mod standby;
 mod windows;
 mod world;
 

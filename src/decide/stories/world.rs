@@ -9,7 +9,7 @@ use crate::{
     model::{
         Absence, Action, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec,
         Histogram, Judging, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind,
-        RuleName, RuleSpec, ScalarRule, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View, Windows,
+        RuleName, RuleSpec, ScalarRule, ScaleUp, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View, Windows,
     },
 };
 
@@ -142,6 +142,12 @@ pub(super) struct World {
     active: Color,
     standby: Color,
     ready: BTreeMap<Color, u32>,
+    /// How the guard brings a standby up that is scaled down.
+    pub(super) scale_up: Option<ScaleUp>,
+    /// Replicas asked for of the standby.
+    desired: Option<u32>,
+    /// When an earlier run began to wait for the standby, for the engine of the next start.
+    awaits: Option<i64>,
     runs: BTreeMap<Color, String>,
     ledger: Ledger,
     paused: bool,
@@ -164,6 +170,9 @@ impl Default for World {
             active: green.clone(),
             standby: blue.clone(),
             ready: BTreeMap::from([(blue.clone(), 3), (green.clone(), 3)]),
+            scale_up: None,
+            desired: None,
+            awaits: None,
             runs: BTreeMap::from([(blue, "v1".into()), (green, "v2".into())]),
             ledger: Ledger::default(),
             paused: false,
@@ -182,7 +191,9 @@ struct Scene {
     /// Numbers by color and rule: as the rule's name, or with `.long`, `.before`, `.requests` behind it.
     numbers: BTreeMap<(Color, String), f64>,
     unwatched: bool,
+    unavailable: bool,
     probe: Option<(u32, u32)>,
+    standby_probe: Option<(u32, u32)>,
     view: Option<View>,
 }
 
@@ -259,10 +270,7 @@ impl World {
         if !scene.stale {
             self.sample = Some(t + self.clock);
         }
-        let view = scene
-            .view
-            .take()
-            .unwrap_or_else(|| View::Known(Box::new(self.traffic(scene.unwatched))));
+        let view = scene.view.take().unwrap_or_else(|| View::Known(Box::new(self.traffic(&scene))));
         let readings = self
             .ready
             .keys()
@@ -272,9 +280,12 @@ impl World {
             })
             .collect();
         let engine = self.engine.get_or_insert_with(|| {
-            let mut engine = Engine::new(spec(&self.rules, &self.policy));
+            let mut engine = Engine::new(spec(&self.rules, &self.policy, self.scale_up));
             for (rule, baseline) in &self.baselines {
                 engine.assume(RuleName::new(rule).expect("valid"), *baseline);
+            }
+            if let Some(since) = self.awaits {
+                engine.awaits(self.standby.clone(), Timestamp::from_second(START + since).expect("in range"));
             }
             engine
         });
@@ -294,6 +305,7 @@ impl World {
             "empty" => scene.absent = Some(Absence::Empty),
             "stale" => scene.stale = true,
             "unwatched" => scene.unwatched = true,
+            "unavailable" => scene.unavailable = true,
             "switch" => self.swap(),
             "flip" => self.flip(t, true),
             "rollback-by-hand" => self.flip(t, false),
@@ -317,6 +329,9 @@ impl World {
                     "red" => self.count(color("red"), error_rate(), pair()),
                     "standby" => self.count(self.standby.clone(), error_rate(), pair()),
                     "probe" => scene.probe = Some((pair().0.parse().expect("failed"), pair().1.parse().expect("asked"))),
+                    "standby-probe" => scene.standby_probe = Some((pair().0.parse().expect("failed"), pair().1.parse().expect("asked"))),
+                    "desired" => self.desired = Some(value.parse().expect("replicas")),
+                    "awaits" => self.awaits = Some(value.parse().expect("seconds")),
                     "ready" => {
                         self.ready.insert(self.active.clone(), pair().0.parse().expect("active"));
                         self.ready.insert(self.standby.clone(), pair().1.parse().expect("standby"));
@@ -383,10 +398,13 @@ impl World {
         Timestamp::from_second(START + t + self.clock).expect("in range")
     }
 
-    fn traffic(&self, unwatched: bool) -> Traffic {
+    fn traffic(&self, scene: &Scene) -> Traffic {
+        let standby = |color: &Color| *color == self.standby;
         let side = |color: &Color| Side {
             ready: self.ready[color],
-            unwatched,
+            unwatched: scene.unwatched,
+            desired: self.desired.filter(|_| standby(color)),
+            unavailable: (scene.unavailable && standby(color)).then(|| "Deployment/blue says so".to_owned()),
             release: self.releases.then(|| Release {
                 id: self.runs[color].clone(),
                 images: vec![],
@@ -434,7 +452,7 @@ impl World {
                 }
             }
             RuleKind::Promql(_) | RuleKind::Throughput(_) | RuleKind::Saturation(_) => unreachable!("a number"),
-            RuleKind::Probe(_) => match scene.probe.filter(|_| *color == self.active) {
+            RuleKind::Probe(_) => match if *color == self.active { scene.probe } else { scene.standby_probe } {
                 Some((failed, asked)) => Reading::Probes {
                     sample_at: at,
                     asked,
@@ -461,6 +479,12 @@ impl World {
         self.last.as_ref().expect("a line was played")
     }
 
+    /// Replicas that the standby would be scaled up to.
+    pub(super) fn scale_target(&self) -> Option<u32> {
+        let spec = spec(&self.rules, &self.policy, self.scale_up);
+        crate::decide::scale_target(&spec, &self.traffic(&Scene::default()), &self.standby)
+    }
+
     /// What a person's flip to a color would be answered.
     pub(super) fn manual(&self, t: i64, to: &str) -> String {
         let seen = Observation {
@@ -468,7 +492,7 @@ impl World {
                 .unwrap_or_default()
                 .saturating_add(SignedDuration::ZERO)
                 .unwrap_or_default(),
-            view: View::Known(Box::new(self.traffic(false))),
+            view: View::Known(Box::new(self.traffic(&Scene::default()))),
             readings: BTreeMap::new(),
             hold: None,
         };
@@ -483,7 +507,7 @@ impl World {
     }
 }
 
-fn spec(rules: &[RuleSpec], policy: &Policy) -> Arc<GuardSpec> {
+fn spec(rules: &[RuleSpec], policy: &Policy, scale_up: Option<ScaleUp>) -> Arc<GuardSpec> {
     let side = |name: &str| {
         let spec = ColorSpec {
             value: name.to_owned(),
@@ -505,7 +529,7 @@ fn spec(rules: &[RuleSpec], policy: &Policy) -> Arc<GuardSpec> {
         rules: rules.to_vec(),
         policy: policy.clone(),
         mode: Mode::Enforce,
-        scale_up: None,
+        scale_up,
         connections: crate::model::Connections::default(),
         maintenance: Vec::new(),
         evidence: EvidenceSpec::default(),

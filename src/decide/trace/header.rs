@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     decide::{Baseline, Engine, nobody},
-    model::{Color, ColorSpec, GuardId, GuardSpec, Ledger, Policy, RouteSpec, RuleName, RuleSpec, Seen, ServiceRoute, Side, Traffic},
+    model::{
+        Color, ColorSpec, GuardId, GuardSpec, Ledger, Policy, RouteSpec, RuleName, RuleSpec, ScaleUp, Seen, ServiceRoute, Side, Traffic,
+    },
 };
 
 use super::{
@@ -16,10 +18,11 @@ use super::{
     policy, rules,
 };
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "flipback_trace",
     "rules",
     "policy",
+    "scale_up",
     "baseline",
     "guard",
     "active",
@@ -35,7 +38,8 @@ const KEYS: [&str; 13] = [
 /// Every key of a header, those of rules by kind included.
 #[cfg(test)]
 pub(super) fn keys() -> impl Iterator<Item = String> {
-    KEYS.into_iter().map(ToOwned::to_owned).chain(rules::keys())
+    let scaling = ["replicas", "deadline"].map(ToOwned::to_owned);
+    KEYS.into_iter().map(ToOwned::to_owned).chain(scaling).chain(rules::keys())
 }
 
 /// What the first line of a trace says.
@@ -133,6 +137,7 @@ pub(super) fn read(node: &Node) -> Result<Header, Fault> {
         policy: table
             .get("policy")
             .map_or_else(|| Ok(Policy::default()), |at| policy::policy(&at))?,
+        scale_up: table.get("scale_up").map(|at| scale_up(&at)).transpose()?,
         config_hash: table.get("config_hash").map_or(Ok(""), |at| at.text())?.to_owned(),
         rules,
         ..GuardSpec::clone(&nobody::spec())
@@ -270,6 +275,22 @@ fn baseline(at: &At<'_>, spec: &GuardSpec) -> Result<BTreeMap<RuleName, Baseline
     Ok(found)
 }
 
+/// How a standby that is scaled down is brought up, where the guard does that.
+fn scale_up(at: &At<'_>) -> Result<ScaleUp, Fault> {
+    let table = at.table()?;
+    table.only(&["replicas", "deadline"])?;
+    let default = ScaleUp::default();
+    let deadline = table.get("deadline").map(|at| policy::human(&at)).transpose()?;
+    let deadline = deadline
+        .as_ref()
+        .and_then(Value::as_str)
+        .and_then(|text| humantime::parse_duration(text).ok());
+    Ok(ScaleUp {
+        replicas: table.get("replicas").map_or(Ok(default.replicas), |at| at.count())?,
+        deadline: deadline.unwrap_or(default.deadline),
+    })
+}
+
 fn amount(at: &At<'_>) -> Result<f64, Fault> {
     let number = at.number()?;
     if number.is_finite() && number >= 0.0 {
@@ -299,5 +320,8 @@ pub(super) fn written(spec: &GuardSpec, active: Option<(&Color, &Color)>, epoch:
     put("selector_key", json!(route.selector_key));
     put("rules", json!(spec.rules));
     put("policy", json!(spec.policy));
+    if let Some(scale_up) = &spec.scale_up {
+        put("scale_up", json!(scale_up));
+    }
     header
 }

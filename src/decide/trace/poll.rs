@@ -56,6 +56,7 @@ pub(super) fn keys() -> impl Iterator<Item = String> {
         "desired",
         "release",
         "unwatched",
+        "unavailable",
         "started",
         "total",
         "bad",
@@ -306,7 +307,7 @@ fn traffic(at: &At<'_>, epoch: Timestamp) -> Result<Traffic, Fault> {
 
 fn side(at: &At<'_>) -> Result<Side, Fault> {
     let table = at.table()?;
-    table.only(&["ready", "desired", "release", "unwatched"])?;
+    table.only(&["ready", "desired", "release", "unwatched", "unavailable"])?;
     Ok(Side {
         ready: table.get("ready").map_or(Ok(0), |at| at.count())?,
         desired: table.get("desired").map(|at| at.count()).transpose()?,
@@ -314,6 +315,7 @@ fn side(at: &At<'_>) -> Result<Side, Fault> {
         endpoints: Vec::new(),
         unready: Vec::new(),
         unwatched: table.get("unwatched").map_or(Ok(false), |at| at.flag())?,
+        unavailable: table.get("unavailable").map(|at| at.text().map(ToOwned::to_owned)).transpose()?,
     })
 }
 

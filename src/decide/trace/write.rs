@@ -301,6 +301,8 @@ struct LiveSide<'a> {
     release: &'a Option<Release>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unwatched: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unavailable: &'a Option<String>,
 }
 
 fn is_empty(ledger: &&Ledger) -> bool {
@@ -316,6 +318,7 @@ impl<'a> Live<'a> {
                 desired: side.desired,
                 release: &side.release,
                 unwatched: side.unwatched,
+                unavailable: &side.unavailable,
             };
             (color, line)
         };

@@ -177,6 +177,9 @@ fn remedy(refusal: &Refusal) -> String {
         Refusal::Cooldown { .. } => "Move traffic by hand with `flipback switch` if it cannot wait for the end of the cooldown.",
         Refusal::Disarmed { .. } => "Too many flips: somebody must look at both releases. `flipback resume` arms it again.",
         Refusal::StandbyKnownBad { .. } => "Neither color is good: fix one of them. `flipback switch` moves traffic all the same.",
+        Refusal::StandbyUnavailable { .. } => "Look at the standby's Deployment: `kubectl describe` says which pods are missing. `flipback switch` moves traffic to its Ready endpoints all the same.",
+        Refusal::StandbyProbes { .. } => "Look why the standby fails its probes: flipback tries again while the live one is bad. `flipback switch` moves traffic all the same.",
+        Refusal::StandbyScaling { .. } => "Wait: flipback moves traffic the moment the standby can serve. Its pods say what they wait for.",
         Refusal::Held(held) => match held.by {
             Hold::Maintenance => "It acts again when the window ends; `flipback rollback` does not wait for it.",
             Hold::ManyFailing => "Look for what the failing guards share before anything is flipped; `flipback rollback` moves one of them all the same.",

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     cluster::{Fault, FaultKind},
-    model::{Color, Pause},
+    model::{Color, Pause, Relief},
 };
 
 /// Writes of the pause at most, each on a new reading.
@@ -263,6 +263,29 @@ impl ServiceRouter {
             subresource: "log",
             ..Right::on("get", "", "pods")
         });
+        rights.extend(self.optional_rights());
+        rights
+    }
+
+    /// What only some guards are configured to do.
+    fn optional_rights(&self) -> Vec<Right> {
+        let mut rights = Vec::new();
+        if self.spec.scale_up.is_some() {
+            let deployments = self.spec.colors.values().filter_map(|side| side.deployment.clone());
+            rights.extend(deployments.map(|name| Right {
+                subresource: "scale",
+                name: Some(name),
+                ..Right::on("update", "apps", "deployments")
+            }));
+        }
+        match self.spec.connections.action {
+            Relief::Keep => {}
+            Relief::Isolate => rights.push(Right::on("patch", "", "pods")),
+            Relief::Evict => rights.push(Right {
+                subresource: "eviction",
+                ..Right::on("create", "", "pods")
+            }),
+        }
         rights
     }
 }

@@ -82,6 +82,9 @@ pub(super) fn view(spec: &GuardSpec, route: &ServiceRoute, objects: &Objects, no
     }
     for (color, side) in &mut sides {
         (side.desired, side.release) = running(spec, color, objects, notes);
+        if let Some(deployment) = objects.deployments.get(color) {
+            side.unavailable = unavailable(deployment);
+        }
     }
     let standby = standby(active, &sides, &ledger, notes.previous.as_ref());
     let switch = switch(service, &route.selector_key, active, &ledger);
@@ -252,7 +255,7 @@ fn standing_by(color: &Color, service: &Service, objects: &Objects) -> Side {
     side
 }
 
-fn pod_is_ready(pod: &Pod) -> bool {
+pub(super) fn pod_is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
     conditions
         .into_iter()
@@ -336,6 +339,34 @@ pub(super) fn release(deployment: &Deployment) -> Option<Release> {
     Some(Release {
         id,
         images: containers.filter_map(|container| container.image.clone()).collect(),
+    })
+}
+
+// === availability ===
+
+/// Why a Deployment is not available. What runs is not what is declared while its controller has not seen the newest
+/// declaration, so that neither its release nor its readiness can be trusted. A Deployment that says nothing (no controller
+/// has ever looked at it, or its kind of controller sets no condition) is not held against the color: its Ready endpoints speak.
+fn unavailable(deployment: &Deployment) -> Option<String> {
+    let name = deployment.metadata.name.as_deref().unwrap_or_default();
+    let status = deployment.status.as_ref()?;
+    if let (Some(declared), Some(observed)) = (deployment.metadata.generation, status.observed_generation)
+        && observed < declared
+    {
+        return Some(format!(
+            "Deployment/{name} was changed, and its controller has not seen it yet (generation {observed} of {declared})"
+        ));
+    }
+    let available = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Available")?;
+    (available.status != "True").then(|| {
+        format!(
+            "Deployment/{name} has fewer available pods than it promises (condition Available is {})",
+            available.status
+        )
     })
 }
 

@@ -141,6 +141,10 @@ fn kind(moment: Option<Moment>) -> (&'static str, &'static str) {
         Some(Moment::FlippedBack) => ("moved back", "bad"),
         Some(Moment::Resolved) => ("over", "good"),
         Some(Moment::FollowedUp) => ("second pass", "plain"),
+        Some(Moment::ScaledUp) => ("scaled up", "good"),
+        Some(Moment::NotScaled) => ("not scaled", "bad"),
+        Some(Moment::Relieved) => ("out of service", "good"),
+        Some(Moment::NotRelieved) => ("left in service", "bad"),
         Some(Moment::NotTold) => ("not told", "bad"),
     }
 }

@@ -240,3 +240,32 @@ async fn a_quiet_namespace_is_not_looked_at_again() {
     feed.put(service("web", "web-blue", "2", None));
     assert_eq!(known(router.view()).active, color("blue"));
 }
+
+#[tokio::test]
+async fn a_deployment_that_is_not_available_says_why() {
+    let (router, feed, _server) = shop(&["blue", "green"], None);
+    let mut feed = feed.listed();
+    feed.put(service("web", "web-green", "9", None));
+    let mut says = |status: Option<Value>| {
+        let mut object = deployment("web-blue", "web:1", 2, 3);
+        if let Some(status) = status {
+            object["status"] = status;
+        }
+        feed.put(object);
+        known(router.view()).sides[&color("blue")].unavailable.clone()
+    };
+    let with = |observed: u32, available: &str| {
+        Some(json!({"observedGeneration": observed, "conditions": [
+            {"type": "Progressing", "status": "False"}, {"type": "Available", "status": available}]}))
+    };
+    assert_eq!(says(with(3, "True")), None);
+    assert_eq!(
+        says(with(3, "False")).as_deref(),
+        Some("Deployment/web-blue has fewer available pods than it promises (condition Available is False)")
+    );
+    let unseen = says(with(2, "True")).expect("not seen yet");
+    assert!(unseen.contains("generation 2 of 3"), "{unseen}");
+    // Who says nothing is not held to it.
+    assert_eq!(says(Some(json!({"observedGeneration": 3}))), None);
+    assert_eq!(says(None), None);
+}
