@@ -1,7 +1,9 @@
 //! Every metric name once. Rooms count through this; nobody else spells a name.
 
+use std::collections::HashMap;
+
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     process_collector::ProcessCollector,
 };
 
@@ -43,6 +45,20 @@ pub struct Metrics {
     pub standby_ready: IntGaugeVec,
     /// `flipback_rollbacks_total{guard,result,trigger}`: `rolled_back`, `withheld`, `failed`, `blocked`, `suppressed`; `automatic` or `manual`.
     pub rollbacks: IntCounterVec,
+    /// `flipback_maintenance{guard}`: 1 while a maintenance window holds the guard; only of guards that have one.
+    pub maintenance: IntGaugeVec,
+    /// `flipback_blast_radius_guards_flipped`: guards that flipped by themselves within the window, as far as the ledgers tell.
+    pub fleet_flipped: IntGauge,
+    /// `flipback_blast_radius_guards_max`: how many may; infinite where any number may.
+    pub fleet_limit: Gauge,
+    /// `flipback_blast_radius_guards_held`: guards that are bad and held, since so many flipped already.
+    pub fleet_held: IntGauge,
+    /// `flipback_config_last_reload_successful`: 1 unless the newest change of the configuration was refused.
+    pub config_successful: IntGauge,
+    /// `flipback_config_last_reload_success_timestamp_seconds`: when the configuration in force was taken.
+    pub config_taken: IntGauge,
+    /// `flipback_config_info{hash}`: always 1, for the text in force.
+    pub config_info: IntGaugeVec,
     /// `flipback_flip_duration_seconds`: decision to accepted patch.
     pub flip_duration: Histogram,
     /// `flipback_switches_total{guard}`: changes of the active color or its release, whoever made them.
@@ -111,6 +127,10 @@ impl Metrics {
             let made = IntGauge::new(name, help)?;
             registry.register(Box::new(made.clone())).map(|()| made)
         };
+        let float = |name: &str, help: &str| {
+            let made = Gauge::new(name, help)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
         let histogram = |name: &str, help: &str| {
             let made = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
             registry.register(Box::new(made.clone())).map(|()| made)
@@ -145,6 +165,25 @@ impl Metrics {
                 "Rollbacks by result and trigger.",
                 &["guard", "result", "trigger"],
             )?,
+            maintenance: gauges("flipback_maintenance", "1 while a maintenance window holds the guard.", &["guard"])?,
+            fleet_flipped: gauge(
+                "flipback_blast_radius_guards_flipped",
+                "Guards that flipped by themselves within the window.",
+            )?,
+            fleet_limit: float("flipback_blast_radius_guards_max", "How many guards may flip within the window.")?,
+            fleet_held: gauge(
+                "flipback_blast_radius_guards_held",
+                "Guards that are bad and held, since so many flipped already.",
+            )?,
+            config_successful: gauge(
+                "flipback_config_last_reload_successful",
+                "1 unless the newest change of the configuration was refused.",
+            )?,
+            config_taken: gauge(
+                "flipback_config_last_reload_success_timestamp_seconds",
+                "When the configuration in force was taken.",
+            )?,
+            config_info: gauges("flipback_config_info", "Hash of the configuration in force.", &["hash"])?,
             flip_duration: histogram("flipback_flip_duration_seconds", "Time from decision to accepted patch.")?,
             switches: counters("flipback_switches_total", "Changes of the active color or its release.", &["guard"])?,
             tick_duration: histogram("flipback_tick_duration_seconds", "Time of one look at all guards.")?,
@@ -182,6 +221,49 @@ impl Metrics {
         Ok(made)
     }
 
+    /// Removes every series of a guard: what is no longer guarded must not look guarded.
+    pub fn forget(&self, guard: &str) {
+        for family in self.registry.gather() {
+            for metric in family.get_metric() {
+                let labels: Vec<(&str, &str)> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+                if labels.contains(&("guard", guard)) {
+                    self.remove(family.name(), &labels.into_iter().collect());
+                }
+            }
+        }
+    }
+
+    fn remove(&self, name: &str, labels: &HashMap<&str, &str>) {
+        // Each knows its own label names: of any other it says no.
+        let gauges = [
+            ("flipback_guard_phase", &self.guard_phase),
+            ("flipback_active_color", &self.active_color),
+            ("flipback_ready_endpoints", &self.ready_endpoints),
+            ("flipback_rule_info", &self.rule_info),
+            ("flipback_rule_streak", &self.rule_streak),
+            ("flipback_blind", &self.blind),
+            ("flipback_standby_ready", &self.standby_ready),
+            ("flipback_maintenance", &self.maintenance),
+        ];
+        let counters = [
+            ("flipback_rule_outcomes_total", &self.rule_outcomes),
+            ("flipback_rollbacks_total", &self.rollbacks),
+            ("flipback_switches_total", &self.switches),
+            ("flipback_probes_total", &self.probes),
+        ];
+        let floats = [
+            ("flipback_rule_value", &self.rule_value),
+            ("flipback_rule_threshold", &self.rule_threshold),
+        ];
+        // Gone already is as good.
+        let _ = gauges.iter().find(|(of, _)| *of == name).map(|(_, gauge)| gauge.remove(labels));
+        let _ = counters
+            .iter()
+            .find(|(of, _)| *of == name)
+            .map(|(_, counter)| counter.remove(labels));
+        let _ = floats.iter().find(|(of, _)| *of == name).map(|(_, gauge)| gauge.remove(labels));
+    }
+
     /// The exposition, text format 0.0.4.
     ///
     /// # Errors
@@ -199,6 +281,41 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A metric with a guard's label that `remove` does not know would go on for ever.
+    #[test]
+    fn a_forgotten_guard_leaves_nothing_and_takes_no_other_along() {
+        let metrics = Metrics::new().expect("registers");
+        for guard in ["shop/web", "shop/cart"] {
+            metrics.guard_phase.with_label_values(&[guard, "steady"]).set(1);
+            metrics.active_color.with_label_values(&[guard, "blue"]).set(1);
+            metrics.ready_endpoints.with_label_values(&[guard, "blue"]).set(1);
+            metrics.rule_value.with_label_values(&[guard, "r"]).set(1.0);
+            metrics.rule_threshold.with_label_values(&[guard, "r"]).set(1.0);
+            metrics.rule_info.with_label_values(&[guard, "r", "k", "u", "over"]).set(1);
+            metrics.rule_streak.with_label_values(&[guard, "r"]).set(1);
+            metrics.rule_outcomes.with_label_values(&[guard, "r", "pass"]).inc();
+            metrics.blind.with_label_values(&[guard]).set(1);
+            metrics.standby_ready.with_label_values(&[guard]).set(1);
+            metrics.rollbacks.with_label_values(&[guard, "rolled_back", "manual"]).inc();
+            metrics.switches.with_label_values(&[guard]).inc();
+            metrics.probes.with_label_values(&[guard, "ok"]).inc();
+            metrics.maintenance.with_label_values(&[guard]).set(1);
+        }
+        let of = |guard: &str| {
+            let text = metrics.expose().expect("encodes");
+            text.lines().filter(|line| line.contains(guard)).count()
+        };
+        assert_eq!((of("shop/web"), of("shop/cart")), (14, 14));
+        let source = include_str!("metrics.rs");
+        let declared = source.matches("&[\"guard\"").count();
+        assert_eq!(
+            declared, 14,
+            "another metric has a guard's label: let `remove` and this test know it"
+        );
+        metrics.forget("shop/web");
+        assert_eq!((of("shop/web"), of("shop/cart")), (0, 14));
+    }
 
     #[test]
     fn every_name_is_registered_once() {

@@ -7,10 +7,12 @@
 
 pub mod act;
 mod caught;
+mod hold;
 mod keep;
 mod left;
 mod person;
 mod relieve;
+mod reload;
 mod resume;
 mod scale;
 pub mod show;
@@ -42,21 +44,26 @@ use crate::{
     evidence::Keeper,
     metrics::Metrics,
     model::{
-        Actor, Clock, Color, Command, CommandError, CommandReply, Decision, GuardId, GuardSpec, Incident, IncidentSummary, Observation,
-        Phase, Reading, RuleName, Status, Verdict, View, settings::ClusterSettings, status::EventLine,
+        Actor, Clock, Color, Command, CommandError, CommandReply, ConfigStatus, Decision, FleetStatus, GuardId, GuardSpec, Incident,
+        IncidentSummary, Observation, Phase, Reading, RuleName, Status, Verdict, View, settings::ClusterSettings, status::EventLine,
     },
     notify::{self, OpenThread, Outbox, OutboxTask},
     observe::{Measure, ObserveError, Observer},
-    router::{self, Router},
+    router::Router,
     serve::Request,
 };
 use act::{Arrival, Order, Step};
+use hold::Holds;
 use keep::FollowUp;
 use relieve::Relieving;
+use reload::InForce;
+pub use reload::News;
 use scale::Scaling;
 
 /// Requests that wait for the conductor; a person gives one at a time.
 pub const COMMANDS_MAX: usize = 16;
+/// Other configurations that wait to be heard of; each is some seconds after the one before.
+const NEWS_MAX: usize = 4;
 /// Events a guard shows.
 const EVENTS_MAX: usize = 30;
 /// Values a rule's sparkline shows.
@@ -196,6 +203,19 @@ pub struct Monitor {
     served: bool,
     /// No daemon: one command is carried out, and what it waits for is waited for here.
     alone: bool,
+    /// What stands against flips from outside.
+    holds: Holds,
+    /// The fleet as the newest look found it.
+    fleet: FleetStatus,
+    /// What rooms are opened with.
+    world: World,
+    /// Ends everything that was opened.
+    stop: CancellationToken,
+    in_force: InForce,
+    /// Other configurations, as they are noticed.
+    news: mpsc::Receiver<News>,
+    /// Guards that were taken out of the configuration: what they lived through is known if they come back.
+    gone: BTreeMap<GuardId, Guarded>,
 }
 
 /// What `assemble` hands out besides the conductor.
@@ -208,6 +228,8 @@ pub struct Parts {
     pub journal: JournalTask,
     /// What the page, the API and the command line show.
     pub status: watch::Receiver<Arc<Status>>,
+    /// Where the conductor hears of other configurations.
+    pub news: mpsc::Sender<News>,
     /// The metrics all rooms count through.
     pub metrics: Metrics,
 }
@@ -229,14 +251,10 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         metrics.clone(),
         Arc::clone(&world.notifier),
     );
+    let (tell, news) = mpsc::channel(NEWS_MAX);
     let mut clusters = BTreeMap::new();
     for settings in &config.clusters {
-        let namespaces: BTreeSet<String> = config
-            .guards
-            .iter()
-            .filter(|spec| spec.cluster == settings.name)
-            .map(|spec| spec.namespace.clone())
-            .collect();
+        let namespaces = reload::namespaces(config, settings);
         let cluster = (world.cluster)(settings.clone(), namespaces, metrics.clone(), stop.child_token());
         clusters.insert(settings.name.clone(), cluster);
     }
@@ -260,32 +278,17 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         .map(|(spec, cluster)| {
             show::introduce(&metrics, spec);
             let guarded = Guarded {
-                router: router::open(spec, Arc::clone(cluster)),
-                cluster: Arc::clone(cluster),
                 engine: engine(spec, remembered.get(&spec.id).map(|(_, incident)| incident), now),
-                recorder: Recorder::new(Arc::clone(spec)),
-                decided_on: None,
-                begun: None,
                 remains: resume::Remains::of(&spec.id, &begun, &kept, &known, now),
-                flipping: false,
-                episode: None,
-                decision: None,
-                view: None,
                 last_incident: remembered.get(&spec.id).map(|(summary, _)| summary.clone()),
                 thread: remembered.get(&spec.id).map(|(_, incident)| incident.thread().to_owned()),
-                calm_since: None,
-                left: Vec::new(),
                 last: remembered.get(&spec.id).map(|(_, incident)| incident.clone()),
                 open: remembered
                     .get(&spec.id)
                     .map(|(_, incident)| incident)
                     .filter(|incident| tell::is_open(incident))
                     .cloned(),
-                events: VecDeque::new(),
-                history: BTreeMap::new(),
-                scaling: Scaling::default(),
-                relief: Relieving::default(),
-                spec: Arc::clone(spec),
+                ..Guarded::new(spec, cluster)
             };
             (spec.id.clone(), guarded)
         })
@@ -298,6 +301,8 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         guards: Vec::new(),
         notifications_pending: 0,
         chats: Vec::new(),
+        fleet: FleetStatus::default(),
+        config: ConfigStatus::default(),
     }));
     let mut monitor = Monitor {
         guards,
@@ -317,11 +322,20 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         follow_ups: BTreeMap::new(),
         served,
         alone: false,
+        holds: Holds::new(config.blast_radius),
+        fleet: FleetStatus::default(),
+        world: world.clone(),
+        stop: stop.clone(),
+        in_force: InForce::new(config, now),
+        news,
+        gone: BTreeMap::new(),
     };
     monitor.finish_strangers(&begun);
+    monitor.show_config("", now);
     let owed = monitor.keeper.awaiting();
     monitor.remember_follow_ups(owed, now);
     Ok(Parts {
+        news: tell,
         monitor,
         outbox: outbox_task,
         journal: journal_task,
@@ -405,11 +419,18 @@ impl Monitor {
         let mut timer = tokio::time::interval(self.poll);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if let Some(opened) = self.take_config(self.clock.now()) {
+                // Readings under way are of other rules. What was opened has its first lists in before the next look.
+                look = Some(first_lists(opened).map(|()| Look::Lists).boxed());
+                timer = tokio::time::interval(self.poll);
+                timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
             let idle = look.is_none();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(done) = self.flips.join_next() => self.settled(done, self.clock.now()),
+                Some(news) = self.news.recv() => self.heard_of(news, self.clock.now()),
                 Some(request) = commands.recv() => self.command(request, self.clock.now()),
                 Some(looked) = OptionFuture::from(look.as_mut()) => {
                     look = None;
@@ -447,6 +468,7 @@ impl Monitor {
     fn judge(&mut self, mut readings: Readings, now: Timestamp) {
         self.take_up();
         let ids: Vec<GuardId> = self.guards.keys().cloned().collect();
+        let mut fleet = self.fleet(now);
         for id in ids {
             let readings = readings.remove(&id).unwrap_or_default();
             let Some(view) = self.guards.get(&id).map(|guard| guard.router.view()) else {
@@ -454,12 +476,13 @@ impl Monitor {
             };
             // Before the engine looks: what an earlier run has moved is not to be told as somebody's switch.
             self.resume(&id, &view, now);
+            let hold = self.hold(&id, &fleet, now);
             let Some(guard) = self.guards.get_mut(&id) else { continue };
             let seen = Observation {
                 at: now,
                 view,
                 readings,
-                hold: None,
+                hold,
             };
             guard.recorder.look(&guard.engine, &seen);
             let decision = guard.engine.step(&seen);
@@ -471,6 +494,7 @@ impl Monitor {
             self.notes(&id, &decision, &seen);
             self.act(&id, &decision, &seen);
             self.end_left(&id, &decision, &seen);
+            self.counted(&id, &mut fleet);
             if let Some(guard) = self.guards.get_mut(&id) {
                 guard.decision = Some(decision);
                 guard.view = Some(seen.view);
@@ -478,6 +502,8 @@ impl Monitor {
         }
         self.follow_up(now);
         self.given_up();
+        self.tell_of_many(&fleet, now);
+        self.fleet = self.fleet_status(&fleet, now);
         self.publish(now);
     }
 
@@ -569,15 +595,20 @@ impl Monitor {
                 self.manual(&guard.clone(), Some(to.clone()), (by, reason), *dry_run, reply, now);
                 return;
             }
-            Command::Pause { guard, by, reason } => {
+            Command::Pause { guard, by, reason, until } => {
                 let pause = crate::model::Pause {
                     by: by.clone(),
                     at: now,
                     reason: reason.clone(),
+                    until: *until,
                 };
                 self.pause(guard, Some(pause), by, reply)
             }
             Command::Resume { guard, by } => self.pause(guard, None, by, reply),
+            Command::Override { lasts, by, reason } => {
+                self.lift(*lasts, by, reason, reply, now);
+                return;
+            }
         };
         if let Some((reply, error)) = answered {
             // A caller that went away is no concern of ours.
@@ -618,6 +649,8 @@ impl Monitor {
             guards,
             notifications_pending: self.outbox.pending(),
             chats: self.outbox.health(),
+            fleet: self.fleet.clone(),
+            config: self.in_force.status.clone(),
         };
         self.status.send_replace(Arc::new(status));
     }

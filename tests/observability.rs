@@ -34,6 +34,13 @@ fn exercised() -> Metrics {
     m.blind.with_label_values(&["g"]).set(1);
     m.standby_ready.with_label_values(&["g"]).set(1);
     m.rollbacks.with_label_values(&["g", "rolled_back", "automatic"]).inc();
+    m.maintenance.with_label_values(&["g"]).set(1);
+    m.fleet_flipped.set(1);
+    m.fleet_limit.set(5.0);
+    m.fleet_held.set(1);
+    m.config_successful.set(1);
+    m.config_taken.set(1);
+    m.config_info.with_label_values(&["c0ffee"]).set(1);
     m.flip_duration.observe(0.01);
     m.switches.with_label_values(&["g"]).inc();
     m.tick_duration.observe(0.01);

@@ -293,6 +293,8 @@ fn guard(name: &str, phase: Phase, streak: u32) -> GuardStatus {
         watch_until: Some(now() + SignedDuration::from_secs(600)),
         cooldown_until: None,
         paused_by: None,
+        paused_until: None,
+        maintenance: None,
         last_incident: None,
         events: vec![EventLine {
             at: now(),

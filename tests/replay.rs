@@ -263,6 +263,7 @@ impl World {
                         by: "ada".into(),
                         at: self.now,
                         reason: String::new(),
+                        until: None,
                     }),
                 }
             }

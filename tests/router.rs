@@ -416,6 +416,7 @@ async fn the_ledger_grows_and_a_pause_survives_a_flip() {
         by: "ann".into(),
         at: Timestamp::from_second(1_700_000_000).expect("in range"),
         reason: "a \"freeze\"".into(),
+        until: None,
     };
     router.pause(Some(pause.clone())).await.expect("accepted");
     until(

@@ -246,7 +246,7 @@ fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Ro
                     )
                     .todo(format!("keep {standby} running, or scale it up before the next switch"));
             }
-            if let Some(pause) = &traffic.paused {
+            if let Some(pause) = traffic.paused_at(super::now()) {
                 findings
                     .add(about, Level::Warning, format!("paused by {} ({})", pause.by, pause.reason))
                     .todo(format!("flipback resume {}", spec.id));

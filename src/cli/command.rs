@@ -127,6 +127,32 @@ pub async fn ask(
     Ok(standalone::command(config, command, beside).await)
 }
 
+/// Carries a command that is for no guard to the daemon, and prints the answer.
+///
+/// # Errors
+/// [`Failure`] when it could not be asked for: no daemon, a wrong token.
+pub async fn tell(global: &Global, form: Form, daemon: &DaemonArgs, command: &Command) -> Result<u8, Failure> {
+    super::quiet_log(global);
+    let config = load(global, daemon)?;
+    let reached = if daemon.alone {
+        None
+    } else {
+        reach(daemon, config.as_ref()).await?
+    };
+    let Some((daemon, _)) = reached else {
+        return Err(Failure::unknown(
+            "no daemon runs here: this is something that only a running one can be told",
+        ));
+    };
+    let token = token(config.as_ref())?;
+    let answer = match daemon.command(command, token.as_ref()).await {
+        Ok(reply) => Ok(reply),
+        Err(ClientError::Command(error)) => Err(error),
+        Err(error) => return Err(Failure::unknown(error.to_string())),
+    };
+    Ok(answered(form, answer))
+}
+
 /// The configuration; with an address it may be missing or broken, since the daemon has its own.
 ///
 /// # Errors

@@ -22,8 +22,10 @@ pub mod client;
 pub mod command;
 pub mod demo;
 pub mod evidence;
+mod follow;
 pub mod gate;
-pub mod notify;
+pub mod lift;
+mod notify;
 pub mod paint;
 pub mod pause;
 pub mod replay;
@@ -145,6 +147,8 @@ pub enum Command {
     Pause(pause::PauseArgs),
     /// Let flips happen again
     Resume(pause::ResumeArgs),
+    /// Let any number of guards flip for a while, past the blast radius
+    Override(lift::OverrideArgs),
     /// Judge one color for a while, for pipelines: 0 good, 10 bad, 11 undecided
     Gate(gate::GateArgs),
     /// Check the configuration, and whether the clusters and Prometheus servers answer as it needs
@@ -283,6 +287,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rollback(args) => rollback::rollback(global, args).await?,
         Command::Switch(args) => switch::switch(global, args).await?,
         Command::Pause(args) => pause::pause(global, args).await?,
+        Command::Override(args) => lift::lift(global, args).await?,
         Command::Resume(args) => pause::resume(global, args).await?,
         Command::Gate(args) => gate::gate(global, args).await?,
         Command::Check(args) => check::check(global, &args).await?,
@@ -319,14 +324,15 @@ fn printed(text: &[u8], what: &str) -> Result<u8, Failure> {
 
 /// `flipback run`.
 async fn daemon(global: &Global, args: RunArgs) -> Result<u8, Failure> {
-    let config = global.load(Flags {
+    let sources = global.sources(Flags {
         monitor_only: args.monitor_only,
         listen: args.listen,
         data_dir: args.data_dir,
         poll: args.poll,
         log_filter: None,
         log_format: args.log_format,
-    })?;
+    });
+    let config = config::load(&sources)?;
     crate::telemetry::init(&config.log).map_err(|error| Failure::usage(chain(&error)))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -334,7 +340,7 @@ async fn daemon(global: &Global, args: RunArgs) -> Result<u8, Failure> {
     if !config.variables.is_empty() {
         tracing::info!(variables = %config.variables.join(", "), "Obeying variables of other tools");
     }
-    run::run(config).await?;
+    run::run(config, sources).await?;
     Ok(HEALTHY)
 }
 
@@ -371,14 +377,20 @@ impl Global {
     /// # Errors
     /// [`ConfigErrors`] with everything that is wrong.
     pub fn load(&self, flags: Flags) -> Result<Config, ConfigErrors> {
-        config::load(&Sources {
+        config::load(&self.sources(flags))
+    }
+
+    /// Where the configuration comes from, with the flags of a command.
+    #[must_use]
+    pub fn sources(&self, flags: Flags) -> Sources {
+        Sources {
             file: self.file(),
             environment: environment(),
             flags: Flags {
                 log_filter: self.log.clone().or(flags.log_filter.clone()),
                 ..flags
             },
-        })
+        }
     }
 }
 

@@ -8,12 +8,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{BAD, Failure, USAGE, chain};
+use super::{BAD, Failure, USAGE, chain, follow};
 use crate::{
-    config::{Config, ConfigErrors, Origin, Problem},
+    config::{Config, ConfigErrors, Origin, Problem, Sources},
     metrics::Metrics,
     model::{RuleKind, Status},
-    monitor::{self, COMMANDS_MAX, MonitorError, World},
+    monitor::{self, COMMANDS_MAX, MonitorError, News, World},
     observe::{Observer, Unfit},
     serve::{self, ServeError},
 };
@@ -62,6 +62,8 @@ pub struct Running {
     pub status: watch::Receiver<Arc<Status>>,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it hears of other configurations.
+    pub news: mpsc::Sender<News>,
     task: JoinHandle<()>,
 }
 
@@ -103,6 +105,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, S
     Ok(Running {
         status: parts.status,
         address,
+        news: parts.news,
         task,
     })
 }
@@ -168,7 +171,7 @@ async fn outlived(task: &mut JoinHandle<()>, signal: impl Future<Output = ()>) -
 /// Asks every Prometheus what it says of the configuration: warnings are logged, refusals are the answer.
 ///
 /// A question of its own, with queries of its own: the looks of the daemon neither wait for it nor learn from it.
-async fn vetted(config: Config) -> Option<ConfigErrors> {
+pub(super) async fn vetted(config: Config) -> Option<ConfigErrors> {
     let observer = Metrics::new().map_err(|error| chain(&error)).and_then(|metrics| {
         Observer::new(&config.guards, &config.clusters, config.probe_resolve.clone(), metrics).map_err(|error| chain(&error))
     });
@@ -232,10 +235,17 @@ fn problem(config: &Config, unfit: &Unfit) -> Problem {
 ///
 /// # Errors
 /// [`StartError`], also when the daemon dies, or when a live Prometheus contradicts the configuration.
-pub async fn run(config: Config) -> Result<(), StartError> {
+pub async fn run(config: Config, sources: Sources) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let vetting = tokio::spawn(vetted(config.clone()));
+    let hash = config.hash.clone();
     let mut running = start(config, stop.clone()).await?;
+    let (news, ends) = (running.news.clone(), stop.clone());
+    let following = tokio::spawn(async move {
+        if let Err(error) = follow::follow(sources, hash, news, ends).await {
+            tracing::error!(%error, "The configuration is not followed: restart flipback after changing it");
+        }
+    });
     let systemd = tokio::spawn(tell_systemd(running.status.clone(), stop.clone()));
     let signal = async {
         if let Err(error) = stop_signal().await {
@@ -256,6 +266,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     tracing::info!("Stopping");
     stop.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(1), systemd).await;
+    following.abort();
     running.finished().await;
     unfit.map_or(Ok(()), |errors| Err(StartError::Unfit(errors)))
 }

@@ -20,8 +20,8 @@ use crate::{
     decide::{self, Engine},
     metrics::Metrics,
     model::{
-        Color, ColorStatus, Command, CommandError, CommandReply, GuardId, GuardSpec, GuardStatus, Judging, Observation, Phase, RuleKind,
-        RuleSpec, RuleStatus, ScalarRule, Status, View, status::unit,
+        Color, ColorStatus, Command, CommandError, CommandReply, ConfigStatus, FleetStatus, GuardId, GuardSpec, GuardStatus, Judging,
+        Observation, Phase, RuleKind, RuleSpec, RuleStatus, ScalarRule, Status, View, maintenance, status::unit,
     },
     monitor,
     observe::{Observer, QueryReport},
@@ -108,7 +108,7 @@ pub async fn look(config: &Config, guards: &[Arc<GuardSpec>], now: Timestamp) ->
                     .cloned()
                     .unwrap_or_else(|| View::Unreadable("not looked at".to_owned())),
                 readings: readings.remove(&spec.id).unwrap_or_default(),
-                hold: None,
+                hold: maintenance::held(&spec.maintenance, now),
             };
             one(spec, &seen, &reports, now)
         })
@@ -121,6 +121,8 @@ pub async fn look(config: &Config, guards: &[Arc<GuardSpec>], now: Timestamp) ->
         guards: shown,
         notifications_pending: 0,
         chats: Vec::new(),
+        fleet: FleetStatus::default(),
+        config: ConfigStatus::default(),
     })
 }
 
@@ -187,7 +189,9 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
         switched_at: traffic.and_then(|traffic| traffic.switched_at),
         watch_until: None,
         cooldown_until: decide::cooldown_until(&ledger, &spec.policy).filter(|until| *until > now),
-        paused_by: traffic.and_then(|traffic| traffic.paused.as_ref()).map(|pause| pause.by.clone()),
+        paused_by: traffic.and_then(|traffic| traffic.paused_at(now)).map(|pause| pause.by.clone()),
+        paused_until: traffic.and_then(|traffic| traffic.paused_at(now)).and_then(|pause| pause.until),
+        maintenance: maintenance::status(&spec.maintenance, now),
         last_incident: None,
         events: Vec::new(),
     }
@@ -290,12 +294,15 @@ fn phase(engine: Phase, why: String, rules: &[RuleStatus]) -> (Phase, String) {
 pub async fn command(config: Config, command: Command, beside: bool) -> Result<CommandReply, CommandError> {
     let mut config = config;
     // The other guards' clusters are not waited for: this may be an emergency.
-    config.guards.retain(|guard| guard.id == *command.guard());
+    let Some(guard) = command.guard().cloned() else {
+        return Err(CommandError::Refused("no daemon runs here that could be told".to_owned()));
+    };
+    config.guards.retain(|spec| spec.id == guard);
     config
         .clusters
         .retain(|cluster| config.guards.iter().any(|guard| guard.cluster == cluster.name));
     if config.guards.is_empty() {
-        return Err(CommandError::UnknownGuard(command.guard().to_string()));
+        return Err(CommandError::UnknownGuard(guard.to_string()));
     }
     if beside || !is_writable(&config.data_dir) {
         let own = own_data_dir();

@@ -11,7 +11,7 @@ use super::{
     paint::{self, Cell, columns, figure, limit, styled},
     standalone,
 };
-use crate::model::{ChatStatus, GuardStatus, Mode, Phase, RuleStatus, Status};
+use crate::model::{ChatStatus, GuardId, GuardStatus, Mode, Phase, RuleStatus, Status};
 
 /// Arguments of `flipback status`.
 #[derive(Clone, Debug, Args)]
@@ -114,8 +114,44 @@ fn table(status: &Status) -> String {
         [one] => detail(one, status.at),
         several => list(several),
     };
+    out.push_str(&fleet(status));
+    out.push_str(&refused(status));
     out.push_str(&chats(&status.chats, status.at));
     out
+}
+
+/// That many guards fail at once, or that a person lets them flip; nothing where neither is so.
+fn fleet(status: &Status) -> String {
+    let fleet = &status.fleet;
+    let mut out = String::new();
+    if !fleet.held.is_empty() {
+        let names: Vec<&str> = fleet.held.iter().map(GuardId::as_str).collect();
+        out.push_str(&format!(
+            "\n{}\n  {} guards were rolled back lately, where at most {} may; held: {}\n  `flipback override` lets them flip\n",
+            styled("many guards are failing at once: suspect a shared cause", paint::BAD),
+            fleet.flipped.len(),
+            fleet.limit.map_or_else(|| "any number".to_owned(), |limit| limit.to_string()),
+            names.join(", "),
+        ));
+    }
+    if let Some(until) = fleet.lifted_until {
+        let by = fleet.lifted_by.as_deref().unwrap_or("somebody");
+        out.push_str(&format!("\nany number of guards may flip until {until}, by {by}\n"));
+    }
+    out
+}
+
+/// That a changed configuration was not taken; nothing where it was.
+fn refused(status: &Status) -> String {
+    let Some(refused) = &status.config.refused else {
+        return String::new();
+    };
+    let head = format!(
+        "the configuration that was changed {} is not in force: the one before it is",
+        ago(refused.at, status.at)
+    );
+    let lines: String = refused.why.lines().map(|line| format!("  {line}\n")).collect();
+    format!("\n{}\n{lines}", styled(&head, paint::BAD))
 }
 
 /// Chats that are not told, or were not; nothing where all is well.
@@ -175,9 +211,10 @@ fn list(guards: &[GuardStatus]) -> String {
 }
 
 fn phase_word(guard: &GuardStatus) -> String {
-    match guard.mode {
-        Mode::Enforce => guard.phase.to_string(),
-        Mode::Monitor => format!("{} (monitor)", guard.phase),
+    match (guard.mode, &guard.maintenance) {
+        (Mode::Enforce, None) => guard.phase.to_string(),
+        (Mode::Enforce, Some(_)) => format!("{} (maintenance)", guard.phase),
+        (Mode::Monitor, _) => format!("{} (monitor)", guard.phase),
     }
 }
 
@@ -302,7 +339,14 @@ fn facts(guard: &GuardStatus, at: Timestamp) -> Vec<Vec<Cell>> {
         fact("cooldown until", until.to_string());
     }
     if let Some(by) = &guard.paused_by {
-        fact("paused by", by.clone());
+        let until = guard.paused_until.map(|until| format!(" until {until}")).unwrap_or_default();
+        fact("paused by", format!("{by}{until}"));
+    }
+    if let Some(maintenance) = &guard.maintenance {
+        fact(
+            "maintenance",
+            format!("{}, no automatic flip until {}", maintenance.name, maintenance.until),
+        );
     }
     if let Some(incident) = &guard.last_incident {
         let took = incident.took_ms.map(|took| format!(" in {took:.0} ms")).unwrap_or_default();
@@ -392,6 +436,8 @@ mod tests {
             watch_until: None,
             cooldown_until: None,
             paused_by: None,
+            paused_until: None,
+            maintenance: None,
             last_incident: Some(IncidentSummary {
                 id: "shop.web_x".into(),
                 at: Timestamp::from_second(1_799_900_000).expect("in range"),

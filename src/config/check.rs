@@ -81,6 +81,7 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
         probe_resolve,
         log,
         origin: sources.file.clone(),
+        hash: String::new(),
         warnings: Vec::new(),
         variables: used.into_iter().collect(),
     };

@@ -35,6 +35,7 @@ mod environment;
 mod error;
 mod evidence;
 mod expression;
+mod fingerprint;
 mod guard;
 mod layers;
 mod maintenance;
@@ -50,6 +51,7 @@ mod templates;
 mod tests;
 
 pub use error::{ConfigErrors, Origin, Problem};
+pub use fingerprint::Fingerprint;
 
 /// Everything flipback needs to know, checked.
 #[derive(Clone, Debug)]
@@ -80,6 +82,8 @@ pub struct Config {
     pub log: LogSettings,
     /// The file it came from.
     pub origin: Option<PathBuf>,
+    /// Short hash of the file's text and of what it names, as it was when it was read.
+    pub hash: String,
     /// What is no error and yet unlikely to be meant, one sentence each.
     pub warnings: Vec<String>,
     /// Environment variables of other tools' making that were obeyed.
@@ -174,6 +178,7 @@ impl Default for Config {
             probe_resolve: BTreeMap::new(),
             log: LogSettings::default(),
             origin: None,
+            hash: String::new(),
             warnings: Vec::new(),
             variables: Vec::new(),
         }
@@ -186,6 +191,8 @@ impl Default for Config {
 /// [`ConfigErrors`] with every problem found; exit code 64 is customary.
 pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
     let problems = error::Problems::default();
+    // Read first: what changes while the rest is read is a change.
+    let hash = Fingerprint::of(sources.file.as_deref()).short();
     let config = check::assemble(sources, &problems);
-    problems.finish().map(|()| config)
+    problems.finish().map(|()| Config { hash, ..config })
 }

@@ -86,6 +86,7 @@ fn the_reference_files_defaults_are_the_codes_defaults() {
     let strip = |config: &Config| {
         let config = Config {
             origin: None,
+            hash: String::new(),
             ..config.clone()
         };
         format!("{config:#?}")

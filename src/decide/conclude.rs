@@ -226,7 +226,7 @@ impl Engine {
     fn calm_phase(&self, traffic: &Traffic, at: Timestamp) -> Phase {
         let breaching = self.judges.iter().any(|judge| judge.streak() > 0);
         let blind = self.eyes.blind().is_some();
-        if traffic.paused.is_some() {
+        if traffic.paused_at(at).is_some() {
             Phase::Paused
         } else if self.told.disarmed {
             Phase::Disarmed
@@ -268,7 +268,7 @@ impl Engine {
         match phase {
             Phase::Blind => format!("no usable data on {active}: {}", self.eyes.blind().unwrap_or("no samples")),
             Phase::Paused => {
-                let by = traffic.paused.as_ref().map_or("", |pause| pause.by.as_str());
+                let by = traffic.paused_at(self.looked()).map_or("", |pause| pause.by.as_str());
                 format!("paused by {by}; {active}: {said}")
             }
             Phase::Disarmed => match gate::disarmed(&traffic.ledger, &self.spec.policy, self.looked()) {

@@ -35,7 +35,7 @@ pub(super) fn refusal(
     cooldown: Option<Timestamp>,
     hold: Option<&Held>,
 ) -> Option<Refusal> {
-    paused(traffic)
+    paused(traffic, at)
         .or_else(|| disarmed(&traffic.ledger, policy, at))
         .or_else(|| already_flipped(traffic, policy, at))
         .or_else(|| standby_known_bad(traffic, policy, at))
@@ -43,8 +43,8 @@ pub(super) fn refusal(
         .or_else(|| cooldown.filter(|until| at < *until).map(|until| Refusal::Cooldown { until }))
 }
 
-fn paused(traffic: &Traffic) -> Option<Refusal> {
-    traffic.paused.as_ref().map(|pause| Refusal::Paused { by: pause.by.clone() })
+fn paused(traffic: &Traffic, at: Timestamp) -> Option<Refusal> {
+    traffic.paused_at(at).map(|pause| Refusal::Paused { by: pause.by.clone() })
 }
 
 /// The disarming, once it has come to that.

@@ -8,8 +8,8 @@
 //! when), [`meter`] with [`counters`] and [`window`] (readings to evidence, every request once) or [`number`] (a rule that
 //! compares one number), [`judge`] with [`interval`], [`streak`] and [`slow`] (evidence to outcomes, outcomes to a
 //! confirmed breach), [`classic`] (the scripts' rule over all of them, where it is asked for), [`sight`] (no data is
-//! loud), [`blame`] (is it the release's fault?), [`gate`] (may traffic be moved?), [`standby`] (could it be served there?),
-//! [`conclude`] (the decision).
+//! loud), [`blame`] (is it the release's fault?), [`gate`] (may traffic be moved?), [`standby`] (could it be served there?), [`fleet`]
+//! (may it of one more guard?), [`conclude`] (the decision).
 //! [`bound`], [`limits`] and [`explain`] are the arithmetic, the numbers and the words they share.
 //!
 //! Two things are never conditions of a flip: the health of the color being left, and the success of an earlier flip,
@@ -86,6 +86,7 @@ mod conclude;
 mod counters;
 mod exact;
 mod explain;
+pub mod fleet;
 mod gate;
 mod interval;
 mod judge;
@@ -476,7 +477,7 @@ impl Engine {
     fn tell(&mut self, traffic: &Traffic, at: Timestamp, notes: &mut Vec<Note>) {
         let policy = &self.spec.policy;
         let switched = self.live.as_ref().map_or(at, |live| live.since);
-        let by = traffic.paused.as_ref().map(|pause| pause.by.clone());
+        let by = traffic.paused_at(at).map(|pause| pause.by.clone());
         if self.told.paused.as_ref().is_some_and(|told| *told != by) {
             notes.push(Note::PauseChanged { by: by.clone() });
         }

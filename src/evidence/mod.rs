@@ -145,6 +145,22 @@ impl Keeper {
         keeper
     }
 
+    /// The same folder under other settings; what is under way goes on under the former ones.
+    #[must_use]
+    pub fn under(&self, settings: EvidenceSettings) -> Self {
+        let copier = match &settings.copy {
+            copy if *copy == self.settings.copy => self.copier.clone(),
+            None => None,
+            Some(copy) => Some(Copier::start(self.incidents.clone(), copy.clone(), self.metrics.clone())),
+        };
+        Self {
+            copier,
+            scrub: Arc::new(Scrub::new(&settings.redact)),
+            settings: Arc::new(settings),
+            ..self.clone()
+        }
+    }
+
     /// The incidents kept so far, newest first; none, with a warning, where the disk refuses or hangs.
     #[must_use]
     pub fn kept(&self) -> Vec<(PathBuf, Incident)> {

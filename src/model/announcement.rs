@@ -131,6 +131,10 @@ pub enum Topic {
     Paused,
     /// A person resumed the guard.
     Resumed,
+    /// Many guards fail at once: the others are held, since what they share is the likelier cause; a human must act.
+    ManyFailing,
+    /// No guard is held for that any more.
+    FewFailing,
     /// A test message.
     Test,
 }
@@ -163,7 +167,7 @@ pub enum Stage {
 
 impl Topic {
     /// Every topic, in the order of an incident's life.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::RollbackInitiated,
         Self::RollbackCompleted,
         Self::RollbackFailed,
@@ -189,6 +193,8 @@ impl Topic {
         Self::Switched,
         Self::Paused,
         Self::Resumed,
+        Self::ManyFailing,
+        Self::FewFailing,
         Self::Test,
     ];
 
@@ -206,9 +212,10 @@ impl Topic {
             | Self::Blind
             | Self::UnknownColor
             | Self::Unreadable
+            | Self::ManyFailing
             | Self::Disarmed => Stage::Opens,
             Self::RollbackCompleted | Self::EvidenceReady | Self::EvidenceLost | Self::DidNotHelp => Stage::Continues,
-            Self::Recovered | Self::Resolved | Self::Sighted | Self::Readable | Self::Rearmed => Stage::Resolves,
+            Self::Recovered | Self::Resolved | Self::Sighted | Self::Readable | Self::Rearmed | Self::FewFailing => Stage::Resolves,
             Self::Alert | Self::Degraded | Self::Switched | Self::Paused | Self::Resumed | Self::Test => Stage::Once,
         }
     }
@@ -242,8 +249,16 @@ impl Topic {
             Self::Switched => "switched",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
+            Self::ManyFailing => "many_failing",
+            Self::FewFailing => "few_failing",
             Self::Test => "test",
         }
+    }
+
+    /// Whether it is about all guards together, and not about the one that it names.
+    #[must_use]
+    pub fn is_of_all(self) -> bool {
+        matches!(self, Self::ManyFailing | Self::FewFailing)
     }
 
     /// How loud it is.
@@ -258,6 +273,7 @@ impl Topic {
             | Self::FlippedBack
             | Self::Disarmed
             | Self::EvidenceLost
+            | Self::ManyFailing
             | Self::UnknownColor => Severity::Critical,
             Self::RollbackWithheld | Self::RollbackSuppressed | Self::Blind | Self::Unreadable | Self::Alert | Self::Degraded => {
                 Severity::Warning
@@ -272,6 +288,7 @@ impl Topic {
             | Self::Switched
             | Self::Paused
             | Self::Resumed
+            | Self::FewFailing
             | Self::Test => Severity::Info,
         }
     }
@@ -315,7 +332,7 @@ impl Announcement {
         // Somebody's own move leads to the new release, and no color is known where the route cannot be understood.
         let ((from, from_release), (to, to_release)) = match topic {
             Topic::FlippedBack | Topic::Switched => (good(), bad()),
-            Topic::UnknownColor | Topic::Unreadable | Topic::Test => ((None, None), (None, None)),
+            Topic::UnknownColor | Topic::Unreadable | Topic::ManyFailing | Topic::FewFailing | Topic::Test => ((None, None), (None, None)),
             _ => (bad(), good()),
         };
         let incident = matches!(
@@ -367,7 +384,11 @@ impl Announcement {
             trigger: rule.then(|| "error_rate".into()),
             incident: (incident || topic == Topic::FlippedBack).then(|| folder.clone()),
             evidence: (incident || topic == Topic::FlippedBack).then(|| format!("/var/lib/flipback/incidents/{folder}")),
-            thread: if incident { folder } else { format!("shop.web.{}", topic.as_str()) },
+            thread: match (incident, topic.is_of_all()) {
+                (true, _) => folder,
+                (false, true) => "fleet_20261121T041234.567Z".to_owned(),
+                (false, false) => format!("shop.web.{}", topic.as_str()),
+            },
             link: None,
             picture: None,
             took_ms: moved.then_some(8.4321),
@@ -427,6 +448,10 @@ fn example_why(topic: Topic, decided: Timestamp) -> String {
         Topic::Switched => "green is live, switched from blue by kubectl-edit; watching it".to_owned(),
         Topic::Paused => "paused by ana@ops-1: nothing is flipped until it is resumed".to_owned(),
         Topic::Resumed => "resumed".to_owned(),
+        Topic::ManyFailing => {
+            "5 of 40 guards were rolled back within 10m, as many as may; held: shop/web, shop/cart, shop/search".to_owned()
+        }
+        Topic::FewFailing => "no guard is held any more; it lasted 6m 20s".to_owned(),
         Topic::Test => "a test message, sent by hand".to_owned(),
     }
 }

@@ -1,5 +1,8 @@
 //! What a person may ask of a running daemon.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Color, GuardId, Incident};
@@ -45,6 +48,9 @@ pub enum Command {
         by: String,
         /// Their words.
         reason: String,
+        /// When it ends by itself; `None`: when it is resumed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
     },
     /// Flips again.
     Resume {
@@ -53,14 +59,28 @@ pub enum Command {
         /// Who asks.
         by: String,
     },
+    /// Any number of guards may flip for a while: the blast radius is lifted.
+    Override {
+        /// For how long.
+        #[serde(rename = "for", with = "humantime_serde")]
+        lasts: Duration,
+        /// Who asks.
+        by: String,
+        /// Their words.
+        #[serde(default)]
+        reason: String,
+    },
 }
 
 impl Command {
-    /// The guard it is for.
+    /// The guard it is for; `None`: the whole fleet.
     #[must_use]
-    pub fn guard(&self) -> &GuardId {
+    pub fn guard(&self) -> Option<&GuardId> {
         match self {
-            Self::Rollback { guard, .. } | Self::Switch { guard, .. } | Self::Pause { guard, .. } | Self::Resume { guard, .. } => guard,
+            Self::Rollback { guard, .. } | Self::Switch { guard, .. } | Self::Pause { guard, .. } | Self::Resume { guard, .. } => {
+                Some(guard)
+            }
+            Self::Override { .. } => None,
         }
     }
 }

@@ -83,6 +83,17 @@ pub struct Pause {
     /// Why, in their words.
     #[serde(default)]
     pub reason: String,
+    /// When it ends by itself; `None`: when it is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+impl Pause {
+    /// Whether it is in force; one that has ended is no pause, though its annotation is still there.
+    #[must_use]
+    pub fn holds(&self, at: Timestamp) -> bool {
+        self.until.is_none_or(|until| at < until)
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use jiff::{
 };
 use serde::{Serialize, Serializer};
 
+use super::{Held, Hold, MaintenanceStatus};
+
 /// Windows that follow each other without a gap count as one; beyond so many links the end is told as it is then.
 const LINKS_MAX: usize = 16;
 
@@ -134,6 +136,24 @@ pub fn covering(windows: &[MaintenanceWindow], now: Timestamp) -> Option<(&str, 
         }
     }
     Some((name, until))
+}
+
+/// What holds a guard while a window lasts.
+#[must_use]
+pub fn held(windows: &[MaintenanceWindow], now: Timestamp) -> Option<Held> {
+    covering(windows, now).map(|(name, until)| Held {
+        by: Hold::Maintenance,
+        why: format!("the guard is held by maintenance {name:?} until {until}"),
+    })
+}
+
+/// The window that lasts, as it is shown.
+#[must_use]
+pub fn status(windows: &[MaintenanceWindow], now: Timestamp) -> Option<MaintenanceStatus> {
+    covering(windows, now).map(|(name, until)| MaintenanceStatus {
+        name: name.to_owned(),
+        until,
+    })
 }
 
 /// The instants between which a window lasts that begins on `date`; `None` where clocks show no time of it.

@@ -39,5 +39,8 @@ pub use spec::{
     Action, AfterWatch, ColorSpec, Connections, CounterRule, EndpointsRule, EvidenceSpec, GuardSpec, Histogram, Judging, LatencyRule, Mode,
     Policy, Preset, ProbeRule, Reassert, Relief, RouteSpec, RuleKind, RuleSpec, ScalarRule, ScaleUp, ServiceRoute, TimeUnit, Windows,
 };
-pub use status::{ChatStatus, ColorStatus, GuardStatus, IncidentSummary, Phase, RuleStatus, Status};
+pub use status::{
+    ChatStatus, ColorStatus, ConfigStatus, FleetStatus, GuardStatus, IncidentSummary, MaintenanceStatus, Phase, RefusedConfig, RuleStatus,
+    Status,
+};
 pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};

@@ -25,6 +25,51 @@ pub struct Status {
     /// How each chat fares.
     #[serde(default)]
     pub chats: Vec<ChatStatus>,
+    /// How many guards flipped by themselves lately, and how many may.
+    #[serde(default)]
+    pub fleet: FleetStatus,
+    /// The configuration in force, and what became of the newest change of it.
+    #[serde(default)]
+    pub config: ConfigStatus,
+}
+
+/// How many guards flipped by themselves lately, and how many may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetStatus {
+    /// Those that flipped within the window.
+    pub flipped: Vec<GuardId>,
+    /// How many may; `None`: any number.
+    pub limit: Option<u32>,
+    /// The window, in seconds.
+    pub window_seconds: u64,
+    /// Those that are bad and held, since so many flipped already.
+    pub held: Vec<GuardId>,
+    /// Until when a person has lifted the limit.
+    pub lifted_until: Option<Timestamp>,
+    /// Who.
+    pub lifted_by: Option<String>,
+}
+
+/// The configuration in force, and what became of the newest change of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file; `None`: environment and flags alone.
+    pub file: Option<String>,
+    /// Short hash of the text in force.
+    pub hash: String,
+    /// Since when it is in force.
+    pub loaded_at: Option<Timestamp>,
+    /// Why the newest change of it was refused: the one before is in force.
+    pub refused: Option<RefusedConfig>,
+}
+
+/// A changed configuration that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedConfig {
+    /// When.
+    pub at: Timestamp,
+    /// Every problem, for a person.
+    pub why: String,
 }
 
 /// How a chat fares.
@@ -75,10 +120,25 @@ pub struct GuardStatus {
     pub cooldown_until: Option<Timestamp>,
     /// Who paused the guard.
     pub paused_by: Option<String>,
+    /// When the pause ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<Timestamp>,
+    /// The maintenance window that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceStatus>,
     /// The newest incident.
     pub last_incident: Option<IncidentSummary>,
     /// What happened lately, newest first, bounded.
     pub events: Vec<EventLine>,
+}
+
+/// A maintenance window that lasts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its end, and that of those that follow without a gap.
+    pub until: Timestamp,
 }
 
 /// The guard's state in a word.

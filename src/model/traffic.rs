@@ -36,7 +36,7 @@ pub struct Traffic {
     pub seen: Seen,
     /// What earlier flips wrote on the object.
     pub ledger: Ledger,
-    /// Set while a person has paused the guard.
+    /// A person's pause, which may have ended: see [`Self::paused_at`].
     pub paused: Option<Pause>,
     /// When the selector was last changed, where the object tells (`managedFields`).
     pub switched_at: Option<Timestamp>,
@@ -45,6 +45,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// The pause that is in force.
+    #[must_use]
+    pub fn paused_at(&self, at: Timestamp) -> Option<&Pause> {
+        self.paused.as_ref().filter(|pause| pause.holds(at))
+    }
+
     /// The active side; an empty one if the color has none.
     #[must_use]
     pub fn active_side(&self) -> Side {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, relieve::Went, scale::Raised, show, tell};
+use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, hold, relieve::Went, scale::Raised, show, tell};
 use crate::{
     evidence,
     model::{
@@ -159,6 +159,9 @@ impl Monitor {
         let Some(guard) = self.guards.get_mut(id) else { return };
         guard.flipping = true;
         let automatic = order.automatic;
+        if automatic && !order.dry_run && guard.spec.mode == Mode::Enforce {
+            self.holds.begun(id, order.incident.case.at);
+        }
         let router = Arc::clone(&guard.router);
         let (incident, dry_run) = (order.incident.clone(), order.dry_run);
         self.flips.spawn(carry_out(id.clone(), router, order, self.clock.clone()));
@@ -214,6 +217,10 @@ impl Monitor {
     pub(super) fn refuse(&mut self, id: &GuardId, case: &Case, seen: Seen, outcome: IncidentOutcome, why: &str) {
         let topic = tell::topic_of(&outcome);
         let now = case.at;
+        let many = hold::is_of_the_fleet(&outcome);
+        if many {
+            self.held_back(id);
+        }
         if self.repeated(id, &outcome, topic, now) {
             return;
         }
@@ -225,7 +232,12 @@ impl Monitor {
         // What a person asked for was decided by nobody.
         let ruled = matches!(case.trigger, Trigger::Rule { .. });
         let record = guard.recorder.trace().filter(|_| ruled);
-        self.conclude(id, incident, topic, record);
+        if many {
+            // Told of with the others, once for all of them.
+            self.record(id, &incident, topic, record);
+        } else {
+            self.conclude(id, incident, topic, record);
+        }
     }
 
     /// What came of a flip: told, recorded, counted, answered.
@@ -333,6 +345,10 @@ impl Monitor {
                 (!dry_run).then_some(Topic::RollbackFailed)
             }
         };
+        // A rule's flip alone is counted; that traffic was not moved is known of every outcome that gets here.
+        if automatic {
+            self.holds.nothing_moved(&id);
+        }
         if let Some(reply) = reply {
             // A caller that went away is no concern of ours.
             let _ = reply.send(Ok(CommandReply::Flip {
@@ -415,7 +431,12 @@ impl Monitor {
         if told == Topic::ScalingUp && topic == Topic::RollbackBlocked && guard.spec.mode == Mode::Enforce {
             return false;
         }
-        if show::since(now, episode.told_at) >= TELL_AGAIN {
+        let (was, is) = (hold::held(&episode.incident.outcome), hold::held(outcome));
+        if was != is {
+            return false;
+        }
+        // A window says itself when it ends, and of many guards people are told together.
+        if is.is_none() && show::since(now, episode.told_at) >= TELL_AGAIN {
             episode.told_at = now;
             episode.incident.outcome = outcome.clone();
             let mut message = tell::incident(&episode.incident, topic, &self.keeper, &guard.spec);

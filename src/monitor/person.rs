@@ -168,10 +168,10 @@ impl Monitor {
             return Some((reply, CommandError::UnknownGuard(id.to_string())));
         };
         let router = Arc::clone(&guard.router);
-        let what = if pause.is_some() {
-            "paused: nothing will be flipped until it is resumed"
-        } else {
-            "resumed"
+        let what = match &pause {
+            Some(Pause { until: Some(until), .. }) => format!("paused: nothing will be flipped until {until}, or until it is resumed"),
+            Some(_) => "paused: nothing will be flipped until it is resumed".to_owned(),
+            None => "resumed".to_owned(),
         };
         let (id, journal, clock, name) = (id.clone(), self.journal.clone(), self.clock.clone(), by.to_owned());
         let (action, reason) = match &pause {

@@ -10,7 +10,7 @@ use crate::{
     metrics::Metrics,
     model::{
         Color, ColorStatus, Decision, GuardId, GuardSpec, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Observation, Outcome,
-        Phase, RuleState, RuleStatus, View, file_segment,
+        Phase, RuleState, RuleStatus, View, file_segment, maintenance,
         status::{EventLine, unit},
     },
 };
@@ -150,7 +150,9 @@ impl Guarded {
             switched_at: traffic.and_then(|traffic| traffic.switched_at),
             watch_until: self.engine.watch_until().filter(|until| *until > now),
             cooldown_until: decide::cooldown_until(&ledger, &spec.policy).filter(|until| *until > now),
-            paused_by: traffic.and_then(|traffic| traffic.paused.as_ref()).map(|pause| pause.by.clone()),
+            paused_by: traffic.and_then(|traffic| traffic.paused_at(now)).map(|pause| pause.by.clone()),
+            paused_until: traffic.and_then(|traffic| traffic.paused_at(now)).and_then(|pause| pause.until),
+            maintenance: maintenance::status(&spec.maintenance, now),
             last_incident: self.last_incident.clone(),
             events: self.events.iter().cloned().collect(),
         }

@@ -205,6 +205,7 @@ fn thread(guard: &GuardId, topic: Topic) -> String {
         Topic::UnknownColor | Topic::Readable => Topic::Unreadable,
         Topic::Resumed => Topic::Paused,
         Topic::Rearmed => Topic::Disarmed,
+        Topic::FewFailing => Topic::ManyFailing,
         other => other,
     };
     format!("{}.{}", guard.file_name(), about.as_str())

@@ -170,6 +170,7 @@ fn family(a: &Announcement) -> &'static str {
         Topic::Blind | Topic::Sighted => "FlipbackGuardBlind",
         Topic::UnknownColor | Topic::Unreadable | Topic::Readable => "FlipbackRouteUnreadable",
         Topic::Disarmed | Topic::Rearmed => "FlipbackGuardDisarmed",
+        Topic::ManyFailing | Topic::FewFailing => "FlipbackManyFailing",
         Topic::FlippedBack => "FlipbackFlippedBack",
         Topic::Test => "FlipbackTest",
         _ => INCIDENT,

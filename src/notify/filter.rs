@@ -50,7 +50,10 @@ fn keeps_list(kind: ChatKind) -> bool {
 /// Whether `chat` is told of `announcement`.
 pub(super) fn hears(chat: &ChatSettings, announcement: &Announcement) -> Heard {
     let named = announcement.chats.contains(&chat.name);
-    let about = chat.filter.guards.is_empty() || chat.filter.guards.iter().any(|pattern| announcement.guard.fits(pattern));
+    // What all guards share is everybody's.
+    let about = announcement.topic.is_of_all()
+        || chat.filter.guards.is_empty()
+        || chat.filter.guards.iter().any(|pattern| announcement.guard.fits(pattern));
     if !(named || announcement.chats.is_empty() && about) {
         return Heard::No;
     }

@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ use crate::{
 
 /// How long a stop waits for messages under way; the rest stays on disk.
 const DRAIN: Duration = Duration::from_millis(2500);
+/// How long a change of chats waits for messages under way: what is pushed meanwhile lies in memory only.
+const CHANGE_DRAIN: Duration = Duration::from_millis(500);
 /// How long a stop waits for the disk, after that.
 const LAST_WRITE: Duration = Duration::from_millis(500);
 /// Messages synced at a time, so that a burst is no hung disk.
@@ -60,12 +62,25 @@ pub type Opener = Arc<dyn Fn(&ChatSettings) -> Box<dyn Notifier> + Send + Sync>;
 /// Where messages are pushed; cheap to clone.
 #[derive(Clone)]
 pub struct Outbox {
-    shared: Arc<Shared>,
+    switch: Arc<Switch>,
+}
+
+/// Where messages go by now: whoever holds an [`Outbox`] pushes to the chats in force, also after these were changed.
+struct Switch {
+    current: RwLock<Arc<Shared>>,
+    /// Counts the changes, for the task.
+    changes: watch::Sender<u64>,
+}
+
+impl Switch {
+    fn current(&self) -> Arc<Shared> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What carries the pushed messages; run it once, on its own task.
 pub struct OutboxTask {
-    shared: Arc<Shared>,
+    switch: Arc<Switch>,
     open: Opener,
     pace: Pace,
 }
@@ -91,6 +106,7 @@ pub struct Pushed {
 
 struct Shared {
     lanes: Vec<Lane>,
+    dir: PathBuf,
     spool: Spool,
     /// Something is in memory only.
     unlaid: Notify,
@@ -117,30 +133,27 @@ impl Outbox {
     /// As [`Self::open`], with notifiers of the caller's own making.
     #[must_use]
     pub fn open_with(dir: PathBuf, chats: Vec<ChatSettings>, metrics: Metrics, open: Opener) -> (Self, OutboxTask) {
-        for chat in &chats {
-            // Present from the start, so that a rate over them has a beginning.
-            for result in ["delivered", "retried", "dropped", "grouped"] {
-                metrics.notifications.with_label_values(&[chat.name.as_str(), result]);
-            }
-        }
-        let shared = Arc::new(Shared {
-            lanes: chats.into_iter().map(Lane::new).collect(),
-            spool: Spool::new(dir),
-            unlaid: Notify::new(),
-            unsynced: Notify::new(),
-            turns: watch::Sender::new(0),
-            left_open: Mutex::default(),
-            overflow: Mutex::default(),
-            given_up: Mutex::default(),
-            pending: watch::Sender::new(0),
-            metrics,
+        let switch = Arc::new(Switch {
+            current: RwLock::new(Arc::new(Shared::new(dir, chats, metrics))),
+            changes: watch::Sender::new(0),
         });
         let task = OutboxTask {
-            shared: Arc::clone(&shared),
+            switch: Arc::clone(&switch),
             open,
             pace: Pace::default(),
         };
-        (Self { shared }, task)
+        (Self { switch }, task)
+    }
+
+    /// Tells these chats from here on, and others no more. What the former ones were not told yet lies on disk and is taken up by those
+    /// of the same name.
+    pub fn change_chats(&self, chats: Vec<ChatSettings>) {
+        let mut current = self.switch.current.write().unwrap_or_else(PoisonError::into_inner);
+        let next = Shared::new(current.dir.clone(), chats, current.metrics.clone());
+        let lost = std::mem::take(&mut *current.given_up.lock().unwrap_or_else(PoisonError::into_inner));
+        *next.given_up.lock().unwrap_or_else(PoisonError::into_inner) = lost;
+        *current = Arc::new(next);
+        self.switch.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Hands a message over to every chat that is to hear it. Never waits and never fails: beyond 1000 waiting messages
@@ -151,14 +164,16 @@ impl Outbox {
             announcement.why = clipped(&announcement.why, WHY_CHARS_MAX, |_| None);
         }
         let announcement = Arc::new(announcement);
-        for lane in &self.shared.lanes {
-            let given_up = lane.push(&announcement, &self.shared.metrics);
-            self.shared.overflowed(lane, given_up, announcement.at);
+        // Held while pushing: a change of chats waits, so that nothing is pushed to those that are gone.
+        let shared = self.switch.current.read().unwrap_or_else(PoisonError::into_inner);
+        for lane in &shared.lanes {
+            let given_up = lane.push(&announcement, &shared.metrics);
+            shared.overflowed(lane, given_up, announcement.at);
         }
-        self.shared.recount();
-        self.shared.unlaid.notify_one();
+        shared.recount();
+        shared.unlaid.notify_one();
         Pushed {
-            shared: Arc::clone(&self.shared),
+            shared: Arc::clone(&shared),
             id: announcement.id.clone(),
         }
     }
@@ -167,26 +182,32 @@ impl Outbox {
     /// run began. Answers once, and `None` until the files have been read.
     #[must_use]
     pub fn take_left_open(&self) -> Option<Vec<OpenThread>> {
-        self.shared.left_open.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.switch
+            .current()
+            .left_open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// How each chat fares.
     #[must_use]
     pub fn health(&self) -> Vec<ChatStatus> {
-        self.shared.lanes.iter().map(Lane::status).collect()
+        self.switch.current().lanes.iter().map(Lane::status).collect()
     }
 
     /// What was given up since this was last asked, oldest first; of more than 256 the newest.
     #[must_use]
     pub fn take_given_up(&self) -> Vec<GivenUp> {
-        let mut given_up = self.shared.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = self.switch.current();
+        let mut given_up = shared.given_up.lock().unwrap_or_else(PoisonError::into_inner);
         given_up.drain(..).collect()
     }
 
     /// Messages waiting for a chat; one that waits for two chats counts twice, a quiet repeat not before its time.
     #[must_use]
     pub fn pending(&self) -> u64 {
-        *self.shared.pending.borrow()
+        *self.switch.current().pending.borrow()
     }
 }
 
@@ -215,20 +236,51 @@ impl OutboxTask {
     /// Delivers until stopped; then drains for at most 3 s. What is left stays on disk and is sent after the next start.
     /// `clock` is the one on the wall, which quiet repeats go by.
     pub async fn run(self, stop: CancellationToken, clock: Clock) {
-        let Self { shared, open, pace } = self;
+        let Self { switch, open, pace } = self;
+        let mut changes = switch.changes.subscribe();
+        let mut is_first = true;
+        loop {
+            changes.borrow_and_update();
+            let changed = async {
+                // The sender is ours to hold: it does not go away.
+                let _ = changes.changed().await;
+            };
+            let shared = switch.current();
+            Self::carry(&shared, &open, pace, &clock, (&stop, changed), is_first).await;
+            is_first = false;
+            // Asked afterwards: what was pushed before a stop is delivered, or lies on disk, however soon it came.
+            if stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    /// Delivers to some chats, until stopped or until there are others.
+    async fn carry(
+        shared: &Arc<Shared>,
+        open: &Opener,
+        pace: Pace,
+        clock: &Clock,
+        (stop, changed): (&CancellationToken, impl Future<Output = ()>),
+        is_first: bool,
+    ) {
         for lane in &shared.lanes {
             lane.set_pace(pace);
         }
-        shared.restore(&clock).await;
+        shared.restore(clock).await;
+        if !is_first {
+            // No earlier run left these: this one knows of them.
+            shared.left_open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
         let mut tasks = JoinSet::new();
-        let layer = Arc::clone(&shared);
+        let layer = Arc::clone(shared);
         tasks.spawn(async move {
             loop {
                 layer.unlaid.notified().await;
                 layer.lay().await;
             }
         });
-        let writer = Arc::clone(&shared);
+        let writer = Arc::clone(shared);
         tasks.spawn(async move {
             loop {
                 writer.unsynced.notified().await;
@@ -236,19 +288,26 @@ impl OutboxTask {
             }
         });
         for index in 0..shared.lanes.len() {
-            let (shared, open, clock) = (Arc::clone(&shared), Arc::clone(&open), clock.clone());
+            let (shared, open, clock) = (Arc::clone(shared), Arc::clone(open), clock.clone());
             tasks.spawn(async move { shared.carry(index, &open, &clock).await });
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
+        let ends = async {
+            tokio::select! {
+                () = stop.cancelled() => DRAIN,
+                () = changed => CHANGE_DRAIN,
+            }
+        };
+        tokio::pin!(ends);
+        let drain = tokio::select! {
+            drain = &mut ends => drain,
             // Neither a writer nor a lane ends by itself: one that did has panicked, and its messages stay on disk.
             Some(ended) = tasks.join_next() => {
                 error!(?ended, "A worker of the outbox died; restart flipback to send what it left");
-                stop.cancelled().await;
+                ends.await
             }
-        }
+        };
         let mut pending = shared.pending.subscribe();
-        let _ = timeout(DRAIN, pending.wait_for(|pending| *pending == 0)).await;
+        let _ = timeout(drain, pending.wait_for(|pending| *pending == 0)).await;
         tasks.shutdown().await;
         let last = async {
             shared.lay().await;
@@ -263,6 +322,28 @@ impl OutboxTask {
 }
 
 impl Shared {
+    fn new(dir: PathBuf, chats: Vec<ChatSettings>, metrics: Metrics) -> Self {
+        for chat in &chats {
+            // Present from the start, so that a rate over them has a beginning.
+            for result in ["delivered", "retried", "dropped", "grouped"] {
+                metrics.notifications.with_label_values(&[chat.name.as_str(), result]);
+            }
+        }
+        Self {
+            lanes: chats.into_iter().map(Lane::new).collect(),
+            spool: Spool::new(dir.clone()),
+            dir,
+            unlaid: Notify::new(),
+            unsynced: Notify::new(),
+            turns: watch::Sender::new(0),
+            left_open: Mutex::default(),
+            overflow: Mutex::default(),
+            given_up: Mutex::default(),
+            pending: watch::Sender::new(0),
+            metrics,
+        }
+    }
+
     /// Takes up what an earlier run left.
     async fn restore(&self, clock: &Clock) {
         let chats: Vec<String> = self.lanes.iter().map(|lane| lane.chat.name.clone()).collect();

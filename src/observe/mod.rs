@@ -119,6 +119,17 @@ pub trait Measure: Send + Sync {
         to: Timestamp,
         step: Duration,
     ) -> BoxFuture<'a, Result<Vec<Series>, ObserveError>>;
+
+    /// What measures under another configuration and keeps what this one has learned; `None`: it is made anew.
+    fn successor(
+        &self,
+        _guards: &[Arc<GuardSpec>],
+        _clusters: &[ClusterSettings],
+        _probe_resolve: BTreeMap<String, SocketAddr>,
+        _metrics: Metrics,
+    ) -> Option<Result<Arc<dyn Measure>, ObserveError>> {
+        None
+    }
 }
 
 impl Measure for Observer {
@@ -134,6 +145,17 @@ impl Measure for Observer {
         step: Duration,
     ) -> BoxFuture<'a, Result<Vec<Series>, ObserveError>> {
         self.range(guard, from, to, step).boxed()
+    }
+
+    fn successor(
+        &self,
+        guards: &[Arc<GuardSpec>],
+        clusters: &[ClusterSettings],
+        probe_resolve: BTreeMap<String, SocketAddr>,
+        metrics: Metrics,
+    ) -> Option<Result<Arc<dyn Measure>, ObserveError>> {
+        let next = self.successor(guards, clusters, probe_resolve, metrics);
+        Some(next.map(|next| Arc::new(next) as Arc<dyn Measure>))
     }
 }
 

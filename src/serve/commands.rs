@@ -50,7 +50,7 @@ async fn carry(shared: &Shared, request: HttpRequest<Body>) -> Result<CommandRep
         .await
         .map_err(IntoResponse::into_response)?;
     let command = read(&head.headers, body).await.map_err(IntoResponse::into_response)?;
-    info!(guard = %command.guard(), ?command, "Command received");
+    info!(guard = command.guard().map(ToString::to_string), ?command, "Command received");
     let (reply, answer) = oneshot::channel();
     shared.commands.try_send(Request { command, reply }).map_err(|refused| {
         match refused {

@@ -122,6 +122,8 @@ fn digest(status: &Status) -> Result<Vec<u8>, serde_json::Error> {
         guards,
         version: status.version.clone(),
         chats: status.chats.clone(),
+        fleet: status.fleet.clone(),
+        config: status.config.clone(),
         ..*status
     };
     serde_json::to_vec(&Digest { brief, status: &short })
@@ -140,6 +142,7 @@ fn shortened(guard: &GuardStatus) -> GuardStatus {
             standby: guard.standby.clone(),
             colors: guard.colors.clone(),
             paused_by: guard.paused_by.clone(),
+            maintenance: guard.maintenance.clone(),
             ..*guard
         }
     } else {

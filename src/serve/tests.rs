@@ -33,6 +33,8 @@ fn guard(name: &str, phase: Phase) -> GuardStatus {
         watch_until: None,
         cooldown_until: None,
         paused_by: None,
+        paused_until: None,
+        maintenance: None,
         last_incident: None,
         events: vec![EventLine {
             at: Timestamp::UNIX_EPOCH,
@@ -313,7 +315,7 @@ async fn the_monitors_answer_becomes_an_http_status() {
         let error = answer.as_ref().err().cloned();
         let monitor = tokio::spawn(async move {
             let request = commands.recv().await.expect("arrives");
-            assert_eq!(request.command.guard().as_str(), "shop/web");
+            assert_eq!(request.command.guard().map(GuardId::as_str), Some("shop/web"));
             request.reply.send(answer).expect("still asked");
             commands
         });

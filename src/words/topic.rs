@@ -47,6 +47,8 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::Switched => format!("Switched: {guard} is on {to} now"),
         Topic::Paused => format!("Paused: {guard} will not be rolled back"),
         Topic::Resumed => format!("Resumed: {guard} is guarded again"),
+        Topic::ManyFailing => "Many guards are failing at once: suspect a shared cause".to_owned(),
+        Topic::FewFailing => "No guard is held any more: few are failing".to_owned(),
         Topic::Test => format!("Test: messages about {guard} arrive here"),
     }
 }
@@ -171,6 +173,11 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
         Topic::Switched => "Nothing: flipback watches the new color closely from here on.".to_owned(),
         Topic::Paused => format!("When you are done: `flipback resume {guard}`. Until then it is judged, and nothing is moved."),
         Topic::Resumed => "Nothing: from here on it is rolled back again when it is bad.".to_owned(),
+        Topic::ManyFailing => "Users of the guards that are held are still served by the bad releases. Look first at what they share: a database, nodes, \
+             the network, certificates, Prometheus itself. If the releases are to blame all the same, `flipback override --for 10m --reason \
+             \"...\"` lets them flip, and `flipback rollback GUARD` flips one."
+            .to_owned(),
+        Topic::FewFailing => "Nothing: whatever fails from here on is rolled back as usual.".to_owned(),
         Topic::Test => "Nothing: whoever reads this is told.".to_owned(),
     }
 }

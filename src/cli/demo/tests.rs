@@ -59,6 +59,8 @@ fn status(seconds: f64, rule: RuleStatus, events: &[(f64, &str)]) -> Status {
             watch_until: None,
             cooldown_until: None,
             paused_by: None,
+            paused_until: None,
+            maintenance: None,
             last_incident: None,
             // The daemon shows the newest first.
             events: events

@@ -86,6 +86,7 @@ fn sample(run: &str, topic: Topic, now: Timestamp) -> Announcement {
         Topic::UnknownColor | Topic::Unreadable | Topic::Readable => ("unreadable", Topic::Readable),
         Topic::Disarmed | Topic::Rearmed => ("disarmed", Topic::Rearmed),
         Topic::Paused | Topic::Resumed => ("paused", Topic::Resumed),
+        Topic::ManyFailing | Topic::FewFailing => ("many_failing", Topic::FewFailing),
         other => (other.as_str(), other),
     };
     let example = Announcement::example_at(topic, begun(last, now));

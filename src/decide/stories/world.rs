@@ -421,6 +421,7 @@ impl World {
                 by: "ada".into(),
                 at: Timestamp::UNIX_EPOCH,
                 reason: String::new(),
+                until: None,
             }),
             switched_at: self.switched_at.map(|t| Timestamp::from_second(START + t).expect("in range")),
             switched_by: None,

@@ -336,6 +336,6 @@ fn ledger(at: &At<'_>) -> Result<Ledger, Fault> {
 }
 
 fn paused(at: &At<'_>) -> Result<Pause, Fault> {
-    at.table()?.only(&["by", "at", "reason"])?;
+    at.table()?.only(&["by", "at", "reason", "until"])?;
     at.read()
 }

@@ -170,7 +170,7 @@ impl Running {
     }
 
     async fn until(&self, reached: impl Fn(u64) -> bool) {
-        let mut pending = self.outbox.shared.pending.subscribe();
+        let mut pending = self.outbox.switch.current().pending.subscribe();
         timeout(PATIENCE, pending.wait_for(|pending| reached(*pending)))
             .await
             .expect("in time")
@@ -700,4 +700,34 @@ async fn no_failure_ever_prints_the_url_or_the_token() {
             assert!(line.is_none(), "{place} shows the secret: {line:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn other_chats_take_up_what_the_former_ones_were_not_told() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mute, spoken, new) = (
+        Served::new([Answer::Status(503)]).await,
+        Served::new([]).await,
+        Served::new([]).await,
+    );
+    let running = Running::start(dir.path(), vec![chat("a", &mute.url), chat("gone", &mute.url)]);
+    let before = running.outbox.clone();
+    running.outbox.push(numbered(1));
+    eventually("a first attempt", || !mute.ids().is_empty()).await;
+    running.outbox.change_chats(vec![chat("a", &spoken.url), chat("new", &new.url)]);
+    // Whoever got the outbox before the change pushes to the chats in force.
+    before.push(numbered(2));
+    eventually("both to arrive", || spoken.ids().len() == 2 && new.ids().len() == 1).await;
+    assert_eq!(spoken.ids(), ["id-0001", "id-0002"], "in order, and none lost");
+    assert_eq!(new.ids(), ["id-0002"]);
+    assert!(!mute.ids().contains(&"id-0002".to_owned()));
+    running.drained().await;
+    let left: Vec<String> = files(dir.path());
+    assert!(
+        left.iter().all(|file| file.contains("gone")),
+        "kept for a chat that may come back: {left:?}"
+    );
+    let names: Vec<String> = running.outbox.health().into_iter().map(|chat| chat.name).collect();
+    assert_eq!(names, ["a", "new"]);
+    running.stop().await;
 }

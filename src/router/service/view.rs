@@ -160,6 +160,7 @@ fn paused(service: &Service) -> Option<Pause> {
         by: format!("somebody, by the annotation {PAUSE_ANNOTATION}"),
         at: Timestamp::UNIX_EPOCH,
         reason: text.chars().take(200).collect(),
+        until: None,
     }))
 }
 

@@ -48,7 +48,9 @@ function advice(guard) {
     case "rolled_back":
       return `Users are served by ${active}. The bad release stays where it is for you to look at, and flipback never returns to it by itself.`;
     case "blocked":
-      return `${active} is bad and flipback may not move traffic, for the reason above. A person must act.`;
+      return guard.maintenance
+        ? `${active} is bad and flipback moves nothing while the maintenance lasts. It moves traffic the moment it ends, if ${active} is still bad. A person's rollback works now.`
+        : `${active} is bad and flipback may not move traffic, for the reason above. A person must act.`;
     case "suppressed":
       return `Users are hurt, and switching to ${standby} would not help: look for what both colors share.`;
     case "blind":
@@ -498,6 +500,8 @@ function fillTimers(card) {
   if (left(guard.watch_until) > 0) parts.push(["Close watch ends in", span(left(guard.watch_until))]);
   if (left(guard.cooldown_until) > 0) parts.push(["Cooldown, no automatic flip for", span(left(guard.cooldown_until))]);
   if (guard.paused_by) parts.push(["Paused by", guard.paused_by]);
+  if (left(guard.paused_until) > 0) parts.push(["Pause ends in", span(left(guard.paused_until))]);
+  if (guard.maintenance) parts.push([`Maintenance (${guard.maintenance.name}), no automatic flip for`, span(left(guard.maintenance.until))]);
   const rules = whole(guard).rules.filter((rule) => rule.sample_at);
   if (rules.length > 0) parts.push(["Newest sample", ago(rules.map((rule) => rule.sample_at).reduce((a, b) => (Date.parse(a) > Date.parse(b) ? a : b)))]);
   const parent = card.body.querySelector(".timers");
@@ -522,6 +526,7 @@ function render() {
   const guards = [...digest.guards].sort((a, b) => (RANK[a.phase] ?? 0) - (RANK[b.phase] ?? 0) || (a.guard < b.guard ? -1 : 1));
   renderHeadline(guards);
   renderChats(digest.chats ?? []);
+  renderNotices(digest);
   renderChips(guards);
   const parent = $("guards");
   const focused = document.activeElement;
@@ -610,6 +615,30 @@ function renderChats(chats) {
   show($("told"), chats.length > 0 && well.length > 0);
   text($("told"), `Chats that work: ${well.join(" · ")}`);
 }
+// What is about all guards: [tone, headline, text].
+function renderNotices(digest) {
+  const { fleet = {}, config = {} } = digest;
+  const notices = [];
+  if (fleet.held?.length > 0) {
+    notices.push(["bad", "Many guards are failing at once: suspect a shared cause",
+      `${fleet.flipped.length} guards were rolled back within ${span(fleet.window_seconds * 1000)}, where at most ${fleet.limit} may. Held: ${listed(fleet.held)}. Look at what they share; \u201cflipback override\u201d lets them flip.`]);
+  }
+  if (fleet.lifted_until && Date.parse(fleet.lifted_until) > daemonNow()) {
+    notices.push(["warn", `Any number of guards may flip for ${span(Date.parse(fleet.lifted_until) - daemonNow())}`, `By ${fleet.lifted_by ?? "somebody"}.`]);
+  }
+  if (config.refused) {
+    notices.push(["bad", `The configuration that was changed ${ago(config.refused.at)} is not in force: the one before it is`, config.refused.why]);
+  }
+  show($("notices"), notices.length > 0);
+  children($("notices"), notices.length, () => { const notice = make("section", undefined, "chats"); notice.append(make("h2"), make("p", undefined, "notice-text")); return notice; })
+    .forEach((notice, index) => {
+      const [tone, headline, what] = notices[index];
+      data(notice, "tone", tone);
+      text(notice.firstElementChild, headline);
+      text(notice.lastElementChild, what);
+    });
+}
+
 const listed = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
 const sentence = (line) => `${line.charAt(0).toUpperCase()}${line.slice(1)}${/[.!?]$/.test(line) ? "" : "."}`;
 

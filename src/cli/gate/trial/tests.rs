@@ -361,6 +361,7 @@ fn a_refused_flip_does_not_make_a_bad_color_better() {
         by: "ann".into(),
         at: at(-5),
         reason: String::new(),
+        until: None,
     });
     let mut trial = world.trial(&spec, &Asked::Active);
     world.set("green", Some((100.0, 0.2)));
@@ -382,6 +383,7 @@ fn a_standby_is_judged_as_if_it_served_and_nothing_of_flips_matters() {
         by: "ann".into(),
         at: at(-5),
         reason: String::new(),
+        until: None,
     });
     let mut trial = world.trial(&spec, &Asked::Standby);
     assert_eq!((trial.subject.color.as_str(), trial.subject.position), ("blue", Position::Standby));

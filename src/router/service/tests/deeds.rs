@@ -20,6 +20,7 @@ fn pause() -> Pause {
         by: "ann".into(),
         at: Timestamp::from_second(1_800_000_000).expect("in range"),
         reason: "freeze".into(),
+        until: None,
     }
 }
 
