@@ -91,6 +91,10 @@ pub struct Metrics {
     pub evidence_copies_pending: IntGauge,
     /// `flipback_audit_entries_total{result}`: `written`, `lost`.
     pub audit_entries: IntCounterVec,
+    /// `flipback_leading{shard}`: 1 while this replica acts for the shard's guards; nothing where there is but one daemon.
+    pub leading: IntGaugeVec,
+    /// `flipback_replicas`: replicas that are alive, this one included, as far as it knows; 0 where there is but one daemon.
+    pub replicas: IntGauge,
 }
 
 /// From 1 ms to 30 s: flips are expected within 25 ms, anything network-bound within its timeout.
@@ -210,6 +214,15 @@ impl Metrics {
                 &["result"],
             )?,
             evidence_copies_pending: gauge("flipback_evidence_copies_pending", "Evidence bundles that wait for their copy.")?,
+            leading: gauges(
+                "flipback_leading",
+                "1 while this replica acts for the guards of a shard.",
+                &["shard"],
+            )?,
+            replicas: gauge(
+                "flipback_replicas",
+                "Replicas that are alive, this one included; 0 without replicas.",
+            )?,
             audit_entries: counters(
                 "flipback_audit_entries_total",
                 "Entries of the audit journal by result.",

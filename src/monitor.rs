@@ -9,6 +9,7 @@ pub mod act;
 mod caught;
 mod hold;
 mod keep;
+mod lead;
 mod left;
 mod person;
 mod relieve;
@@ -38,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit::{Journal, JournalTask},
-    cluster::Cluster,
+    cluster::{Cluster, Replicas},
     config::Config,
     decide::{Engine, record::Recorder},
     evidence::Keeper,
@@ -55,6 +56,7 @@ use crate::{
 use act::{Arrival, Order, Step};
 use hold::Holds;
 use keep::FollowUp;
+use lead::Part;
 use relieve::Relieving;
 use reload::InForce;
 pub use reload::News;
@@ -71,7 +73,9 @@ const HISTORY_MAX: usize = 60;
 /// A healthy API server answers the first lists well within this; a dead one shall not hold up the first verdict longer.
 const FIRST_LISTS: Duration = Duration::from_secs(5);
 /// SIGTERM ends the daemon within 5 s; flips in progress get most of them.
-const FLIPS_FINISH: Duration = Duration::from_millis(3500);
+const FLIPS_FINISH: Duration = Duration::from_millis(3200);
+/// Giving the Leases back takes two requests that are on their way together.
+const LEASES_RETURN: Duration = Duration::from_millis(500);
 /// What remains of the 5 s goes to evidence; what is cut is finished at the next start.
 const ERRANDS_FINISH: Duration = Duration::from_millis(700);
 /// Evidence, events and verifications under way at once; each is bounded in time by its own room.
@@ -136,6 +140,8 @@ struct Guarded {
     spec: Arc<GuardSpec>,
     router: Arc<dyn Router>,
     cluster: Arc<Cluster>,
+    /// Its share of the guards, where several daemons share them.
+    shard: Option<u32>,
     engine: Engine,
     /// The thread of messages of its newest incident.
     thread: Option<String>,
@@ -144,7 +150,7 @@ struct Guarded {
     /// The newest incident of a thread of messages that has not been closed.
     open: Option<Incident>,
     /// What an earlier run has begun to tell and not ended.
-    left: Vec<OpenThread>,
+    left_open: Vec<OpenThread>,
     /// Since when nothing has been wrong, while a thread is open.
     calm_since: Option<Timestamp>,
     /// What the engine saw lately, for the record of what it decides.
@@ -181,6 +187,8 @@ struct Episode {
 /// The conductor.
 pub struct Monitor {
     guards: BTreeMap<GuardId, Guarded>,
+    /// Its part among several daemons; `None`: it is the only one.
+    part: Option<Part>,
     clusters: Vec<Arc<Cluster>>,
     clock: Clock,
     observer: Arc<dyn Measure>,
@@ -258,6 +266,11 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         let cluster = (world.cluster)(settings.clone(), namespaces, metrics.clone(), stop.child_token());
         clusters.insert(settings.name.clone(), cluster);
     }
+    let replicas = config
+        .replicas
+        .as_ref()
+        .and_then(|settings| clusters.get(&settings.cluster).map(|cluster| (settings, Arc::clone(cluster))))
+        .map(|(settings, cluster)| Replicas::open(settings.clone(), cluster, world.clock.clone(), metrics.clone()));
     let served = config.serve.evidence.is_some();
     let (begun, known) = (keeper.unfinished(), keeper.known());
     let mut incidents = keeper.kept();
@@ -277,6 +290,8 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         .filter_map(|spec| clusters.get(&spec.cluster).map(|cluster| (spec, cluster)))
         .map(|(spec, cluster)| {
             show::introduce(&metrics, spec);
+            let shard = replicas.as_ref().map(|replicas| replicas.shard(&spec.id));
+            let share = replicas.as_ref().zip(shard).map(|(replicas, shard)| (shard, replicas.fence(shard)));
             let guarded = Guarded {
                 engine: engine(spec, remembered.get(&spec.id).map(|(_, incident)| incident), now),
                 remains: resume::Remains::of(&spec.id, &begun, &kept, &known, now),
@@ -288,7 +303,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
                     .map(|(_, incident)| incident)
                     .filter(|incident| tell::is_open(incident))
                     .cloned(),
-                ..Guarded::new(spec, cluster)
+                ..Guarded::new(spec, cluster, share)
             };
             (spec.id.clone(), guarded)
         })
@@ -303,9 +318,11 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         chats: Vec::new(),
         fleet: FleetStatus::default(),
         config: ConfigStatus::default(),
+        replica: None,
     }));
     let mut monitor = Monitor {
         guards,
+        part: replicas.map(Part::new),
         clusters: clusters.into_values().collect(),
         clock: world.clock.clone(),
         observer,
@@ -357,7 +374,9 @@ fn engine(spec: &Arc<GuardSpec>, newest: Option<&Incident>, now: Timestamp) -> E
 ///
 /// # Errors
 /// [`CommandError`] as the daemon would answer it; what keeps the rooms from opening is `Failed`.
-pub async fn command(config: Config, command: Command) -> Result<CommandReply, CommandError> {
+pub async fn command(mut config: Config, command: Command) -> Result<CommandReply, CommandError> {
+    // A person who acts past the daemon acts past all replicas; the compare-and-swap stands between them.
+    config.replicas = None;
     let stop = CancellationToken::new();
     let world = World::real();
     let clock = world.clock.clone();
@@ -414,6 +433,9 @@ impl Monitor {
         let watched = format!("flipback {} watches {} guards", env!("CARGO_PKG_VERSION"), self.guards.len());
         self.audit(self.clock.now(), Actor::Flipback, None, "started", &watched, None);
         self.tidy();
+        if let Some(part) = &self.part {
+            part.start();
+        }
         let lists = first_lists(self.clusters.clone());
         let mut look: Option<BoxFuture<'static, Look>> = Some(lists.map(|()| Look::Lists).boxed());
         let mut timer = tokio::time::interval(self.poll);
@@ -445,6 +467,17 @@ impl Monitor {
                     look = Some(readings.map(Look::Readings).boxed());
                 }
                 Some(_) = self.errands.join_next() => {}
+                Some(()) = OptionFuture::from(self.part.as_mut().map(Part::changed)) => {
+                    let now = self.clock.now();
+                    // What a follower has seen become bad, it acts on at once: the next look need not wait for the poll.
+                    if self.follow_leases(now) {
+                        timer.reset_immediately();
+                    }
+                    // Before the first look there is nothing to show, and /readyz would take it for one.
+                    if self.guards.values().any(|guard| guard.decision.is_some()) {
+                        self.publish(now);
+                    }
+                }
             }
         }
         self.finish().await;
@@ -466,7 +499,8 @@ impl Monitor {
 
     /// Second half of a tick: judge, act, show.
     fn judge(&mut self, mut readings: Readings, now: Timestamp) {
-        self.take_up();
+        self.follow_leases(now);
+        self.take_up_threads();
         let ids: Vec<GuardId> = self.guards.keys().cloned().collect();
         let mut fleet = self.fleet(now);
         for id in ids {
@@ -475,7 +509,9 @@ impl Monitor {
                 continue;
             };
             // Before the engine looks: what an earlier run has moved is not to be told as somebody's switch.
-            self.resume(&id, &view, now);
+            if self.leads(&id) {
+                self.resume(&id, &view, now);
+            }
             let hold = self.hold(&id, &fleet, now);
             let Some(guard) = self.guards.get_mut(&id) else { continue };
             let seen = Observation {
@@ -491,15 +527,21 @@ impl Monitor {
             guard.remember(&decision, &seen);
             let before = guard.decision.as_ref().map(|decision| decision.phase);
             show::count(&self.metrics, &id, before, &decision, &seen.view);
-            self.notes(&id, &decision, &seen);
-            self.act(&id, &decision, &seen);
-            self.end_left(&id, &decision, &seen);
+            // A follower's streaks are as warm as its leader's; what follows from them is the leader's to do and to say.
+            if self.leads(&id) {
+                self.notes(&id, &decision, &seen);
+                self.act(&id, &decision, &seen);
+                self.end_left(&id, &decision, &seen);
+            } else {
+                self.close_own(&id, &decision, &seen);
+            }
             self.counted(&id, &mut fleet);
             if let Some(guard) = self.guards.get_mut(&id) {
                 guard.decision = Some(decision);
                 guard.view = Some(seen.view);
             }
         }
+        self.occupy();
         self.follow_up(now);
         self.given_up();
         self.tell_of_many(&fleet, now);
@@ -561,6 +603,11 @@ impl Monitor {
     /// Carries out a person's request.
     fn command(&mut self, request: Request, now: Timestamp) {
         let Request { command, reply } = request;
+        if let Some(error) = command.guard().and_then(|guard| self.elsewhere(guard)) {
+            // A caller that went away is no concern of ours.
+            let _ = reply.send(Err(error));
+            return;
+        }
         let answered = match &command {
             Command::Rollback {
                 guard,
@@ -628,7 +675,14 @@ impl Monitor {
             tracing::error!("A flip was still unanswered when the daemon had to stop: look at the Service");
         }
         self.stop_looking(self.clock.now());
-        let errands = async { while self.errands.join_next().await.is_some() {} };
+        // Flips are over: another replica need not wait until the Leases have run out.
+        if let Some(part) = &self.part {
+            part.leave(LEASES_RETURN).await;
+        }
+        let errands = async {
+            while self.errands.join_next().await.is_some() {}
+            self.keeper.rendered().await;
+        };
         if tokio::time::timeout(ERRANDS_FINISH, errands).await.is_err() {
             tracing::warn!(count = self.errands.len(), "Evidence is finished at the next start");
         }
@@ -651,6 +705,7 @@ impl Monitor {
             chats: self.outbox.health(),
             fleet: self.fleet.clone(),
             config: self.in_force.status.clone(),
+            replica: self.part.as_ref().map(Part::status),
         };
         self.status.send_replace(Arc::new(status));
     }

@@ -10,9 +10,10 @@ use flipback::{
     model::{Mode, RouteSpec},
 };
 use k8s_openapi::api::{
-    apps::v1::Deployment,
+    apps::v1::{Deployment, StatefulSet},
     authorization::v1::{ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec},
-    core::v1::{Event, Pod, Secret, Service},
+    coordination::v1::Lease,
+    core::v1::{Event, PersistentVolumeClaim, Pod, Secret, Service},
 };
 use kube::{
     Api, Client,
@@ -110,6 +111,9 @@ fn reads_and_flips() -> Rights {
     let mut rights = reads();
     rights.insert("/services[shop-active shop-preview]".to_owned(), vec!["patch".to_owned()]);
     rights.entry("/events".to_owned()).or_default().insert(0, "create".to_owned());
+    rights.insert("coordination.k8s.io/leases".to_owned(), vec!["create".to_owned()]);
+    let lead = ["get", "patch", "update"].map(str::to_owned).to_vec();
+    rights.insert("coordination.k8s.io/leases[flipback-members flipback-shard-0]".to_owned(), lead);
     rights
 }
 
@@ -124,6 +128,21 @@ async fn wait_for_rights(client: &Client, namespace: &str, wanted: &Rights) {
         assert!(tokio::time::Instant::now() < deadline, "found {found:#?}\nwanted {wanted:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits until so many replicas are Ready, each with a volume of its own.
+async fn wait_ready(cluster: &Cluster, namespace: &str, replicas: i32) {
+    let sets: Api<StatefulSet> = Api::namespaced(cluster.admin().await, namespace);
+    eventually("the StatefulSet to be Ready", SOON * 2, async || {
+        let status = sets.get("flipback").await.ok()?.status?;
+        (status.ready_replicas == Some(replicas)).then_some(())
+    })
+    .await;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.admin().await, namespace);
+    let claims = claims.list(&ListParams::default()).await.expect("claims may be listed").items;
+    let names: Vec<String> = claims.into_iter().filter_map(|claim| claim.metadata.name).collect();
+    let wanted: Vec<String> = (0..replicas).map(|pod| format!("data-flipback-{pod}")).collect();
+    assert_eq!(names, wanted);
 }
 
 fn refused<T: std::fmt::Debug>(what: &str, result: Result<T, kube::Error>) {
@@ -144,7 +163,7 @@ async fn the_monitor_runs_restricted_and_may_flip_its_services_only() {
     let said = cluster.apply_yaml(&manifest("monitor.yaml", namespace)).await;
     assert_eq!(said.lines().count(), 9, "{said}");
 
-    cluster.wait_ready(namespace, "flipback", true).await;
+    wait_ready(&cluster, namespace, 2).await;
     let admin = cluster.admin().await;
     let bare =
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": {"containers": [{"name": "a", "image": "a"}]}});
@@ -214,6 +233,9 @@ async fn may_not_do_harm(account: &Client, namespace: &str) {
     refused("a deletion", services.delete("shop-active", &DeleteParams::default()).await);
     let deployments: Api<Deployment> = Api::namespaced(account.clone(), namespace);
     refused("a patch of a Deployment", deployments.patch("shop-blue", &by, &patch).await);
+    let leases: Api<Lease> = Api::namespaced(account.clone(), namespace);
+    refused("a look at who leads something else", leases.get("another-controller").await);
+    refused("a list of Leases", leases.list(&ListParams::default()).await);
     let elsewhere: Api<Service> = Api::namespaced(account.clone(), "default");
     refused("a read in another namespace", elsewhere.get("kubernetes").await);
 }
@@ -227,7 +249,7 @@ async fn monitor_only_cannot_write_at_all() {
     let namespace = "shop-watched";
     restricted_shop(&cluster, namespace).await;
     cluster.apply_yaml(&manifest("monitor-only.yaml", namespace)).await;
-    cluster.wait_ready(namespace, "flipback", true).await;
+    wait_ready(&cluster, namespace, 1).await;
 
     let kubeconfig = cluster.kubeconfig_for_service_account(namespace, "flipback").await;
     let account = cluster.client(&kubeconfig).await;
@@ -272,6 +294,10 @@ fn the_configuration_guards_what_the_role_allows() {
             panic!("{name}: one guard")
         };
         assert_eq!((guard.id.as_str(), guard.mode), ("shop/shop", mode));
+        // The Leases that the Role names, and one more for each shard beyond the first.
+        let replicas = config.replicas.map(|replicas| (replicas.namespace, replicas.name, replicas.shards));
+        let wanted = (mode == Mode::Enforce).then(|| ("shop".to_owned(), "flipback".to_owned(), 1));
+        assert_eq!(replicas, wanted, "{name}");
         let RouteSpec::Service(route) = &guard.route;
         assert_eq!(
             (route.active.as_str(), route.preview.as_deref()),
@@ -280,7 +306,7 @@ fn the_configuration_guards_what_the_role_allows() {
     }
 }
 
-/// Apart from the rights, its own switch and the comments, there is one way to deploy.
+/// Apart from the rights, its own switch, who leads and the comments, there is one way to deploy.
 #[test]
 fn monitor_only_is_the_same_deployment() {
     let lines = |name: &str| -> Vec<String> {
@@ -295,8 +321,18 @@ fn monitor_only_is_the_same_deployment() {
         if let Some(role) = role {
             objects.replace_range(role, "");
         }
+        if let Some(start) = objects.find("    # Two pods share") {
+            let end = start
+                + objects
+                    .get(start..)
+                    .and_then(|rest| rest.find("    [prometheus]"))
+                    .expect("the next section");
+            objects.replace_range(start..end, "");
+        }
+        let one = "replicas: 1 # leading needs a right to write, and who only watches needs no leader\n";
         objects
             .replace("    monitor_only = true\n\n", "")
+            .replace(one, "replicas: 2\n")
             .lines()
             .map(str::to_owned)
             .collect()

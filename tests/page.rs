@@ -13,7 +13,8 @@ use fantoccini::{Client, ClientBuilder, wd::WebDriverCompatibleCommand};
 use flipback::{
     metrics::Metrics,
     model::{
-        Color, ColorStatus, GuardId, GuardStatus, IncidentSummary, Mode, Phase, Release, RuleName, RuleStatus, Status,
+        Color, ColorStatus, GuardId, GuardStatus, IncidentSummary, Mode, Phase, Release, ReplicaStatus, RuleName, RuleStatus, ShardStatus,
+        Status,
         settings::ServeSettings,
         status::{ChatStatus, EventLine},
     },
@@ -241,6 +242,7 @@ fn of(guards: Vec<GuardStatus>) -> Status {
         guards,
         notifications_pending: 0,
         chats: Vec::new(),
+        replica: None,
     }
 }
 
@@ -265,6 +267,7 @@ fn side(name: &str, image: &str) -> ColorStatus {
 fn guard(name: &str, phase: Phase, streak: u32) -> GuardStatus {
     let value = if streak > 0 { 0.124 } else { 0.004 };
     GuardStatus {
+        shard: None,
         guard: GuardId::new("", "shop", name).expect("valid"),
         mode: Mode::Enforce,
         object: format!("Service/{name}"),
@@ -692,6 +695,74 @@ fn every_kind() -> GuardStatus {
         why: "availability_bad: good share 99.84 % (12 bad of 7,500) under 99.9 %, first breach".into(),
         ..guard("web", Phase::Breaching, 1)
     }
+}
+
+fn shared(name: &str, leaders: &[Option<&str>], trouble: Option<&str>) -> ReplicaStatus {
+    let shards = (0..).zip(leaders).map(|(shard, leader)| ShardStatus {
+        shard,
+        leader: leader.map(str::to_owned),
+        ours: *leader == Some(name),
+    });
+    ReplicaStatus {
+        name: name.to_owned(),
+        alive: vec!["flipback-0".to_owned(), "flipback-1".to_owned()],
+        shards: shards.collect(),
+        trouble: trouble.map(str::to_owned),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_says_that_it_follows_and_whom() {
+    let Some(browser) = Browser::start("a_follower_says_that_it_follows_and_whom").await else {
+        return;
+    };
+    let daemon = Daemon::start(anywhere(), vec![guard("web", Phase::Steady, 0)]).await;
+    let says = |replica: Option<ReplicaStatus>| {
+        daemon.status.send_replace(Arc::new(Status {
+            replica,
+            ..of(vec![guard("web", Phase::Steady, 0)])
+        }));
+    };
+    browser.open(&daemon).await;
+    let hidden = "document.getElementById('lead').hidden";
+    let what = "document.getElementById('lead-what').textContent";
+    let so = "document.getElementById('lead-so').textContent";
+    let badge = "document.getElementById('replica').textContent";
+    browser.until("document.getElementById('replica').hidden").await;
+    assert_eq!(browser.value(hidden).await, true, "a single daemon speaks of no replicas");
+
+    says(Some(shared("flipback-0", &[Some("flipback-0")], None)));
+    browser
+        .until(&format!("{badge} === 'flipback-0 leads; alive: flipback-0, flipback-1'"))
+        .await;
+    assert_eq!(browser.value(hidden).await, true, "a leader needs no banner");
+
+    says(Some(shared("flipback-0", &[Some("flipback-1")], None)));
+    browser.until(&format!("!{hidden} && {what} === 'flipback-0 only follows'")).await;
+    assert_eq!(browser.value(so).await, "flipback-1 leads and acts. Commands go there.");
+    screenshots(&browser, "follower").await;
+
+    let odd = "failed to read the Lease \"ops/<b>x</b>\": not allowed";
+    says(Some(shared(
+        "flipback-0",
+        &[Some("flipback-0"), Some("flipback-1"), None],
+        Some(odd),
+    )));
+    browser
+        .until(&format!("{what} === 'Nobody leads shard 2: their guards are not flipped'"))
+        .await;
+    browser
+        .until(&format!("{badge}.startsWith('flipback-0 leads shard 0 of 3;')"))
+        .await;
+    let so = browser.value(so).await;
+    assert_eq!(
+        so,
+        "flipback-1 acts for shard 1. Commands go there. Failed to read the Lease \"ops/<b>x</b>\": not allowed."
+    );
+    screenshots(&browser, "orphans").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    browser.close().await;
+    daemon.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,10 @@
 //!
 //! Each finding is one line with what to do. What is wrong here is what would be blind, refused or silent later, when it matters.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -14,6 +17,7 @@ use super::{
     standalone::{Rooms, may_write},
 };
 use crate::{
+    cluster::{Cluster, lease},
     config::{Config, Flags},
     model::{
         Absence, Announcement, Color, GuardId, GuardSpec, Mode, RouteSpec, RuleSpec, ScalarRule, Topic, Traffic, View,
@@ -204,6 +208,7 @@ async fn live(findings: &mut Findings, config: &Config, guards: &[Arc<GuardSpec>
             }
         }
     }
+    replicas(findings, config, &rooms.clusters).await;
     let now = super::now();
     for (spec, router) in &rooms.guards {
         let about = format!("guard {}", spec.id);
@@ -220,6 +225,37 @@ async fn live(findings: &mut Findings, config: &Config, guards: &[Arc<GuardSpec>
         }
     }
     Ok(())
+}
+
+/// Whether a replica could lead.
+async fn replicas(findings: &mut Findings, config: &Config, clusters: &BTreeMap<String, Arc<Cluster>>) {
+    const ABOUT: &str = "replicas";
+    let Some(settings) = &config.replicas else { return };
+    let Some(cluster) = clusters.get(&settings.cluster) else {
+        let what = format!(
+            "the rights on Leases in cluster {} are not asked for: none of these guards is in it",
+            settings.cluster
+        );
+        findings.add(ABOUT, Level::Warning, what);
+        return;
+    };
+    match lease::rights::lacking(cluster, settings).await {
+        Ok(lacking) if lacking.is_empty() => {
+            let shards = settings.shards;
+            let plural = if shards == 1 { "shard" } else { "shards" };
+            let what = format!("the account may lead {shards} {plural} in namespace {}", settings.namespace);
+            findings.add(ABOUT, Level::Ok, what);
+        }
+        Ok(lacking) => findings
+            .add(ABOUT, Level::Wrong, format!("the account may not: {}", lacking.join(", ")))
+            .todo(format!(
+                "apply deploy/monitor.yaml with a name for each shard in namespace {}: without a Lease nothing is flipped",
+                settings.namespace
+            )),
+        Err(error) => {
+            findings.add(ABOUT, Level::Wrong, chain(&error));
+        }
+    }
 }
 
 /// What is live, and could the other color take over? Answers with the active and the standby color.

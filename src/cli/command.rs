@@ -240,7 +240,7 @@ fn code(answer: &Result<CommandReply, CommandError>) -> u8 {
         },
         Err(CommandError::Busy) => UNKNOWN,
         Err(CommandError::UnknownGuard(_) | CommandError::UnknownColor(_)) => super::USAGE,
-        Err(CommandError::Refused(_) | CommandError::Failed(_)) => BAD,
+        Err(CommandError::Refused(_) | CommandError::Failed(_) | CommandError::NotLeading { .. }) => BAD,
     }
 }
 
@@ -250,6 +250,16 @@ pub fn lines(answer: &Result<CommandReply, CommandError>) -> Vec<String> {
     match answer {
         Ok(CommandReply::Done { what }) => vec![what.clone()],
         Ok(CommandReply::Flip { incident }) => flip(incident),
+        Err(error @ CommandError::NotLeading { leader, .. }) => {
+            let mut lines = vec![error.to_string()];
+            if let Some(leader) = leader {
+                lines.push(format!(
+                    "in a cluster: `kubectl port-forward pod/{leader} 8080` and the same command with --address http://127.0.0.1:8080"
+                ));
+            }
+            lines.push("or with --alone, which does it from here, past all replicas".to_owned());
+            lines
+        }
         Err(error) => vec![error.to_string()],
     }
 }

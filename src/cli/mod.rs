@@ -201,6 +201,9 @@ pub struct RunArgs {
     /// Time between two looks, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub poll: Option<Duration>,
+    /// Into how many shares several replicas divide the guards, each with a leader of its own
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u32>,
     /// The form of the log
     #[arg(long, value_name = "FORM", value_parser = log_format)]
     pub log_format: Option<LogFormat>,
@@ -329,6 +332,7 @@ async fn daemon(global: &Global, args: RunArgs) -> Result<u8, Failure> {
         listen: args.listen,
         data_dir: args.data_dir,
         poll: args.poll,
+        shards: args.shards,
         log_filter: None,
         log_format: args.log_format,
     });

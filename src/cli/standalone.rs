@@ -123,6 +123,7 @@ pub async fn look(config: &Config, guards: &[Arc<GuardSpec>], now: Timestamp) ->
         chats: Vec::new(),
         fleet: FleetStatus::default(),
         config: ConfigStatus::default(),
+        replica: None,
     })
 }
 
@@ -194,6 +195,7 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
         maintenance: maintenance::status(&spec.maintenance, now),
         last_incident: None,
         events: Vec::new(),
+        shard: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `flipback status`: every guard in a line, or one guard whole.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use super::{
     paint::{self, Cell, columns, figure, limit, styled},
     standalone,
 };
-use crate::model::{ChatStatus, GuardId, GuardStatus, Mode, Phase, RuleStatus, Status};
+use crate::model::{ChatStatus, GuardId, GuardStatus, Mode, Phase, ReplicaStatus, RuleStatus, ShardStatus, Status};
 
 /// Arguments of `flipback status`.
 #[derive(Clone, Debug, Args)]
@@ -116,6 +116,9 @@ fn table(status: &Status) -> String {
     };
     out.push_str(&fleet(status));
     out.push_str(&refused(status));
+    if let Some(replica) = &status.replica {
+        out.push_str(&format!("\n{}\n", styled(&sharing(replica), paint::DIM)));
+    }
     out.push_str(&chats(&status.chats, status.at));
     out
 }
@@ -152,6 +155,33 @@ fn refused(status: &Status) -> String {
     );
     let lines: String = refused.why.lines().map(|line| format!("  {line}\n")).collect();
     format!("\n{}\n{lines}", styled(&head, paint::BAD))
+}
+
+/// Who acts, where several daemons share the guards, in a line.
+fn sharing(replica: &ReplicaStatus) -> String {
+    let numbers = |shards: &[&ShardStatus]| shards.iter().map(|shard| shard.shard.to_string()).collect::<Vec<_>>().join(", ");
+    let ours: Vec<&ShardStatus> = replica.shards.iter().filter(|shard| shard.ours).collect();
+    let name = &replica.name;
+    let mut said = match (ours.as_slice(), replica.shards.len()) {
+        ([], _) => format!("{name} only follows"),
+        (_, 1) => format!("{name} leads"),
+        (ours, all) => format!("{name} leads shard {} of {all}", numbers(ours)),
+    };
+    let mut others: BTreeMap<&str, Vec<&ShardStatus>> = BTreeMap::new();
+    for shard in replica.shards.iter().filter(|shard| !shard.ours) {
+        others.entry(shard.leader.as_deref().unwrap_or("nobody")).or_default().push(shard);
+    }
+    for (leader, shards) in others {
+        said.push_str(&match replica.shards.len() {
+            1 => format!("; {leader} leads"),
+            _ => format!("; {leader} leads shard {}", numbers(&shards)),
+        });
+    }
+    said.push_str(&format!("; alive: {}", replica.alive.join(", ")));
+    if let Some(trouble) = &replica.trouble {
+        said.push_str(&format!("; {trouble}"));
+    }
+    said
 }
 
 /// Chats that are not told, or were not; nothing where all is well.
@@ -419,6 +449,7 @@ mod tests {
             history: Vec::new(),
         };
         GuardStatus {
+            shard: None,
             guard: GuardId::new("", "shop", name).expect("valid"),
             mode: Mode::Enforce,
             object: "Service/web".into(),
@@ -507,6 +538,39 @@ mod tests {
     #[test]
     fn several_guards_take_a_line_each() {
         insta::assert_snapshot!(shown(vec![guard("web", Phase::Breaching), guard("api", Phase::Steady)]));
+    }
+
+    #[test]
+    fn who_leads_is_told_in_a_line() {
+        let shard = |shard, leader: &str| ShardStatus {
+            shard,
+            leader: (!leader.is_empty()).then(|| leader.to_owned()),
+            ours: leader == "flipback-0",
+        };
+        let of = |leaders: &[&str]| ReplicaStatus {
+            name: "flipback-0".into(),
+            alive: vec!["flipback-0".into(), "flipback-1".into()],
+            shards: (0..).zip(leaders).map(|(number, leader)| shard(number, leader)).collect(),
+            trouble: None,
+        };
+        let said: Vec<String> = [
+            of(&["flipback-0"]),
+            of(&["flipback-1"]),
+            of(&["flipback-0", "flipback-1", "flipback-0", ""]),
+            ReplicaStatus {
+                trouble: Some("failed to read the Lease \"ops/flipback-shard-0\": not allowed".into()),
+                ..of(&[""])
+            },
+        ]
+        .iter()
+        .map(sharing)
+        .collect();
+        insta::assert_snapshot!(said.join("\n"), @r#"
+        flipback-0 leads; alive: flipback-0, flipback-1
+        flipback-0 only follows; flipback-1 leads; alive: flipback-0, flipback-1
+        flipback-0 leads shard 0, 2 of 4; flipback-1 leads shard 1; nobody leads shard 3; alive: flipback-0, flipback-1
+        flipback-0 only follows; nobody leads; alive: flipback-0, flipback-1; failed to read the Lease "ops/flipback-shard-0": not allowed
+        "#);
     }
 
     #[test]

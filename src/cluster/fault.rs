@@ -6,6 +6,8 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use super::fence::Fenced;
+
 /// Why a request to the API server did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
@@ -43,6 +45,8 @@ pub enum FaultKind {
     Timeout,
     /// The connection broke: nobody knows whether it was carried out.
     Lost,
+    /// This replica does not lead: nothing was sent.
+    Fenced,
 }
 
 /// An API server's message longer than this is cut: it goes to chats and pages.
@@ -129,7 +133,9 @@ fn by_chain(error: &kube::Error) -> Fault {
                 detail: credential(cause),
             };
         }
-        if cause.is::<rustls::Error>() || wraps_tls(cause) {
+        if cause.is::<Fenced>() {
+            kind = FaultKind::Fenced;
+        } else if cause.is::<rustls::Error>() || wraps_tls(cause) {
             kind = FaultKind::Tls;
         } else if kind == FaultKind::Lost && said == CONNECT_FAILED {
             kind = FaultKind::Unreachable;
@@ -202,6 +208,7 @@ impl fmt::Display for FaultKind {
             Self::Unreachable => "unreachable",
             Self::Timeout => "no answer in time",
             Self::Lost => "connection lost",
+            Self::Fenced => "not sent: another replica may lead",
         })
     }
 }

@@ -12,6 +12,8 @@
 mod caches;
 mod connect;
 pub mod fault;
+pub mod fence;
+pub mod lease;
 mod material;
 mod trim;
 mod watch;
@@ -31,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     caches::{Caches, LOST_AFTER, Unreadable},
     fault::{Fault, FaultKind},
+    fence::Fence,
+    lease::keep::Replicas,
 };
 use self::{
     caches::{Shelf, Signals, Stores, Trouble},

@@ -17,6 +17,7 @@ use super::{
     error::Problems,
     evidence, guard, layers, maintenance,
     raw::{Node, NodeKind, Share, Table},
+    replicas,
 };
 
 /// Time between two looks: faster than a second recounts samples, slower than ten minutes guards nothing.
@@ -52,6 +53,7 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let log = log(root.table_or_empty("log"), defaults.log);
     let probe_resolve = probe_resolve(root.table_or_empty("probe"));
     let clusters = cluster::clusters(&root, &base, &scripts, defaults.clusters);
+    let replicas = replicas::replicas(&root, &clusters, &sources.environment);
     let chats = chat::chats(&root, &base, &scripts);
     let evidence = evidence::evidence(root.table_or_empty("evidence"), &data_dir, &base);
     let audit = evidence::audit(root.table_or_empty("audit"));
@@ -69,13 +71,13 @@ pub(super) fn assemble(sources: &Sources, problems: &Problems) -> Config {
     let clusters = clusters.into_iter().map(|(_, cluster)| cluster).collect();
     let mut config = Config {
         blast_radius: blast_radius(root.table_or_empty("blast_radius")),
-        replicas: None,
         clusters,
         guards: guards.into_iter().map(Arc::new).collect(),
         chats: chats.settings,
         evidence,
         audit,
         serve,
+        replicas,
         data_dir,
         poll,
         probe_resolve,

@@ -42,6 +42,7 @@ mod maintenance;
 mod policy;
 mod probe;
 mod raw;
+mod replicas;
 mod rule;
 mod scalar;
 mod selector;
@@ -72,7 +73,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How many guards may flip within a time.
     pub blast_radius: BlastRadius,
-    /// Several replicas; `None`: this one is alone.
+    /// How this daemon shares the guards with others; `None`: it is the only one.
     pub replicas: Option<ReplicaSettings>,
     /// Time between two looks; one for all guards, whose queries are batched.
     pub poll: Duration,
@@ -112,6 +113,8 @@ pub struct Flags {
     pub data_dir: Option<PathBuf>,
     /// Time between two looks.
     pub poll: Option<Duration>,
+    /// Into how many shares replicas divide the guards.
+    pub shards: Option<u32>,
     /// The log's filter.
     pub log_filter: Option<String>,
     /// The log's form.
@@ -133,6 +136,7 @@ impl Flags {
                 .as_ref()
                 .map(|path| ("--data-dir", "data_dir", Value::from(path.to_string_lossy().into_owned()))),
             self.poll.map(|poll| ("--poll", "poll", Value::from(duration::print(poll)))),
+            self.shards.map(|shards| ("--shards", "replicas.shards", Value::from(shards))),
             self.log_filter
                 .as_ref()
                 .map(|filter| ("--log", "log.filter", Value::from(filter.clone()))),

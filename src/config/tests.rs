@@ -13,6 +13,7 @@ use super::*;
 
 mod chats;
 mod evidence;
+mod replicas;
 mod rules;
 mod safety;
 

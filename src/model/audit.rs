@@ -16,7 +16,7 @@ pub struct AuditEntry {
     pub guard: Option<GuardId>,
     /// What, as a word: `started`, `stopped`, `decided`, `rolled_back`, `withheld`, `failed`, `stale`, `blocked`, `suppressed`, `refused`, `paused`,
     /// `resumed`, `switched`, `recovered`, `did_not_help`, `flipped_back`, `disarmed`, `rearmed`, `evidence_kept`, `evidence_lost`,
-    /// `evidence_pruned`, `message_lost`.
+    /// `evidence_pruned`, `message_lost`, `leading`, `following`, `not_leading`.
     pub action: String,
     /// One sentence with numbers.
     pub why: String,

@@ -114,10 +114,25 @@ pub enum CommandError {
     /// Refused by the rules that protect traffic.
     #[error("refused: {0}")]
     Refused(String),
+    /// Another replica acts for this guard, or none does at the moment.
+    #[error("{}", not_leading(.replica, .leader.as_deref()))]
+    NotLeading {
+        /// The replica that was asked.
+        replica: String,
+        /// The one to ask; `None`: nobody leads right now.
+        leader: Option<String>,
+    },
     /// The cluster said no, or nothing.
     #[error("{0}")]
     Failed(String),
     /// The daemon is busy or stopping.
     #[error("the daemon is busy or stopping; try again")]
     Busy,
+}
+
+fn not_leading(replica: &str, leader: Option<&str>) -> String {
+    match leader {
+        Some(leader) => format!("{replica} only follows: {leader} acts for this guard, ask it"),
+        None => format!("{replica} only follows, and no replica leads this guard right now: try again in a few seconds"),
+    }
 }

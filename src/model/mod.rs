@@ -40,7 +40,7 @@ pub use spec::{
     Policy, Preset, ProbeRule, Reassert, Relief, RouteSpec, RuleKind, RuleSpec, ScalarRule, ScaleUp, ServiceRoute, TimeUnit, Windows,
 };
 pub use status::{
-    ChatStatus, ColorStatus, ConfigStatus, FleetStatus, GuardStatus, IncidentSummary, MaintenanceStatus, Phase, RefusedConfig, RuleStatus,
-    Status,
+    ChatStatus, ColorStatus, ConfigStatus, FleetStatus, GuardStatus, IncidentSummary, MaintenanceStatus, Phase, RefusedConfig,
+    ReplicaStatus, RuleStatus, ShardStatus, Status,
 };
 pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};

@@ -465,6 +465,40 @@ impl Default for AuditSettings {
     }
 }
 
+/// Several daemons that watch the same guards, one of which acts for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSettings {
+    /// The cluster that the Leases lie in, by its name in the configuration; empty for the only one.
+    pub cluster: String,
+    /// The Leases' namespace.
+    pub namespace: String,
+    /// The Leases are called `<name>-shard-0`, `<name>-shard-1`, ..., and the one in which replicas announce themselves `<name>-members`.
+    pub name: String,
+    /// What this replica is called: the pod's name.
+    pub identity: String,
+    /// Into how many shares the guards are divided; each has a Lease and a leader of its own.
+    pub shards: u32,
+    /// How long a Lease is held after each renewal; whole seconds.
+    pub duration: Duration,
+    /// Time between two renewals, and between two looks at another's.
+    pub renew: Duration,
+}
+
+impl Default for ReplicaSettings {
+    fn default() -> Self {
+        Self {
+            cluster: String::new(),
+            namespace: String::new(),
+            name: "flipback".to_owned(),
+            identity: "flipback".to_owned(),
+            shards: 1,
+            // Those of Kubernetes' own controllers.
+            duration: Duration::from_secs(15),
+            renew: Duration::from_secs(2),
+        }
+    }
+}
+
 /// Our own HTTP server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServeSettings {
@@ -524,25 +558,6 @@ impl Default for BlastRadius {
             window: Duration::from_secs(10 * 60),
         }
     }
-}
-
-/// Several replicas that share the guards by Leases.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaSettings {
-    /// The cluster that holds the Leases, by its name in the configuration.
-    pub cluster: String,
-    /// Their namespace.
-    pub namespace: String,
-    /// What their names begin with.
-    pub name: String,
-    /// Who this replica is; unique, such as the pod's name.
-    pub identity: String,
-    /// Leases among which the guards are divided.
-    pub shards: u32,
-    /// How long a Lease holds without being renewed.
-    pub duration: Duration,
-    /// Between two renewals.
-    pub renew: Duration,
 }
 
 #[cfg(test)]

@@ -31,6 +31,9 @@ pub struct Status {
     /// The configuration in force, and what became of the newest change of it.
     #[serde(default)]
     pub config: ConfigStatus,
+    /// Who leads, where several daemons share the guards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaStatus>,
 }
 
 /// How many guards flipped by themselves lately, and how many may.
@@ -70,6 +73,39 @@ pub struct RefusedConfig {
     pub at: Timestamp,
     /// Every problem, for a person.
     pub why: String,
+}
+
+/// One of several daemons that share the guards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// What this one is called.
+    pub name: String,
+    /// All that are alive, this one included.
+    pub alive: Vec<String>,
+    /// Every shard of the guards.
+    pub shards: Vec<ShardStatus>,
+    /// Why the Leases cannot be read or written, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// One shard of the guards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Its number, from 0.
+    pub shard: u32,
+    /// Who leads it; `None`: nobody that is known of.
+    pub leader: Option<String>,
+    /// Whether it is this replica.
+    pub ours: bool,
+}
+
+impl ReplicaStatus {
+    /// Who leads a shard, as far as known.
+    #[must_use]
+    pub fn leader(&self, shard: u32) -> Option<&str> {
+        self.shards.iter().find(|known| known.shard == shard)?.leader.as_deref()
+    }
 }
 
 /// How a chat fares.
@@ -130,6 +166,9 @@ pub struct GuardStatus {
     pub last_incident: Option<IncidentSummary>,
     /// What happened lately, newest first, bounded.
     pub events: Vec<EventLine>,
+    /// Its shard, where several daemons share the guards: [`Status::replica`] says who leads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
 }
 
 /// A maintenance window that lasts.

@@ -284,6 +284,11 @@ impl Monitor {
             }
             None => (None, None),
         };
+        if let Err(error @ RouterError::NotLeading { .. }) = flip {
+            self.overtaken(&id, &incident, &error, reply, at);
+            self.discard_evidence(begun, incident.id);
+            return;
+        }
         let topic = match flip {
             Ok(Flip::Moved {
                 took,

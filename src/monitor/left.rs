@@ -34,18 +34,18 @@ enum Fate {
 
 impl Monitor {
     /// Learns, once the outbox has read its files, what an earlier run has left open.
-    pub(super) fn take_up(&mut self) {
+    pub(super) fn take_up_threads(&mut self) {
         for open in self.outbox.take_left_open().unwrap_or_default() {
             tracing::info!(thread = open.thread, topic = open.topic.as_str(), since = %open.since, "An earlier run has left this open");
             if let Some(guard) = self.guards.get_mut(&open.guard) {
-                guard.left.push(open);
+                guard.left_open.push(open);
             }
         }
     }
 
     /// Tells the end of what is over.
     pub(super) fn end_left(&mut self, id: &GuardId, decision: &Decision, seen: &Observation) {
-        let Some(guard) = self.guards.get(id).filter(|guard| !guard.left.is_empty()) else {
+        let Some(guard) = self.guards.get(id).filter(|guard| !guard.left_open.is_empty()) else {
             return;
         };
         let long_enough = show::since(seen.at, self.started_at) >= guard.patience();
@@ -53,13 +53,13 @@ impl Monitor {
         let left = self
             .guards
             .get_mut(id)
-            .map(|guard| std::mem::take(&mut guard.left))
+            .map(|guard| std::mem::take(&mut guard.left_open))
             .unwrap_or_default();
         for open in left {
             let Some(guard) = self.guards.get_mut(id) else { return };
             match guard.fate(&open, decision, &seen.view, calm, seen.at) {
                 Fate::Taken => {}
-                Fate::Waits => guard.left.push(open),
+                Fate::Waits => guard.left_open.push(open),
                 Fate::Ends(topic, why) => self.end(id, &open, topic, &why, seen),
             }
         }
@@ -116,7 +116,7 @@ impl Guarded {
 
     /// Whether a thread that tells this was left open by an earlier run.
     pub(super) fn left_open(&self, topic: Topic) -> bool {
-        self.left.iter().any(|open| open.topic == topic)
+        self.left_open.iter().any(|open| open.topic == topic)
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     decide,
     model::{Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Mode, Observation, Pause, Refusal, Traffic, Trigger, View},
+    router::RouterError,
 };
 
 /// What a person asks for.
@@ -173,6 +174,7 @@ impl Monitor {
             Some(_) => "paused: nothing will be flipped until it is resumed".to_owned(),
             None => "resumed".to_owned(),
         };
+        let elsewhere = self.not_leading(id);
         let (id, journal, clock, name) = (id.clone(), self.journal.clone(), self.clock.clone(), by.to_owned());
         let (action, reason) = match &pause {
             Some(pause) => ("paused", pause.reason.clone()),
@@ -183,6 +185,7 @@ impl Monitor {
                 Ok(()) => Ok(CommandReply::Done {
                     what: format!("{id} is {what}"),
                 }),
+                Err(RouterError::NotLeading { .. }) => Err(elsewhere),
                 Err(error) => Err(CommandError::Failed(tell::chain(&error))),
             };
             journal.write(AuditEntry {

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use super::{Guarded, Monitor, show, tell};
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Fence},
     config::Config,
     decide::{Engine, record::Recorder},
     model::{Actor, ConfigStatus, GuardId, GuardSpec, Moment, RefusedConfig, TimelineEntry, View, settings::ClusterSettings},
@@ -182,20 +182,21 @@ impl Monitor {
         let mut former = std::mem::take(&mut self.guards);
         for spec in &config.guards {
             let Some(cluster) = clusters.get(&spec.cluster) else { continue };
+            let share = self.part.as_ref().map(|part| part.share(&spec.id));
             let guard = match former.remove(&spec.id) {
                 Some(guard) if Arc::ptr_eq(&guard.cluster, cluster) && guard.spec.config_hash == spec.config_hash => guard,
                 Some(guard) => {
                     changes.changed.push(spec.id.clone());
                     self.metrics.forget(spec.id.as_str());
                     show::introduce(&self.metrics, spec);
-                    guard.under(spec, cluster, now)
+                    guard.under(spec, cluster, share, now)
                 }
                 None => {
                     changes.added.push(spec.id.clone());
                     show::introduce(&self.metrics, spec);
                     let former = self.gone.remove(&spec.id);
-                    let fresh = Guarded::new(spec, cluster);
-                    former.map_or(fresh, |former| former.under(spec, cluster, now))
+                    let fresh = Guarded::new(spec, cluster, share);
+                    former.map_or(fresh, |former| former.under(spec, cluster, share, now))
                 }
             };
             self.guards.insert(spec.id.clone(), guard);
@@ -247,7 +248,7 @@ impl Monitor {
 
 impl Guarded {
     /// The same guard under another configuration: what it lived through stays, and where it is judged as before, its streaks too.
-    fn under(self, spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>, now: Timestamp) -> Self {
+    fn under(self, spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>, share: Option<(u32, &Fence)>, now: Timestamp) -> Self {
         let same_place = Arc::ptr_eq(&self.cluster, cluster);
         let engine = Some(self.engine)
             .filter(|_| same_place && judged_alike(&self.spec, spec))
@@ -258,7 +259,7 @@ impl Guarded {
             thread: self.thread,
             last_incident: self.last_incident,
             calm_since: self.calm_since,
-            left: self.left,
+            left_open: self.left_open,
             events: self.events,
             // What is under way goes on, and is not begun twice.
             flipping: self.flipping,
@@ -267,7 +268,7 @@ impl Guarded {
             remains: self.remains,
             relief: self.relief,
             scaling: self.scaling,
-            ..Self::new(spec, cluster)
+            ..Self::new(spec, cluster, share)
         };
         let how = match engine {
             Some(engine) => {
@@ -283,10 +284,11 @@ impl Guarded {
     }
 
     /// A guard of which nothing is known yet.
-    pub(super) fn new(spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>) -> Self {
+    pub(super) fn new(spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>, share: Option<(u32, &Fence)>) -> Self {
         Self {
-            router: router::open(spec, Arc::clone(cluster)),
+            router: router::fenced(spec, Arc::clone(cluster), share.map(|(_, fence)| fence)),
             cluster: Arc::clone(cluster),
+            shard: share.map(|(shard, _)| shard),
             engine: Engine::new(Arc::clone(spec)),
             recorder: Recorder::new(Arc::clone(spec)),
             decided_on: None,
@@ -301,7 +303,7 @@ impl Guarded {
             calm_since: None,
             last: None,
             open: None,
-            left: Vec::new(),
+            left_open: Vec::new(),
             events: std::collections::VecDeque::new(),
             history: BTreeMap::new(),
             scaling: super::scale::Scaling::default(),

@@ -50,6 +50,8 @@ pub(super) struct Remains {
     started: Timestamp,
     /// What is done once was done.
     looked: bool,
+    /// What the ledger tells of is taken up if it is younger than this.
+    reach: Duration,
 }
 
 /// One thing that is owed.
@@ -93,7 +95,20 @@ impl Remains {
             followed: BTreeSet::new(),
             started,
             looked: false,
+            reach: YOUNG,
         }
+    }
+
+    /// Another replica led until now: of what it did, only what it flipped within `reach` may be unfinished. `known` are the bundles
+    /// that this replica has by now.
+    pub(super) fn inherit(&mut self, known: BTreeSet<String>, reach: Duration, now: Timestamp) {
+        self.known.extend(known);
+        if self.looked {
+            self.kept.clear();
+        }
+        self.started = now;
+        self.looked = false;
+        self.reach = reach;
     }
 
     /// Whether nothing can be owed any more.
@@ -164,7 +179,7 @@ pub(super) fn plan(remains: &Remains, traffic: &Traffic, spec: &GuardSpec, now: 
             None => Some(Deed::Wait(boxed())),
         });
     }
-    let young = |flip: &&FlipRecord| flip.at < remains.started && show::since(now, flip.at) < YOUNG;
+    let young = |flip: &&FlipRecord| flip.at < remains.started && show::since(now, flip.at) < remains.reach;
     let last = traffic.ledger.last().filter(young);
     let has_bundle = |flip: &&FlipRecord| remains.known.contains(&file_segment(&flip.incident));
     deeds.extend(last.filter(|flip| !has_bundle(flip)).map(|flip| Deed::Recall(flip.clone())));

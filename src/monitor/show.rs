@@ -155,6 +155,7 @@ impl Guarded {
             maintenance: maintenance::status(&spec.maintenance, now),
             last_incident: self.last_incident.clone(),
             events: self.events.iter().cloned().collect(),
+            shard: self.shard,
         }
     }
 

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{Cluster, ClusterError, Fault, FaultKind},
+    cluster::{Cluster, ClusterError, Fault, FaultKind, Fence},
     model::{Color, FlipRecord, GuardSpec, Mode, Pause, Relief, Seen, View},
 };
 
@@ -51,8 +51,8 @@ pub trait Router: Send + Sync {
     fn relieve<'a>(&'a self, relief: &'a ReliefOrder) -> BoxFuture<'a, Result<Relieved, RouterError>>;
 }
 
-/// One kind of route: opens a router where the guard's route is of that kind.
-type Opener = fn(&Arc<GuardSpec>, &Arc<Cluster>) -> Option<Arc<dyn Router>>;
+/// One kind of route: opens a router where the guard's route is of that kind, with the fence before its writes.
+type Opener = fn(&Arc<GuardSpec>, &Arc<Cluster>, Option<&Fence>) -> Option<Arc<dyn Router>>;
 
 /// Every kind of route.
 const CATALOGUE: &[Opener] = &[service::open];
@@ -63,9 +63,19 @@ const CATALOGUE: &[Opener] = &[service::open];
 /// When a kind of route has no router, which a test excludes.
 #[must_use]
 pub fn open(spec: &Arc<GuardSpec>, cluster: Arc<Cluster>) -> Arc<dyn Router> {
+    fenced(spec, cluster, None)
+}
+
+/// As [`open`], for one of several replicas: `fence` stands before whatever the router writes on guarded objects, and is asked
+/// as each request is sent.
+///
+/// # Panics
+/// When a kind of route has no router, which a test excludes.
+#[must_use]
+pub fn fenced(spec: &Arc<GuardSpec>, cluster: Arc<Cluster>, fence: Option<&Fence>) -> Arc<dyn Router> {
     let router = CATALOGUE
         .iter()
-        .find_map(|open| open(spec, &cluster))
+        .find_map(|open| open(spec, &cluster, fence))
         .expect("every kind of route has a router: a test opens each");
     match spec.mode {
         Mode::Enforce => router,
@@ -317,6 +327,14 @@ pub enum RouterError {
         #[source]
         source: Fault,
     },
+    /// Another replica leads, or none does.
+    #[error("did not {attempted} {object}: this replica does not lead, or not for long enough")]
+    NotLeading {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        object: String,
+    },
     /// The object has no such selector key.
     #[error("failed to {attempted} {object}: its selector has no key {key:?}; correct `selector_key` or the Service")]
     NoSuchKey {
@@ -367,6 +385,7 @@ impl RouterError {
             FaultKind::Unauthorized => Self::Unauthorized { attempted, object, source },
             FaultKind::Forbidden => Self::Forbidden { attempted, object, source },
             FaultKind::NotFound => Self::Missing { attempted, object },
+            FaultKind::Fenced => Self::NotLeading { attempted, object },
             _ => Self::Failed { attempted, object, source },
         }
     }

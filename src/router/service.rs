@@ -28,7 +28,7 @@ use kube::{Api, Client, api::PatchParams};
 
 use super::{Access, Flip, FlipOrder, ReliefOrder, Relieved, RouteEvent, Router, RouterError, Scaled, Verified};
 use crate::{
-    cluster::{Cluster, Fault, Unreadable},
+    cluster::{Cluster, Fault, Fence, Unreadable},
     model::{Color, FlipRecord, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
 };
 
@@ -45,6 +45,8 @@ struct ServiceRouter {
     cluster: Arc<Cluster>,
     /// `Service "shop/web"`, for errors.
     object: String,
+    /// Stands before every write; `None`: there are no other replicas.
+    fence: Option<Fence>,
     memory: Mutex<Memory>,
 }
 
@@ -58,9 +60,13 @@ struct Memory {
 }
 
 /// The catalogue's entry.
-pub(super) fn open(spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>) -> Option<Arc<dyn Router>> {
+pub(super) fn open(spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>, fence: Option<&Fence>) -> Option<Arc<dyn Router>> {
     let RouteSpec::Service(route) = &spec.route;
-    Some(Arc::new(ServiceRouter::new(spec.clone(), route.clone(), cluster.clone())))
+    let router = ServiceRouter::new(spec.clone(), route.clone(), cluster.clone());
+    Some(Arc::new(ServiceRouter {
+        fence: fence.cloned(),
+        ..router
+    }))
 }
 
 impl ServiceRouter {
@@ -71,6 +77,7 @@ impl ServiceRouter {
             route,
             cluster,
             object,
+            fence: None,
             memory: Mutex::default(),
         }
     }
@@ -108,7 +115,17 @@ impl ServiceRouter {
         Api::namespaced(client, &self.spec.namespace)
     }
 
+    /// The client for writes on guarded objects, with the fence before it where there is one.
     fn writes(&self, attempted: &'static str) -> Result<Client, RouterError> {
+        let client = self.unfenced(attempted)?;
+        Ok(match &self.fence {
+            Some(fence) => fence.before(client, self.cluster.flip_timeout()),
+            None => client,
+        })
+    }
+
+    /// The client for what any replica may write: what it saw.
+    fn unfenced(&self, attempted: &'static str) -> Result<Client, RouterError> {
         self.cluster.writes().map_err(|source| RouterError::NotConnected {
             attempted,
             object: self.object.clone(),

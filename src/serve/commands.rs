@@ -207,7 +207,7 @@ fn failure(error: &CommandError) -> Response {
     let status = match error {
         CommandError::UnknownGuard(_) => StatusCode::NOT_FOUND,
         CommandError::UnknownColor(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        CommandError::Refused(_) => StatusCode::CONFLICT,
+        CommandError::Refused(_) | CommandError::NotLeading { .. } => StatusCode::CONFLICT,
         CommandError::Failed(_) => StatusCode::BAD_GATEWAY,
         CommandError::Busy => StatusCode::SERVICE_UNAVAILABLE,
     };

@@ -124,6 +124,7 @@ fn digest(status: &Status) -> Result<Vec<u8>, serde_json::Error> {
         chats: status.chats.clone(),
         fleet: status.fleet.clone(),
         config: status.config.clone(),
+        replica: status.replica.clone(),
         ..*status
     };
     serde_json::to_vec(&Digest { brief, status: &short })

@@ -14,6 +14,7 @@ const TOKEN: &str = "correct horse battery staple";
 
 fn guard(name: &str, phase: Phase) -> GuardStatus {
     GuardStatus {
+        shard: None,
         guard: GuardId::new("", "shop", name).expect("valid"),
         mode: Mode::Enforce,
         object: format!("Service/{name}"),

@@ -42,7 +42,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long anything that controllers do may take.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// What turns a Deployment into endpoints, and what a namespace needs to have and to lose pods.
-const CONTROLLERS: &str = "deployment-controller,replicaset-controller,endpointslice-controller,serviceaccount-controller,\
+const CONTROLLERS: &str = "deployment-controller,replicaset-controller,statefulset-controller,endpointslice-controller,serviceaccount-controller,\
     namespace-controller,garbage-collector-controller,disruption-controller";
 
 /// A running control plane.

@@ -144,6 +144,10 @@ impl Ground {
     /// The binary with this configuration, and nothing of the machine's own settings.
     #[must_use]
     pub fn binary(&self, arguments: &[&str]) -> Command {
+        self.program(&self.config, arguments)
+    }
+
+    fn program(&self, config: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flipback"));
         command
             .env_clear()
@@ -152,7 +156,7 @@ impl Ground {
             .env("HOSTNAME", "bastion")
             .args(arguments)
             .arg("--config")
-            .arg(&self.config);
+            .arg(config);
         command
     }
 
@@ -176,12 +180,30 @@ impl Ground {
     pub fn daemon(&self, command: Command) -> Daemon {
         Daemon {
             process: Process::start("flipback", command, self.folder.path().join("flipback.log")),
-            http: reqwest::Client::builder()
-                .timeout(Duration::from_secs(5))
-                .no_proxy()
-                .build()
-                .expect("a client"),
+            http: client(),
             url: format!("http://127.0.0.1:{}", self.port),
+            guard: format!("{}/shop", self.namespace),
+        }
+    }
+
+    /// Starts another daemon beside, with a configuration, data, a log and a port of its own; `edit` changes its configuration.
+    #[must_use]
+    pub fn beside(&self, name: &str, edit: impl FnOnce(String) -> String) -> Daemon {
+        let port = free_port();
+        let text = std::fs::read_to_string(&self.config).expect("written above");
+        let text = text
+            .replace(
+                &format!("listen = \"127.0.0.1:{}\"", self.port),
+                &format!("listen = \"127.0.0.1:{port}\""),
+            )
+            .replace("data_dir = \"data\"", &format!("data_dir = \"{name}\""));
+        let config = self.folder.write(&format!("{name}.toml"), edit(text));
+        let mut command = self.program(&config, &["run"]);
+        command.env("HOSTNAME", name);
+        Daemon {
+            process: Process::start("flipback", command, self.folder.path().join(format!("{name}.log"))),
+            http: client(),
+            url: format!("http://127.0.0.1:{port}"),
             guard: format!("{}/shop", self.namespace),
         }
     }
@@ -326,6 +348,14 @@ after = "1s"
     folder.write("flipback.toml", text)
 }
 
+fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .no_proxy()
+        .build()
+        .expect("a client")
+}
+
 /// The daemon as a process.
 #[derive(Debug)]
 pub struct Daemon {
@@ -343,6 +373,12 @@ impl Daemon {
     pub async fn guard(&self) -> Option<Value> {
         let url = format!("{}/api/v1/guards/{}", self.url, self.guard);
         let answer = self.http.get(url).send().await.ok()?;
+        answer.json().await.ok()
+    }
+
+    /// Its whole status, once the daemon answers.
+    pub async fn status(&self) -> Option<Value> {
+        let answer = self.http.get(format!("{}/api/v1/status", self.url)).send().await.ok()?;
         answer.json().await.ok()
     }
 

@@ -46,6 +46,7 @@ fn status(seconds: f64, rule: RuleStatus, events: &[(f64, &str)]) -> Status {
     Status {
         at: at(seconds),
         guards: vec![GuardStatus {
+            shard: None,
             guard: GuardId::new("", "shop", "web").expect("a name"),
             mode: Mode::Enforce,
             object: "Service/web".to_owned(),

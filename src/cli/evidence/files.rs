@@ -30,7 +30,7 @@ const SUFFIX: &str = ".tar.zst";
 #[command(after_help = "Examples:
   flipback evidence export
   flipback evidence export last web --to /tmp/
-  kubectl exec deploy/flipback -- flipback evidence export last --to - > incident.tar.zst
+  kubectl exec flipback-0 -- flipback evidence export last --to - > incident.tar.zst
   tar --zstd -xf incident.tar.zst")]
 pub struct ExportArgs {
     /// The incident.

@@ -70,7 +70,8 @@ impl ServiceRouter {
     /// Posts an Event about the active Service. Its name is unique, so that the API server never folds two into one.
     pub(super) async fn write_event(&self, event: &RouteEvent) -> Result<(), RouterError> {
         let attempted = "post an Event about";
-        let client = self.writes(attempted)?;
+        // The Event of a flip that was carried out is true whoever leads by now.
+        let client = self.unfenced(attempted)?;
         let known = self.cluster.caches().last_known_service(&self.spec.namespace, &self.route.active);
         let service = match known {
             Some(service) => service.as_ref().clone(),

@@ -527,6 +527,7 @@ function render() {
   renderHeadline(guards);
   renderChats(digest.chats ?? []);
   renderNotices(digest);
+  renderReplica(digest.replica);
   renderChips(guards);
   const parent = $("guards");
   const focused = document.activeElement;
@@ -566,6 +567,32 @@ function render() {
   show($("pending"), digest.notifications_pending > 0);
   text($("pending"), `${digest.notifications_pending} unsent message${digest.notifications_pending === 1 ? "" : "s"}`);
   tick();
+}
+
+// --- replicas --------------------------------------------------------------
+
+const shardsNamed = (shards) => `shard${shards.length === 1 ? "" : "s"} ${listed(shards.map((one) => String(one.shard)))}`;
+
+// Who acts, where several daemons share the guards. A follower shows all there is to see and does nothing: that must not be missed.
+function renderReplica(replica) {
+  show($("replica"), Boolean(replica));
+  if (!replica) return show($("lead"), false);
+  const ours = replica.shards.filter((one) => one.ours);
+  const others = replica.shards.filter((one) => !one.ours && one.leader);
+  const orphans = replica.shards.filter((one) => !one.ours && !one.leader);
+  const all = replica.shards.length === 1;
+  const role = ours.length === 0 ? "follows" : all ? "leads" : `leads ${shardsNamed(ours)} of ${replica.shards.length}`;
+  text($("replica"), `${replica.name} ${role}; alive: ${replica.alive.join(", ")}`);
+  const leaders = [...new Set(others.map((one) => one.leader))].map((leader) => {
+    const theirs = others.filter((one) => one.leader === leader);
+    return all ? `${leader} leads and acts` : `${leader} acts for ${shardsNamed(theirs)}`;
+  });
+  const what = orphans.length > 0 ? (all ? "No replica leads: nothing is flipped" : `Nobody leads ${shardsNamed(orphans)}: their guards are not flipped`)
+    : ours.length === 0 ? `${replica.name} only follows` : "";
+  show($("lead"), what !== "" || Boolean(replica.trouble));
+  data($("lead"), "tone", orphans.length > 0 || replica.trouble ? "bad" : "info");
+  text($("lead-what"), what || "Replicas cannot be kept in step");
+  text($("lead-so"), [leaders.length > 0 ? `${leaders.join("; ")}. Commands go there.` : "", replica.trouble ? sentence(replica.trouble) : ""].filter(Boolean).join(" "));
 }
 
 // --- chats -----------------------------------------------------------------

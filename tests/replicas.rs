@@ -1,0 +1,394 @@
+//! Several daemons and the guards they share, as processes on a real API server: whoever dies, hangs or is asked to go, exactly
+//! one flip is made, and no streak begins anew.
+//!
+//! Witnesses are the API server's audit log and, for what was *not* sent, a door that one daemon's requests pass through.
+
+mod replicas {
+    pub mod door;
+}
+pub mod support;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::http::Method;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, api::ListParams};
+use replicas::door::{Door, Keep};
+use serde_json::{Value, json};
+use support::{
+    AuditEvent, Daemon, Ground, Stage, eventually,
+    stage::{SOON, TOKEN, VERDICT_LIMIT},
+};
+
+/// Short for the sake of the tests, and still longer than a flip may take.
+const DURATION: Duration = Duration::from_secs(4);
+
+/// A configuration with replicas: `shards` Leases beside the guarded Services.
+fn sharing(text: &str, namespace: &str, shards: u32) -> String {
+    let clusters = text.replace("[clusters.testbed]\n", "[clusters.testbed]\nflip_timeout = \"1s\"\n");
+    assert_ne!(clusters, text);
+    let seconds = DURATION.as_secs();
+    format!("{clusters}\n[replicas]\nnamespace = \"{namespace}\"\nshards = {shards}\nduration = \"{seconds}s\"\nrenew = \"500ms\"\n")
+}
+
+fn replica(ground: &Ground, name: &str, shards: u32) -> Daemon {
+    ground.beside(name, |text| sharing(&text, &ground.namespace, shards))
+}
+
+/// One whose requests to the API server pass through a door.
+fn behind(ground: &Ground, name: &str, door: &Door) -> Daemon {
+    let kubeconfig = std::fs::read_to_string(ground.kubeconfig()).expect("a kubeconfig");
+    let through = kubeconfig.replace(ground.cluster.url(), &door.url());
+    assert_ne!(through, kubeconfig);
+    let path = ground.folder.write(&format!("{name}-kubeconfig"), through);
+    ground.beside(name, |text| {
+        let direct = ground.kubeconfig().display().to_string();
+        assert!(text.contains(&direct));
+        sharing(&text.replace(&direct, &path.display().to_string()), &ground.namespace, 1)
+    })
+}
+
+/// The shards that a replica says are its own.
+fn ours(status: &Value) -> Vec<u64> {
+    let shards = status["replica"]["shards"].as_array().into_iter().flatten();
+    shards
+        .filter(|shard| shard["ours"] == true)
+        .filter_map(|shard| shard["shard"].as_u64())
+        .collect()
+}
+
+async fn wait_leading(daemon: &Daemon, limit: Duration) {
+    eventually("it to lead", limit, async || {
+        (!ours(&daemon.status().await?).is_empty()).then_some(())
+    })
+    .await;
+}
+
+/// Waits until a follower has judged, and knows who leads.
+async fn wait_following(daemon: &mut Daemon, leader: &str) {
+    daemon
+        .wait_for("a first verdict", |guard| {
+            guard["active"].is_string() && guard["phase"] != "starting"
+        })
+        .await;
+    let what = format!("it to follow {leader}");
+    eventually(&what, SOON, async || {
+        let status = daemon.status().await?;
+        (ours(&status).is_empty() && status["replica"]["shards"][0]["leader"] == leader).then_some(())
+    })
+    .await;
+}
+
+/// A leader and a follower that watch the release of green, each of which has seen a good interval of it.
+async fn watched(stage: &Stage, leader: &mut Daemon, follower: &mut Daemon) {
+    wait_leading(leader, VERDICT_LIMIT).await;
+    wait_following(follower, "first").await;
+    stage.release_green(leader).await;
+    for daemon in [leader, follower] {
+        daemon
+            .wait_for("a good interval of green", |guard| {
+                guard["active"] == "green" && rule(guard)["outcome"] == "pass"
+            })
+            .await;
+    }
+}
+
+fn rule(guard: &Value) -> Value {
+    let mut rules = guard["rules"].as_array().into_iter().flatten();
+    rules.find(|rule| rule["rule"] == "error_rate").cloned().unwrap_or_default()
+}
+
+fn streak(guard: &Value) -> u64 {
+    rule(guard)["streak"].as_u64().unwrap_or_default()
+}
+
+fn service_path(stage: &Ground) -> String {
+    format!("/api/v1/namespaces/{}/services/{}", stage.namespace, stage.shop.active())
+}
+
+/// The one flip there is, which is this replica's.
+async fn only_flip_is_of(stage: &Stage, daemon: &mut Daemon) -> AuditEvent {
+    let shown = daemon
+        .wait_for("its incident", |guard| guard["last_incident"]["result"] == "rolled_back")
+        .await;
+    let flips = stage.flips();
+    assert_eq!(flips.len(), 1, "{flips:#?}");
+    let ledger = flips[0].response["metadata"]["annotations"]["flipback.dev/ledger"]
+        .as_str()
+        .expect("a ledger");
+    let ledger: Value = serde_json::from_str(ledger).expect("JSON");
+    assert_eq!(ledger["flips"].as_array().map(Vec::len), Some(1));
+    assert_eq!(ledger["flips"][0]["incident"], shown["last_incident"]["id"]);
+    flips[0].clone()
+}
+
+fn count(topics: &[String], topic: &str) -> usize {
+    topics.iter().filter(|told| *told == topic).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_goes_on_with_the_streak_of_a_leader_that_was_killed() {
+    let guard = "[guards.policy]\nconsecutive = 5\n";
+    let Some(stage) = Stage::open("a_follower_goes_on_with_the_streak_of_a_leader_that_was_killed", guard).await else {
+        return;
+    };
+    let mut leader = replica(&stage, "first", 1);
+    wait_leading(&leader, VERDICT_LIMIT).await;
+    let mut follower = replica(&stage, "second", 1);
+    watched(&stage, &mut leader, &mut follower).await;
+
+    // A follower is ready, says what it is, and sends people to the leader.
+    let metrics = follower.metrics().await;
+    assert!(
+        metrics.contains("flipback_leading{shard=\"0\"} 0") && metrics.contains("flipback_replicas 2"),
+        "{metrics}"
+    );
+    assert!(leader.metrics().await.contains("flipback_leading{shard=\"0\"} 1"));
+    let pause = json!({"command": "pause", "guard": follower.guard, "by": "ann", "reason": "r"});
+    let (code, answer) = follower.command(TOKEN, &pause).await;
+    assert_eq!(
+        (code, &answer["error"], &answer["detail"]["leader"]),
+        (409, &json!("not_leading"), &json!("first")),
+        "{answer}"
+    );
+
+    // 30 % of errors take five intervals; the leader dies after three.
+    stage.shop.set_errors("green", 0.3);
+    let held = leader.wait_for("a streak of three", |guard| streak(guard) >= 3).await;
+    leader.process.kill();
+    assert_eq!(stage.flips().len(), 0, "killed too late: {held:#}");
+    let mut least = streak(&follower.guard().await.expect("the follower answers"));
+    assert!(least >= 2, "the follower's streak is {least}");
+    while stage.flips().is_empty() {
+        follower.process.must_live();
+        let Some(guard) = follower.guard().await.filter(|guard| guard["active"] == "green") else {
+            continue;
+        };
+        assert!(streak(&guard) >= least, "the streak began anew: {} after {least}", streak(&guard));
+        least = streak(&guard);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stage.wait_selected("blue", SOON).await;
+    only_flip_is_of(&stage, &mut follower).await;
+    stage.wait_topic("rollback_completed", SOON).await;
+    let topics = stage.topics();
+    assert_eq!(
+        (count(&topics, "rollback_initiated"), count(&topics, "rollback_completed")),
+        (1, 1),
+        "{topics:?}"
+    );
+    follower.terminate().await;
+}
+
+/// The leader has read the Service and is about to patch it when it is stopped for longer than its Lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_wakes_up_before_its_patch_sends_none() {
+    let Some(stage) = Stage::open("a_leader_that_wakes_up_before_its_patch_sends_none", "").await else {
+        return;
+    };
+    let door = Door::open(&stage.cluster).await;
+    let mut leader = behind(&stage, "first", &door);
+    wait_leading(&leader, VERDICT_LIMIT).await;
+    let mut follower = replica(&stage, "second", 1);
+    watched(&stage, &mut leader, &mut follower).await;
+    let path = service_path(&stage);
+    door.keep(Method::GET, &path, Keep::Answer);
+
+    stage.shop.set_errors("green", 0.3);
+    tokio::time::timeout(VERDICT_LIMIT, door.caught())
+        .await
+        .expect("it reads the Service before its patch");
+    leader.process.signal("STOP");
+    let before = door.count(&Method::PATCH, &path);
+    stage.wait_selected("blue", VERDICT_LIMIT).await;
+    door.let_go();
+    leader.process.signal("CONT");
+
+    wait_following(&mut leader, "second").await;
+    leader
+        .wait_for("the woken one to see what happened", |guard| guard["active"] == "blue")
+        .await;
+    only_flip_is_of(&stage, &mut follower).await;
+    assert_eq!(
+        door.count(&Method::PATCH, &path),
+        before,
+        "it sent its patch all the same:\n{}",
+        leader.process.output()
+    );
+    assert!(
+        leader
+            .process
+            .output()
+            .contains("Following: this replica acts for these guards no more")
+    );
+    stage.wait_topic("rollback_completed", SOON).await;
+    assert_eq!(count(&stage.topics(), "rollback_completed"), 1, "{:?}", stage.topics());
+    leader.terminate().await;
+    follower.terminate().await;
+}
+
+/// The leader's patch is under way when it is stopped for longer than its Lease, and arrives when another has flipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_that_arrives_after_another_leader_flipped_changes_nothing() {
+    let Some(stage) = Stage::open("a_patch_that_arrives_after_another_leader_flipped_changes_nothing", "").await else {
+        return;
+    };
+    let door = Door::open(&stage.cluster).await;
+    let mut leader = behind(&stage, "first", &door);
+    wait_leading(&leader, VERDICT_LIMIT).await;
+    let mut follower = replica(&stage, "second", 1);
+    watched(&stage, &mut leader, &mut follower).await;
+    let path = service_path(&stage);
+    door.keep(Method::PATCH, &path, Keep::Request);
+
+    stage.shop.set_errors("green", 0.3);
+    tokio::time::timeout(VERDICT_LIMIT, door.caught())
+        .await
+        .expect("its patch comes by");
+    leader.process.signal("STOP");
+    stage.wait_selected("blue", VERDICT_LIMIT).await;
+    door.let_go();
+    let refused = || {
+        let asked = stage.cluster.audit_of(&stage.namespace, "flipback");
+        asked
+            .into_iter()
+            .any(|event| event.verb == "patch" && event.is_on("services", &stage.namespace, &stage.shop.active()) && event.code == 422)
+    };
+    eventually("the late patch to be refused", SOON, async || refused().then_some(())).await;
+    leader.process.signal("CONT");
+
+    wait_following(&mut leader, "second").await;
+    only_flip_is_of(&stage, &mut follower).await;
+    leader.terminate().await;
+    follower.terminate().await;
+}
+
+/// Holders by shard, as the Leases say.
+async fn holders(ground: &Ground) -> BTreeMap<String, String> {
+    let leases: Api<Lease> = Api::namespaced(ground.cluster.admin().await, &ground.namespace);
+    let found = leases.list(&ListParams::default()).await.expect("a list").items;
+    found
+        .into_iter()
+        .filter_map(|lease| {
+            let name = lease.metadata.name?;
+            let holder = lease.spec?.holder_identity.unwrap_or_default();
+            let holder = holder.rsplit_once('_').map_or("", |(name, _)| name).to_owned();
+            name.contains("-shard-").then_some((name, holder))
+        })
+        .collect()
+}
+
+/// How many shards each holds, most first.
+fn loads(holders: &BTreeMap<String, String>) -> Vec<(String, usize)> {
+    let mut loads: BTreeMap<String, usize> = BTreeMap::new();
+    for holder in holders.values() {
+        *loads.entry(holder.clone()).or_default() += 1;
+    }
+    let mut loads: Vec<(String, usize)> = loads.into_iter().collect();
+    loads.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), name.clone()));
+    loads
+}
+
+async fn wait_loads(what: &str, ground: &Ground, fits: impl Fn(&[(String, usize)]) -> bool) -> BTreeMap<String, String> {
+    eventually(what, VERDICT_LIMIT, async || {
+        let holders = holders(ground).await;
+        let loads = loads(&holders);
+        (holders.len() == 4 && holders.values().all(|holder| !holder.is_empty()) && fits(&loads)).then_some(holders)
+    })
+    .await
+}
+
+/// When a shard's Lease was last given back.
+fn given_back(ground: &Ground, lease: &str) -> Option<Timestamp> {
+    let written = ground.stored().into_iter();
+    let mut written = written.filter(|event| event.verb == "update" && event.is_on("leases", &ground.namespace, lease));
+    let back = written.rfind(|event| event.response["spec"]["holderIdentity"].is_null())?;
+    Some(back.received)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_are_shared_out_taken_over_and_handed_over() {
+    let Some(ground) = Ground::open("shards_are_shared_out_taken_over_and_handed_over", "").await else {
+        return;
+    };
+    // The Role names the Leases of one shard; more need more names.
+    let role = ["get", "update", "patch"].map(str::to_owned);
+    let names: Vec<String> = (0..4).map(|shard| format!("flipback-shard-{shard}")).collect();
+    let patch = json!([{"op": "add", "path": "/rules/-", "value": {
+        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": names, "verbs": role,
+    }}]);
+    let arguments = [
+        "-n",
+        &ground.namespace,
+        "patch",
+        "role",
+        "flipback",
+        "--type",
+        "json",
+        "-p",
+        &patch.to_string(),
+    ];
+    ground.cluster.kubectl(&arguments, "").await.expect("kubectl");
+
+    let mut first = replica(&ground, "first", 4);
+    let mut second = replica(&ground, "second", 4);
+    let mut third = replica(&ground, "third", 4);
+    let even = wait_loads("three replicas to share four shards", &ground, |loads| {
+        loads.iter().map(|(_, count)| *count).eq([2, 1, 1])
+    })
+    .await;
+
+    // The guard's command is for one of them, and every other says for which.
+    let shard = third.wait_for("its shard", |guard| guard["shard"].is_u64()).await["shard"].clone();
+    let leader = even[&format!("flipback-shard-{shard}")].clone();
+    let rollback = json!({"command": "rollback", "guard": third.guard, "by": "ann", "reason": "r", "dry_run": true});
+    for (name, daemon) in [("first", &first), ("second", &second), ("third", &third)] {
+        let (code, answer) = daemon.command(TOKEN, &rollback).await;
+        if name == leader {
+            assert_eq!((code, &answer["reply"]), (200, &json!("flip")), "{name}: {answer}");
+        } else {
+            assert_eq!((code, &answer["detail"]["leader"]), (409, &json!(leader)), "{name}: {answer}");
+        }
+    }
+
+    // One dies: its shards go to the others, theirs stay.
+    second.process.kill();
+    let after = wait_loads("the others to take over", &ground, |loads| {
+        loads.iter().all(|(name, count)| name != "second" && *count == 2)
+    })
+    .await;
+    for (lease, holder) in even.iter().filter(|(_, holder)| *holder != "second") {
+        assert_eq!(&after[lease], holder, "{lease} moved without need");
+    }
+
+    // One is asked to go: it gives its Leases back, and nobody waits for them to run out.
+    let given = after.iter().filter(|(_, holder)| *holder == "third").map(|(lease, _)| lease);
+    let given: Vec<String> = given.cloned().collect();
+    third.terminate().await;
+    wait_loads("the last one to lead all", &ground, |loads| loads == [("first".to_owned(), 4)]).await;
+    for lease in given {
+        let back = given_back(&ground, &lease).expect("it was given back");
+        let events = ground
+            .stored()
+            .into_iter()
+            .filter(|event| event.is_on("leases", &ground.namespace, &lease));
+        let taken = events
+            .filter(|event| event.received > back)
+            .map(|event| event.received)
+            .next()
+            .expect("it was taken");
+        let waited = taken.duration_since(back).unsigned_abs();
+        assert!(waited < DURATION, "{lease} was free for {waited:?}");
+    }
+
+    // One comes: when it has watched for a while it is given its share, each shard without a gap.
+    let mut fourth = replica(&ground, "fourth", 4);
+    wait_loads("the newcomer to be given half", &ground, |loads| {
+        loads.iter().all(|(_, count)| *count == 2)
+    })
+    .await;
+    first.terminate().await;
+    wait_loads("the newcomer to lead all", &ground, |loads| loads == [("fourth".to_owned(), 4)]).await;
+    fourth.terminate().await;
+}
