@@ -132,10 +132,11 @@ impl Scene {
         self.ground.folder.path().join("data/incidents")
     }
 
-    /// The folders of incidents, whole or not.
+    /// The folders of incidents, whole or begun; not the next version of one that is being made beside it.
     fn folders(&self) -> Vec<PathBuf> {
         let listed = std::fs::read_dir(self.incidents()).into_iter().flatten();
         let mut folders: Vec<PathBuf> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        folders.retain(|folder| !is_hidden(folder) || folder.to_string_lossy().contains("/.partial-"));
         folders.sort();
         folders
     }
@@ -413,7 +414,7 @@ async fn an_attempt_that_was_cut_off_is_closed_and_kept_when_all_is_well_again()
         ground.cluster.set_ready(&ground.namespace, "shop-green", false);
         lever.caught(LIMIT).await;
         scene
-            .wait_folder("the snapshot", |folder| folder.join("incident.json").exists())
+            .wait_folder("the snapshot", |folder| folder.join("decision.jsonl").exists())
             .await;
         daemon.process.kill();
         lever.lose();

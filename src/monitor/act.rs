@@ -66,13 +66,19 @@ impl Guarded {
     pub(super) fn incident(&self, case: Case, seen: Seen) -> Incident {
         let at = case.at;
         let mut timeline = vec![TimelineEntry::of(Moment::Decided, at, format!("Decided: {}", case.why))];
+        // Told of, and caught by a kill before its bundle was begun: the outbox alone knows of it.
+        let told = self.left.iter().rev().find(|open| open.topic == Topic::RollbackInitiated);
         let cut_off = self.remains.cut_off().filter(|cut_off| cut_off.case.from == case.from);
         if let Some(failed) = self.failed() {
             timeline.push(TimelineEntry::remark(at, format!("{EARLIER} had failed: {}", failed.id)));
         } else if let Some(cut_off) = cut_off.filter(|_| matches!(case.trigger, Trigger::Rule { .. })) {
             let remark = format!("{EARLIER} was cut off when flipback ended: {}", cut_off.id);
             timeline.push(TimelineEntry::remark(at, remark));
+        } else if let Some(told) = told.filter(|_| self.open.is_none() && matches!(case.trigger, Trigger::Rule { .. })) {
+            let remark = format!("{EARLIER} was cut off when flipback ended: {}", told.thread);
+            timeline.push(TimelineEntry::remark(at, remark));
         }
+        let open = self.open.as_ref().map(|open| open.thread().to_owned());
         Incident {
             schema: INCIDENT_SCHEMA,
             flipback: env!("CARGO_PKG_VERSION").to_owned(),
@@ -86,7 +92,7 @@ impl Guarded {
             policy: self.spec.policy.clone(),
             rules: self.spec.rules.clone(),
             switched_at: self.engine.switched_at(),
-            thread: self.open.as_ref().map(|open| open.thread().to_owned()),
+            thread: open.or_else(|| told.map(|told| told.thread.clone())),
             followed_up_at: None,
             outcome: IncidentOutcome::Decided,
             partial: false,
