@@ -18,6 +18,8 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _, stream};
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
 use serde_json::{Value, json};
 use support::{
     Daemon, Ground, Held, Toll, eventually,
@@ -93,13 +95,15 @@ fn kills() -> usize {
 struct Scene {
     ground: Ground,
     toll: Toll,
+    admin: kube::Client,
 }
 
 impl Scene {
     async fn open(name: &str) -> Option<Self> {
         let ground = Ground::open(name, QUICK).await?;
         let toll = Toll::before(&ground).await;
-        Some(Self { ground, toll })
+        let admin = ground.cluster.admin().await;
+        Some(Self { ground, toll, admin })
     }
 
     /// Holds requests about one Service of the shop.
@@ -167,14 +171,31 @@ impl Scene {
         .await;
     }
 
+    /// A Service as it is now; asked for gently, since many scenes share one API server and a machine.
+    async fn service(&self, name: &str) -> Option<Service> {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Api::<Service>::namespaced(self.admin.clone(), &self.ground.namespace)
+            .get(name)
+            .await
+            .ok()
+    }
+
+    /// Waits until the Services select these colors.
+    async fn wait_selectors(&self, wanted: &[(&str, &str)]) {
+        for (name, color) in wanted {
+            eventually(&format!("{name} to select {color}"), LIMIT, async || {
+                let selector = self.service(name).await?.spec?.selector?;
+                (selector.get("color")? == color).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// Everything that holds after a flip, wherever its daemon was killed.
     async fn check_one_of_each(&self, topics: &[&str]) {
         let shop = &self.ground.shop;
-        self.ground.wait_selected("blue", LIMIT).await;
-        eventually("the preview to follow", LIMIT, async || {
-            (shop.selector(&shop.preview()).await == "green").then_some(())
-        })
-        .await;
+        let (active, preview) = (shop.active(), shop.preview());
+        self.wait_selectors(&[(&active, "blue"), (&preview, "green")]).await;
         self.wait_told(topics).await;
         self.wait_folder("a whole bundle", |folder| {
             !is_hidden(folder) && folder.join("MANIFEST.sha256").exists()
@@ -185,12 +206,9 @@ impl Scene {
         // One flip of each object.
         assert_eq!(self.ground.flips().len(), 1, "{:#?}", self.ground.flips());
         let mut previews = self.ground.stored();
-        previews.retain(|event| event.is_on("services", &self.ground.namespace, &shop.preview()));
+        previews.retain(|event| event.is_on("services", &self.ground.namespace, &preview));
         assert_eq!(previews.len(), 1, "{previews:#?}");
-        assert_eq!(
-            (shop.selected().await.as_str(), shop.selector(&shop.preview()).await.as_str()),
-            ("blue", "green")
-        );
+        self.wait_selectors(&[(&active, "blue"), (&preview, "green")]).await;
 
         // One bundle, and the ledger names it.
         let folders = self.folders();
@@ -198,7 +216,8 @@ impl Scene {
             panic!("not one bundle: {folders:?}")
         };
         let id = folder.file_name().expect("named").to_string_lossy().into_owned();
-        let annotations = shop.service(&shop.active()).await.metadata.annotations.unwrap_or_default();
+        let service = eventually("the active Service", LIMIT, async || self.service(&active).await).await;
+        let annotations = service.metadata.annotations.unwrap_or_default();
         let ledger: Value = serde_json::from_str(&annotations["flipback.dev/ledger"]).expect("JSON");
         let flips = ledger["flips"].as_array().expect("a list");
         assert_eq!(flips.len(), 1, "{ledger:#}");
