@@ -7,10 +7,12 @@
 
 pub mod act;
 mod caught;
+mod clear;
 mod hold;
 mod keep;
 mod lead;
 mod left;
+mod meddler;
 mod person;
 mod relieve;
 mod reload;
@@ -46,7 +48,7 @@ use crate::{
     metrics::Metrics,
     model::{
         Actor, Clock, Color, Command, CommandError, CommandReply, ConfigStatus, Decision, FleetStatus, GuardId, GuardSpec, Incident,
-        IncidentSummary, Observation, Phase, Reading, RuleName, Status, Verdict, View, settings::ClusterSettings, status::EventLine,
+        IncidentSummary, Observation, Owner, Phase, Reading, RuleName, Status, Verdict, View, settings::ClusterSettings, status::EventLine,
     },
     notify::{self, OpenThread, Outbox, OutboxTask},
     observe::{Measure, ObserveError, Observer},
@@ -168,6 +170,8 @@ struct Guarded {
     decision: Option<Decision>,
     view: Option<View>,
     last_incident: Option<IncidentSummary>,
+    /// Who else writes the route, as it was told last.
+    owner: Option<Owner>,
     events: VecDeque<EventLine>,
     history: BTreeMap<RuleName, VecDeque<f64>>,
     /// Bringing the standby up.
@@ -529,6 +533,7 @@ impl Monitor {
             show::count(&self.metrics, &id, before, &decision, &seen.view);
             // A follower's streaks are as warm as its leader's; what follows from them is the leader's to do and to say.
             if self.leads(&id) {
+                self.meet(&id, &seen);
                 self.notes(&id, &decision, &seen);
                 self.act(&id, &decision, &seen);
                 self.end_left(&id, &decision, &seen);
@@ -650,6 +655,14 @@ impl Monitor {
                     until: *until,
                 };
                 self.pause(guard, Some(pause), by, reply)
+            }
+            Command::Clear { guard, clear, by, reason } => {
+                let word = crate::model::Clearance {
+                    by: by.clone(),
+                    at: now,
+                    reason: reason.clone(),
+                };
+                self.clear(guard, clear.clone(), word, reply)
             }
             Command::Resume { guard, by } => self.pause(guard, None, by, reply),
             Command::Override { lasts, by, reason } => {

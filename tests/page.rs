@@ -242,6 +242,8 @@ fn of(guards: Vec<GuardStatus>) -> Status {
         guards,
         notifications_pending: 0,
         chats: Vec::new(),
+        fleet: Default::default(),
+        config: Default::default(),
         replica: None,
     }
 }
@@ -299,6 +301,7 @@ fn guard(name: &str, phase: Phase, streak: u32) -> GuardStatus {
         paused_until: None,
         maintenance: None,
         last_incident: None,
+        history: None,
         events: vec![EventLine {
             at: now(),
             what: format!("an event of {name}"),

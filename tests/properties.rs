@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use flipback::{
     decide::Engine,
-    model::{Counter, FlipRecord, Judging, Observation, Outcome, Path, Policy, Reading, RuleSpec, Traffic, Verdict, View},
+    model::{Counter, FlipRecord, Judging, Observation, Outcome, Path, Policy, Reading, Reassert, RuleSpec, Traffic, Verdict, View},
 };
 use jiff::SignedDuration;
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
@@ -451,6 +451,9 @@ proptest! {
 
 // === P11: the whole loop ===
 
+/// A field manager that is not a person's.
+const CONTROLLER: &str = "argocd-controller";
+
 /// What may happen between two looks, besides traffic.
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -459,6 +462,8 @@ enum Event {
     Restart,
     /// Somebody moves traffic to the other color.
     Switch,
+    /// A GitOps controller moves traffic back to what was left last.
+    Revert,
     /// Somebody deploys a new release over the active color.
     Deploy,
     /// The route cannot be read.
@@ -480,6 +485,7 @@ fn event() -> impl Strategy<Value = Event> {
         30 => Just(Event::Nothing),
         2 => Just(Event::Restart),
         3 => Just(Event::Switch),
+        4 => Just(Event::Revert),
         2 => Just(Event::Deploy),
         1 => Just(Event::Unreadable),
         1 => Just(Event::LoseAnswer),
@@ -518,6 +524,35 @@ impl Route {
         self.version += 1;
     }
 
+    /// Somebody else moves traffic, and the object tells who and when.
+    fn moved_by(&mut self, manager: &str, t: i64) {
+        self.swap();
+        self.route.switched_by = Some(manager.to_owned());
+        self.route.switched_at = Some(at(t));
+    }
+
+    fn revert(&mut self, t: i64) {
+        if self.flips.last().is_some_and(|flip| flip.from == self.route.standby) {
+            self.moved_by(CONTROLLER, t);
+        }
+    }
+
+    /// A rollback is made again only after a controller undid it, as often as allowed, after its pause, and of the same release.
+    fn check_again(&self, record: &FlipRecord) {
+        let Some(attempt) = record.reassert else { return };
+        let reassert = &self.setup.policy.reassert;
+        let before = self.flips.last().expect("something was undone");
+        assert_eq!(before.reassert.unwrap_or(0) + 1, attempt);
+        assert_eq!((&before.from, &before.from_release), (&record.from, &record.from_release));
+        assert!(attempt <= reassert.times, "{record:?}");
+        assert_eq!(self.route.switched_by.as_deref(), Some(CONTROLLER), "a person is never fought");
+        let waited = record.at.duration_since(self.route.switched_at.expect("told"));
+        assert!(
+            waited >= SignedDuration::try_from(reassert.pause_before(attempt)).expect("short"),
+            "{waited}"
+        );
+    }
+
     fn scale(&mut self) {
         if let Some(side) = self.route.sides.get_mut(&self.route.standby) {
             side.ready = 3 - side.ready;
@@ -552,20 +587,11 @@ impl Route {
             if let Some(case) = rollback(&decision).filter(|_| !lost && self.version == seen) {
                 // P10 under the same interleavings: what is flipped to is seen, and can serve.
                 assert!(!unwatched && self.route.standby_side().ready >= 2, "{case:?}");
-                let record = FlipRecord {
-                    at: case.at,
-                    from: case.from.clone(),
-                    to: case.to.clone(),
-                    from_release: case.from_release.as_ref().map(|release| release.id.clone()),
-                    automatic: true,
-                    bad: true,
-                    trigger: case.trigger.to_string(),
-                    why: case.why.clone(),
-                    incident: "i".into(),
-                };
+                let record = FlipRecord::of(case, &format!("i{}", self.flips.len()));
+                self.check_again(&record);
                 self.flips.push(record.clone());
                 self.route.ledger = self.route.ledger.with(record);
-                self.swap();
+                self.moved_by("flipback", t);
             }
         }
     }
@@ -575,12 +601,14 @@ proptest! {
     #![proptest_config(many())]
 
     #[test]
-    fn p11_at_most_one_flip_per_release_whatever_comes_between(
+    fn p11_at_most_one_judgement_per_release_and_so_many_times_made_again_whatever_comes_between(
         setup in setup(),
+        times in 0..4_u32,
         events in prop::collection::vec((event(), 0..10_u8), 20..160),
     ) {
         // Without cooldown and with flips to spare: the rule itself is what is tested.
         let policy = Policy { cooldown: Duration::ZERO, flips_per_day: 1000, watch: Duration::from_secs(60), ..setup.policy };
+        let policy = Policy { reassert: Reassert { times, pause: Duration::from_secs(5), ..Reassert::default() }, ..policy };
         let setup = Setup { policy, ..setup };
         let mut world = Route::new(setup.clone());
         let mut served = BTreeMap::from([(color("green"), Served::new(0.0, 0.0)), (color("blue"), Served::new(0.0, 0.0))]);
@@ -589,7 +617,8 @@ proptest! {
             t += POLL;
             match event {
                 Event::Restart | Event::LoseAnswer => world.replicas[usize::from(weather) % 2] = setup.engine(),
-                Event::Switch => world.swap(),
+                Event::Switch => world.moved_by("kubectl-patch", t),
+                Event::Revert => world.revert(t),
                 Event::Deploy => world.deploy(),
                 Event::Scale => world.scale(),
                 Event::Wait => t += 900,
@@ -599,7 +628,9 @@ proptest! {
             served.add(500.0, if weather > 2 { 200.0 } else { 0.0 });
             world.tick(t, served, event);
         }
-        let mut left: Vec<&String> = world.flips.iter().filter_map(|flip| flip.from_release.as_ref()).collect();
+        // One judgement per release; what was made again was no new one, and `check_again` has looked at each.
+        let judged = world.flips.iter().filter(|flip| flip.reassert.is_none());
+        let mut left: Vec<&String> = judged.filter_map(|flip| flip.from_release.as_ref()).collect();
         let flips = left.len();
         left.sort();
         left.dedup();

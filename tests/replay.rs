@@ -185,6 +185,7 @@ impl World {
                 paused: None,
                 switched_at: None,
                 switched_by: None,
+                owner: None,
             },
             counted: BTreeMap::new(),
             classic: seed.is_multiple_of(3),
@@ -250,6 +251,12 @@ impl World {
                     trigger: "error_rate".into(),
                     why: "why".into(),
                     incident: "i".into(),
+                    from_images: Vec::new(),
+                    by: None,
+                    reassert: None,
+                    forgotten: None,
+                    discounted: None,
+                    rest: serde_json::Map::new(),
                 };
                 traffic.ledger = traffic.ledger.with(flip);
                 std::mem::swap(&mut traffic.active, &mut traffic.standby);

@@ -363,5 +363,6 @@ fn traffic(spec: &GuardSpec, course: &Course, from: Timestamp) -> Traffic {
         paused: None,
         switched_at: (!course.switches.is_empty()).then_some(long_ago),
         switched_by: None,
+        owner: None,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     cluster::{Cluster, lease},
     config::{Config, Flags},
     model::{
-        Absence, Announcement, Color, GuardId, GuardSpec, Mode, RouteSpec, RuleSpec, ScalarRule, Topic, Traffic, View,
+        Absence, Advice, Announcement, Color, GuardId, GuardSpec, Mode, RouteSpec, RuleSpec, ScalarRule, Topic, Traffic, View,
         settings::ChatSettings,
     },
     notify,
@@ -282,6 +282,7 @@ fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Ro
                     )
                     .todo(format!("keep {standby} running, or scale it up before the next switch"));
             }
+            owner(findings, about, spec, &traffic);
             if let Some(pause) = traffic.paused_at(super::now()) {
                 findings
                     .add(about, Level::Warning, format!("paused by {} ({})", pause.by, pause.reason))
@@ -315,6 +316,30 @@ fn route(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Ro
             None
         }
     }
+}
+
+/// Who else writes the route, what they do to a flip, and what makes them leave it alone.
+fn owner(findings: &mut Findings, about: &str, spec: &GuardSpec, traffic: &Traffic) {
+    let Some(owner) = &traffic.owner else { return };
+    let RouteSpec::Service(route) = &spec.route;
+    let Advice { happens, todo, snippet } = owner.advice(route, &spec.namespace);
+    let reassert = &spec.policy.reassert;
+    let object = spec.route.object();
+    let (level, answer) = match reassert.times {
+        _ if spec.mode == Mode::Monitor => (Level::Ok, String::new()),
+        0 => (Level::Warning, "; flipback does not fight it (policy.reassert is off)".to_owned()),
+        times => (
+            Level::Ok,
+            format!("; flipback makes a rollback again up to {times} times (policy.reassert)"),
+        ),
+    };
+    let finding = findings.add(about, level, format!("{owner} owns {object}: {happens}{answer}"));
+    finding.todo(match snippet {
+        Some(snippet) => format!("{todo}:\n{}", snippet.trim_end()),
+        None => todo,
+    });
+    let level = if owner.holds_ledger { Level::Warning } else { Level::Ok };
+    findings.add(about, level, owner.of_the_ledger());
 }
 
 async fn rights(findings: &mut Findings, about: &str, spec: &GuardSpec, router: &dyn Router) {
@@ -548,6 +573,8 @@ fn table(findings: &[Finding]) -> String {
         };
         out.push_str(&format!("  {mark} {}\n", finding.what));
         if let Some(todo) = &finding.todo {
+            // What is to be copied keeps its own indentation below ours.
+            let todo = todo.replace('\n', "\n         ");
             out.push_str(&format!("      {}\n", styled(&format!("-> {todo}"), paint::DIM)));
         }
     }

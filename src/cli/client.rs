@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use crate::model::{Command, CommandError, CommandReply, Status};
+use crate::model::{Command, CommandError, CommandReply, FlipHistory, GuardId, Status};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -138,6 +138,19 @@ impl Daemon {
     pub async fn status(&self) -> Result<Status, ClientError> {
         let request = self.http.get(self.url("/api/v1/status")).timeout(STATUS_TIMEOUT);
         let (code, body) = self.ask(request).await?;
+        if code != 200 {
+            return Err(self.refusal(code, &body));
+        }
+        self.understood(&body)
+    }
+
+    /// What was done to a guard.
+    ///
+    /// # Errors
+    /// [`ClientError`] when nobody, or nobody of ours, answers; a daemon of an older version does not know it.
+    pub async fn history(&self, guard: &GuardId) -> Result<FlipHistory, ClientError> {
+        let path = format!("/api/v1/history/{guard}");
+        let (code, body) = self.ask(self.http.get(self.url(&path)).timeout(STATUS_TIMEOUT)).await?;
         if code != 200 {
             return Err(self.refusal(code, &body));
         }

@@ -18,14 +18,16 @@ use crate::{
 pub mod audit;
 pub mod backtest;
 pub mod check;
+pub mod clear;
 pub mod client;
 pub mod command;
 pub mod demo;
 pub mod evidence;
 mod follow;
 pub mod gate;
+pub mod history;
 pub mod lift;
-mod notify;
+pub mod notify;
 pub mod paint;
 pub mod pause;
 pub mod replay;
@@ -149,6 +151,10 @@ pub enum Command {
     Resume(pause::ResumeArgs),
     /// Let any number of guards flip for a while, past the blast radius
     Override(lift::OverrideArgs),
+    /// Show what was done to a guard, by whom and why, which releases are bad, and what is left today
+    History(history::HistoryArgs),
+    /// Forget a bad release, or arm a guard again that has disarmed itself
+    Clear(clear::ClearArgs),
     /// Judge one color for a while, for pipelines: 0 good, 10 bad, 11 undecided
     Gate(gate::GateArgs),
     /// Check the configuration, and whether the clusters and Prometheus servers answer as it needs
@@ -292,6 +298,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Pause(args) => pause::pause(global, args).await?,
         Command::Override(args) => lift::lift(global, args).await?,
         Command::Resume(args) => pause::resume(global, args).await?,
+        Command::History(args) => history::history(global, args).await?,
+        Command::Clear(args) => clear::clear(global, args).await?,
         Command::Gate(args) => gate::gate(global, args).await?,
         Command::Check(args) => check::check(global, &args).await?,
         Command::Notify(args) => notify::notify(global, &args).await?,

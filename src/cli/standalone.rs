@@ -196,6 +196,7 @@ fn one(spec: &Arc<GuardSpec>, seen: &Observation, reports: &[QueryReport], now: 
         last_incident: None,
         events: Vec::new(),
         shard: None,
+        history: Some(Arc::new(decide::flip_history(spec, traffic, now))),
     }
 }
 

@@ -469,6 +469,7 @@ mod tests {
             paused_by: None,
             paused_until: None,
             maintenance: None,
+            history: None,
             last_incident: Some(IncidentSummary {
                 id: "shop.web_x".into(),
                 at: Timestamp::from_second(1_799_900_000).expect("in range"),

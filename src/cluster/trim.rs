@@ -32,7 +32,8 @@ pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
     };
 }
 
-/// Keeps name, labels, owner, deletion, the `Ready` condition, the address and the containers' ports.
+/// Keeps name, labels, owner, deletion, the `Ready` condition, the address, the containers' ports and, in the place of each
+/// container's image, what the kubelet says it runs: the digest behind the tag, where it tells.
 pub(super) fn pod(pod: &mut Pod) {
     let metadata = std::mem::take(&mut pod.metadata);
     pod.metadata = ObjectMeta {
@@ -45,10 +46,24 @@ pub(super) fn pod(pod: &mut Pod) {
         deletion_timestamp: metadata.deletion_timestamp,
         ..ObjectMeta::default()
     };
+    let runs = |name: &str| {
+        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+        let own = statuses.into_iter().flatten().find(|status| status.name == name);
+        own.and_then(|status| digest(&status.image_id))
+    };
     pod.spec = pod.spec.take().map(|spec| PodSpec {
-        containers: ports_of(spec.containers),
+        containers: spec
+            .containers
+            .into_iter()
+            .map(|container| Container {
+                image: runs(&container.name),
+                ..ports_of(container)
+            })
+            .collect(),
         // Sidecars are init containers, and may own the port that a Service names.
-        init_containers: spec.init_containers.map(ports_of),
+        init_containers: spec
+            .init_containers
+            .map(|containers| containers.into_iter().map(ports_of).collect()),
         ..PodSpec::default()
     });
     pod.status = pod.status.take().map(|status| PodStatus {
@@ -70,15 +85,18 @@ pub(super) fn pod(pod: &mut Pod) {
     });
 }
 
-fn ports_of(containers: Vec<Container>) -> Vec<Container> {
-    containers
-        .into_iter()
-        .map(|container| Container {
-            name: container.name,
-            ports: container.ports,
-            ..Container::default()
-        })
-        .collect()
+fn ports_of(container: Container) -> Container {
+    Container {
+        name: container.name,
+        ports: container.ports,
+        ..Container::default()
+    }
+}
+
+/// The image by its digest, of a kubelet's `imageID`: `docker-pullable://web@sha256:..`, `registry/web@sha256:..`, `sha256:..`.
+fn digest(image_id: &str) -> Option<String> {
+    let image = image_id.split_once("://").map_or(image_id, |(_, image)| image);
+    image.contains("sha256:").then(|| image.to_owned())
 }
 
 /// Keeps the spec (its template is the release, its replicas what was asked for) and whether its controller has
@@ -164,6 +182,31 @@ mod tests {
             kept["status"],
             json!({"observedGeneration": 3, "conditions": [{"type": "Available", "status": "False"}]})
         );
+    }
+
+    #[test]
+    fn a_pod_keeps_what_it_runs_by_digest_and_not_by_tag() {
+        let id = format!("sha256:{}", "a".repeat(64));
+        let runs = |image_id: &str| {
+            let mut read: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "p"},
+                "spec": {"containers": [{"name": "app", "image": "web:latest"}, {"name": "side", "image": "side:1"}]},
+                "status": {"containerStatuses": [{"name": "app", "image": "web:latest", "imageID": image_id, "ready": true, "restartCount": 0}]}
+            }))
+            .expect("decodes");
+            pod(&mut read);
+            let spec = read.spec.expect("kept");
+            assert_eq!(spec.containers[1].image, None, "it does not run yet");
+            spec.containers[0].image.clone()
+        };
+        assert_eq!(runs(&format!("docker-pullable://shop/web@{id}")), Some(format!("shop/web@{id}")));
+        assert_eq!(
+            runs(&format!("registry.example/web@{id}")),
+            Some(format!("registry.example/web@{id}"))
+        );
+        assert_eq!(runs(&id), Some(id.clone()));
+        assert_eq!(runs(""), None);
+        assert_eq!(runs("web:latest"), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::model::{
 use super::{
     Engine, blame, gate,
     judge::{Armed, Confirmed, Judge},
+    standby,
     switch::Found,
 };
 
@@ -42,7 +43,7 @@ impl Engine {
     pub(super) fn conclude(&mut self, traffic: &Traffic, at: Timestamp, mut notes: Vec<Note>) -> Decision {
         let answer = self.answer(traffic, at);
         self.judge_restored(answer.as_ref(), &mut notes);
-        let (verdict, why) = self.verdict(traffic, at, answer);
+        let (verdict, why) = self.again(traffic, at).unwrap_or_else(|| self.verdict(traffic, at, answer));
         let phase = self.phase(&verdict, traffic, at);
         let why = why.unwrap_or_else(|| self.quiet(phase, traffic));
         Decision {
@@ -110,11 +111,20 @@ impl Engine {
 
     /// What stands against an automatic flip to the standby color.
     fn refusal(&self, traffic: &Traffic, at: Timestamp) -> Option<Refusal> {
+        gate::refusal(traffic, &self.spec.policy, at, self.cooldown, self.hold.as_ref())
+            .or_else(|| self.cannot_take_over(traffic, &traffic.standby, at))
+    }
+
+    /// What stands against moving traffic to a color, of the color's own state. Of one that is not the standby only its endpoints are
+    /// known.
+    fn cannot_take_over(&self, traffic: &Traffic, to: &Color, at: Timestamp) -> Option<Refusal> {
+        if *to != traffic.standby {
+            return standby::cannot_serve(traffic, to, &self.spec.policy);
+        }
         let of_standby = self.meters.get(&traffic.standby);
         let meter = |judge: &Judge| of_standby.and_then(|rules| rules.get(&judge.rule.name));
         let probes = self.judges.iter().map(|judge| (judge, meter(judge)));
-        gate::refusal(traffic, &self.spec.policy, at, self.cooldown, self.hold.as_ref())
-            .or_else(|| self.standby.refusal(&self.spec, traffic, at, probes))
+        self.standby.refusal(&self.spec, traffic, at, probes)
     }
 
     /// Whether this look showed the rule something, or at least nothing that is wrong.
@@ -190,6 +200,29 @@ impl Engine {
         let trigger = self.judges.iter().find(|judge| judge.rule.name.as_str() == restored.trigger);
         let passed = trigger.map_or_else(|| self.judges.iter().any(often), often);
         passed && self.judges.iter().all(|judge| judge.streak() == 0)
+    }
+
+    /// A rollback that somebody undid, where it is time to make it again.
+    fn again(&self, traffic: &Traffic, at: Timestamp) -> Option<(Verdict, Option<String>)> {
+        let policy = &self.spec.policy;
+        let undone = self.undone(traffic, at)?;
+        let (attempt, of) = undone.due(policy, at)?;
+        let to = &undone.flip.to;
+        let why = undone.why(traffic.ledger.origin().unwrap_or(undone.flip));
+        let trigger = Trigger::Reassert {
+            by: undone.by.unwrap_or_default().to_owned(),
+            attempt,
+            of,
+        };
+        let case = Box::new(self.case(traffic, to, at, trigger, why.clone()));
+        let refusal = gate::refusal_again(traffic, to, policy, at, self.hold.as_ref());
+        Some(match refusal.or_else(|| self.cannot_take_over(traffic, to, at)) {
+            None => (Verdict::Rollback(case), Some(why)),
+            Some(refusal) => {
+                let why = format!("{why}; not made again: {refusal}");
+                (Verdict::Blocked(case, refusal), Some(why))
+            }
+        })
     }
 
     fn verdict(&self, traffic: &Traffic, at: Timestamp, answer: Option<(Confirmed, Trigger, Answer)>) -> (Verdict, Option<String>) {

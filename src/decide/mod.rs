@@ -9,7 +9,7 @@
 //! compares one number), [`judge`] with [`interval`], [`streak`] and [`slow`] (evidence to outcomes, outcomes to a
 //! confirmed breach), [`classic`] (the scripts' rule over all of them, where it is asked for), [`sight`] (no data is
 //! loud), [`blame`] (is it the release's fault?), [`gate`] (may traffic be moved?), [`standby`] (could it be served there?), [`fleet`]
-//! (may it of one more guard?), [`conclude`] (the decision).
+//! (may it of one more guard?), [`reassert`] (somebody undid it: again?), [`conclude`] (the decision).
 //! [`bound`], [`limits`] and [`explain`] are the arithmetic, the numbers and the words they share.
 //!
 //! Two things are never conditions of a flip: the health of the color being left, and the success of an earlier flip,
@@ -64,6 +64,7 @@
 //!         paused: None,
 //!         switched_at: None,
 //!         switched_by: None,
+//!         owner: None,
 //!     };
 //!     let decision = engine.step(&Observation {
 //!         at,
@@ -94,6 +95,7 @@ mod limits;
 mod meter;
 mod nobody;
 mod number;
+mod reassert;
 pub mod record;
 mod sight;
 mod slow;
@@ -115,12 +117,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Case, Color, Decision, GuardSpec, Held, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger, Verdict,
-    View,
+    Case, Color, Decision, GuardSpec, Held, Ledger, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger,
+    Verdict, View,
 };
 
 pub use blame::Baseline;
-pub use gate::cooldown_until;
+pub use gate::{cooldown_until, flip_history};
 pub use standby::scale_target;
 
 use self::{
@@ -183,6 +185,9 @@ enum Outlook {
 /// What was told last, so that only a change is told again.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Told {
+    /// What persons have taken back from the ledger; `None` before the first look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forgotten: Option<BTreeSet<String>>,
     /// Who paused the guard; the outer `None` before the first look.
     #[serde(with = "exact::twice", default, skip_serializing_if = "Option::is_none")]
     paused: Option<Option<String>>,
@@ -307,7 +312,7 @@ impl Engine {
     pub fn asked(&self, traffic: &Traffic, at: Timestamp, to: &Color, trigger: Trigger) -> Case {
         let why = match &trigger {
             Trigger::Manual { by, reason } => format!("{by}: {reason}"),
-            Trigger::Rule { rule, .. } => rule.to_string(),
+            Trigger::Rule { .. } | Trigger::Reassert { .. } => trigger.to_string(),
         };
         self.case(traffic, to, at, trigger, why)
     }
@@ -395,6 +400,11 @@ impl Engine {
             Change::First => {
                 self.restored = switch::restored(traffic, policy, at);
                 self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));
+                // It was undone while nobody looked.
+                if let Some(undone) = self.undone(traffic, at) {
+                    let from = undone.flip.to.clone();
+                    notes.push(self.switched_note(from, true, true, traffic, at));
+                }
             }
             Change::Switched { from, undone } => {
                 let moved = from != traffic.active;
@@ -407,12 +417,7 @@ impl Engine {
                 self.classic.reset();
                 self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));
                 self.told.watch_ended = Some(false);
-                notes.push(Note::Switched {
-                    from: Some(from),
-                    to: traffic.active.clone(),
-                    undone,
-                    by: traffic.switched_by.clone().filter(|_| moved),
-                });
+                notes.push(self.switched_note(from, moved, undone, traffic, at));
             }
         }
         if self.watch_until().is_some_and(|until| at >= until) {
@@ -423,6 +428,24 @@ impl Engine {
         }
         let ledger = cooldown_until(&traffic.ledger, policy);
         self.cooldown = ledger.max(self.cooldown_held);
+    }
+
+    /// What is undone, if anything is.
+    fn undone<'a>(&self, traffic: &'a Traffic, at: Timestamp) -> Option<reassert::Undone<'a>> {
+        let since = self.live.as_ref()?.since;
+        reassert::undone(traffic, &self.spec.policy, since, at)
+    }
+
+    fn switched_note(&self, from: Color, moved: bool, undone: bool, traffic: &Traffic, at: Timestamp) -> Note {
+        let story = self.undone(traffic, at).filter(|_| undone);
+        Note::Switched {
+            from: Some(from),
+            to: traffic.active.clone(),
+            undone,
+            by: traffic.switched_by.clone().filter(|_| moved),
+            after_seconds: story.as_ref().map(reassert::Undone::after_seconds),
+            reaction: story.map(|story| story.reaction),
+        }
     }
 
     /// What every rule measured on the color that was left, in the minutes before it was.
@@ -475,7 +498,8 @@ impl Engine {
 
     /// Tells what changed since the last look.
     fn tell(&mut self, traffic: &Traffic, at: Timestamp, notes: &mut Vec<Note>) {
-        let policy = &self.spec.policy;
+        let spec = Arc::clone(&self.spec);
+        let policy = &spec.policy;
         let switched = self.live.as_ref().map_or(at, |live| live.since);
         let by = traffic.paused_at(at).map(|pause| pause.by.clone());
         if self.told.paused.as_ref().is_some_and(|told| *told != by) {
@@ -487,10 +511,15 @@ impl Engine {
         if let (Some(Refusal::Disarmed { flips }), false) = (&disarmed, self.told.disarmed) {
             notes.push(Note::Disarmed { flips: *flips });
         }
-        if disarmed.is_none() && self.told.disarmed {
-            notes.push(Note::Rearmed);
+        if self.told.disarmed && disarmed.is_none() {
+            let said = traffic.ledger.flips.iter().filter_map(|flip| flip.discounted.as_ref());
+            let newest = said.max_by_key(|word| word.at).filter(|word| word.at > before(at, gate::DAY));
+            notes.push(Note::Rearmed {
+                by: newest.map(|word| word.by.clone()),
+            });
         }
         self.told.disarmed = disarmed.is_some();
+        self.tell_forgotten(&traffic.ledger, notes);
 
         let ended = at >= after(switched, policy.watch);
         if ended && self.told.watch_ended == Some(false) {
@@ -507,5 +536,32 @@ impl Engine {
             }
         }
         self.eyes.open(self.sights.iter(), at, &self.clock, policy, notes);
+    }
+
+    /// Tells which marks a person has taken off since the last look.
+    fn tell_forgotten(&mut self, ledger: &Ledger, notes: &mut Vec<Note>) {
+        let taken = ledger
+            .flips
+            .iter()
+            .filter_map(|flip| flip.forgotten.as_ref().map(|word| (flip, word)));
+        let mut now = BTreeSet::new();
+        for (flip, word) in taken {
+            let release = flip.from_release.clone().unwrap_or_else(|| format!("of {}", flip.from));
+            let new = now.insert(format!("{release} {}", word.at));
+            if new
+                && self
+                    .told
+                    .forgotten
+                    .as_ref()
+                    .is_some_and(|told| !told.contains(&format!("{release} {}", word.at)))
+            {
+                notes.push(Note::Forgotten {
+                    release,
+                    by: word.by.clone(),
+                    reason: word.reason.clone(),
+                });
+            }
+        }
+        self.told.forgotten = Some(now);
     }
 }

@@ -22,6 +22,9 @@ pub(super) struct Live {
     color: Color,
     release: Option<String>,
     looked: Timestamp,
+    /// The newest flip in the ledger, empty for none; `None`: not looked at yet.
+    #[serde(default)]
+    flip: Option<String>,
     /// Since when: the start of the watch.
     pub(super) since: Timestamp,
 }
@@ -33,6 +36,7 @@ impl Live {
             color,
             release: None,
             looked: since,
+            flip: None,
             since,
         }
     }
@@ -52,11 +56,14 @@ pub(super) enum Change {
 /// Follows what is live.
 pub(super) fn follow(live: &mut Option<Live>, traffic: &Traffic, policy: &Policy, at: Timestamp) -> Change {
     let release = traffic.active_side().release.map(|release| release.id);
+    let newest = traffic.ledger.last();
+    let flip = Some(newest.map(|flip| flip.incident.clone()).unwrap_or_default());
     let Some(known) = live else {
         *live = Some(Live {
             color: traffic.active.clone(),
             release,
             looked: at,
+            flip,
             since: began(traffic, at),
         });
         return Change::First;
@@ -64,22 +71,28 @@ pub(super) fn follow(live: &mut Option<Live>, traffic: &Traffic, policy: &Policy
     let moved = known.color != traffic.active;
     // A release that is not known at the moment, or only now becomes known, is no other release.
     let replaced = !moved && known.release.is_some() && release.is_some() && known.release != release;
-    if !moved && !replaced {
+    // A flip away from here that is new to us, and here we still are: somebody moved traffic back before we could look.
+    let unseen = newest.filter(|flip| known.flip.as_ref().is_some_and(|known| *known != flip.incident));
+    let unseen = unseen.filter(|flip| !moved && flip.from == traffic.active && flip.to != traffic.active);
+    if !moved && !replaced && unseen.is_none() {
         known.release = release.or_else(|| known.release.take());
         known.looked = at;
+        known.flip = flip;
         return Change::Same;
     }
-    let from = known.color.clone();
+    let from = unseen.map_or(&known.color, |flip| &flip.to).clone();
+    let moved = moved || unseen.is_some();
     let since = if moved { seen_at(traffic, known.looked, at) } else { at };
     *live = Some(Live {
         color: traffic.active.clone(),
         release,
         looked: at,
+        flip,
         since,
     });
     Change::Switched {
         from,
-        undone: moved && undone(traffic, policy, at),
+        undone: moved && undone(traffic, policy, at).is_some(),
     }
 }
 
@@ -103,19 +116,14 @@ fn seen_at(traffic: &Traffic, looked: Timestamp, at: Timestamp) -> Timestamp {
     traffic.switched_at.filter(|told| *told >= earliest && *told <= at).unwrap_or(at)
 }
 
-/// Whether traffic is back on what flipback took it from.
-fn undone(traffic: &Traffic, policy: &Policy, at: Timestamp) -> bool {
+/// The rollback that was undone: traffic is back on what flipback took it from, and nobody has forgiven that release.
+pub(super) fn undone<'a>(traffic: &'a Traffic, policy: &Policy, at: Timestamp) -> Option<&'a FlipRecord> {
     let release = traffic.active_side().release;
     traffic
         .ledger
         .last()
-        .filter(|flip| rollback(flip) && flip.from == traffic.active)
-        .is_some_and(|flip| gate::same(flip, &traffic.active, release.as_ref(), policy, at))
-}
-
-/// Whether a flip went back from something bad, as opposed to a person's switch to something new.
-fn rollback(flip: &FlipRecord) -> bool {
-    flip.automatic || flip.bad
+        .filter(|flip| flip.is_rollback() && flip.forgotten.is_none() && flip.from == traffic.active)
+        .filter(|flip| gate::same(flip, &traffic.active, release.as_ref(), policy, at))
 }
 
 /// The color that a rollback restored, while its watch lasts.
@@ -140,10 +148,13 @@ pub(super) enum Found {
 
 /// The restored color, if the active one is that.
 pub(super) fn restored(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Option<Restored> {
-    let flip = traffic.ledger.last().filter(|flip| rollback(flip) && flip.to == traffic.active)?;
+    let flip = traffic
+        .ledger
+        .last()
+        .filter(|flip| flip.is_rollback() && flip.to == traffic.active)?;
     let until = after(flip.at, policy.watch);
     (at < until).then(|| Restored {
-        trigger: flip.trigger.clone(),
+        trigger: traffic.ledger.origin().unwrap_or(flip).trigger.clone(),
         until,
         found: Found::Open,
     })

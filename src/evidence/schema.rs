@@ -165,6 +165,13 @@ fn all_kinds() -> Vec<Incident> {
         by: "ann".into(),
         reason: "checkout is broken".into(),
     };
+    let mut again = incident();
+    again.case.trigger = Trigger::Reassert {
+        by: "argocd-controller".into(),
+        attempt: 1,
+        of: 2,
+    };
+    all.push(again);
     (fullest.case.from_release, fullest.case.to_release) = (None, None);
     for outcome in [
         Outcome::Pass,

@@ -119,8 +119,10 @@ pub enum Topic {
     Readable,
     /// Too many flips: the guard has disarmed itself; a human must act.
     Disarmed,
-    /// A guard that had disarmed itself flips by itself again.
+    /// The guard flips again after it had disarmed itself.
     Rearmed,
+    /// A person said that a release is bad no more.
+    Cleared,
     /// A rule with `action = "alert"` is confirmed.
     Alert,
     /// A reading came near its threshold.
@@ -167,7 +169,7 @@ pub enum Stage {
 
 impl Topic {
     /// Every topic, in the order of an incident's life.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::RollbackInitiated,
         Self::RollbackCompleted,
         Self::RollbackFailed,
@@ -188,6 +190,7 @@ impl Topic {
         Self::Readable,
         Self::Disarmed,
         Self::Rearmed,
+        Self::Cleared,
         Self::Alert,
         Self::Degraded,
         Self::Switched,
@@ -216,7 +219,7 @@ impl Topic {
             | Self::Disarmed => Stage::Opens,
             Self::RollbackCompleted | Self::EvidenceReady | Self::EvidenceLost | Self::DidNotHelp => Stage::Continues,
             Self::Recovered | Self::Resolved | Self::Sighted | Self::Readable | Self::Rearmed | Self::FewFailing => Stage::Resolves,
-            Self::Alert | Self::Degraded | Self::Switched | Self::Paused | Self::Resumed | Self::Test => Stage::Once,
+            Self::Cleared | Self::Alert | Self::Degraded | Self::Switched | Self::Paused | Self::Resumed | Self::Test => Stage::Once,
         }
     }
 
@@ -244,6 +247,7 @@ impl Topic {
             Self::Readable => "readable",
             Self::Disarmed => "disarmed",
             Self::Rearmed => "rearmed",
+            Self::Cleared => "cleared",
             Self::Alert => "alert",
             Self::Degraded => "degraded",
             Self::Switched => "switched",
@@ -285,6 +289,7 @@ impl Topic {
             | Self::Sighted
             | Self::Readable
             | Self::Rearmed
+            | Self::Cleared
             | Self::Switched
             | Self::Paused
             | Self::Resumed
@@ -425,7 +430,8 @@ fn example_why(topic: Topic, decided: Timestamp) -> String {
             "the restored color is over its threshold too: error_rate 9.8 % (24 of 245 requests) is over 5 %, 3 of 3 in a row".to_owned()
         }
         Topic::FlippedBack => {
-            "kubectl-edit moved traffic back to green, which flipback had rolled back from; it is not flipped away again automatically"
+            "reverted by argocd-controller after 6 s: green is live again, which flipback had rolled back from; it is not flipped away \
+             again automatically"
                 .to_owned()
         }
         Topic::Resolved => format!(
@@ -443,7 +449,8 @@ fn example_why(topic: Topic, decided: Timestamp) -> String {
         Topic::Unreadable => "Service \"shop/web\" does not exist".to_owned(),
         Topic::Readable => "the route can be read again, and selects a known color".to_owned(),
         Topic::Disarmed => "3 automatic flips in 24 h: this guard flips no more until a person looks at it".to_owned(),
-        Topic::Rearmed => "its automatic flips of the last 24 h are below the limit again: it flips by itself again".to_owned(),
+        Topic::Rearmed => "armed again by ana@ops-1".to_owned(),
+        Topic::Cleared => "ana@ops-1 says that release 9f1c is bad no more: the database was it".to_owned(),
         Topic::Degraded => "error_rate 4.3 % (11 of 256 requests) is near its limit of 5 %".to_owned(),
         Topic::Switched => "green is live, switched from blue by kubectl-edit; watching it".to_owned(),
         Topic::Paused => "paused by ana@ops-1: nothing is flipped until it is resumed".to_owned(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Color, GuardId, Incident};
+use super::{Clear, Color, GuardId, Incident};
 
 /// A person's request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,18 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
     },
+    /// No longer held against the guard: a bad release, or its flips.
+    Clear {
+        /// Which guard.
+        guard: GuardId,
+        /// What.
+        clear: Clear,
+        /// Who asks.
+        by: String,
+        /// Their words.
+        #[serde(default)]
+        reason: String,
+    },
     /// Flips again.
     Resume {
         /// Which guard.
@@ -77,9 +89,11 @@ impl Command {
     #[must_use]
     pub fn guard(&self) -> Option<&GuardId> {
         match self {
-            Self::Rollback { guard, .. } | Self::Switch { guard, .. } | Self::Pause { guard, .. } | Self::Resume { guard, .. } => {
-                Some(guard)
-            }
+            Self::Rollback { guard, .. }
+            | Self::Switch { guard, .. }
+            | Self::Pause { guard, .. }
+            | Self::Clear { guard, .. }
+            | Self::Resume { guard, .. } => Some(guard),
             Self::Override { .. } => None,
         }
     }
@@ -94,7 +108,7 @@ pub enum CommandReply {
         /// The incident.
         incident: Box<Incident>,
     },
-    /// Paused or resumed.
+    /// Paused, resumed or cleared.
     Done {
         /// A sentence for a person.
         what: String,

@@ -75,6 +75,15 @@ pub enum Trigger {
         /// By which path.
         path: Path,
     },
+    /// Somebody undid a rollback, and it is made again.
+    Reassert {
+        /// Who undid it: a field manager.
+        by: String,
+        /// The how-manieth time it is made again.
+        attempt: u32,
+        /// How often it is at most.
+        of: u32,
+    },
     /// A person.
     Manual {
         /// Who, as far as known.
@@ -88,6 +97,7 @@ impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rule { rule, .. } => write!(f, "{rule}"),
+            Self::Reassert { .. } => f.write_str("reassert"),
             Self::Manual { .. } => f.write_str("manual"),
         }
     }
@@ -303,6 +313,12 @@ pub enum Note {
         undone: bool,
         /// The field manager that did it, where the object tells.
         by: Option<String>,
+        /// How long after our flip it was undone, in seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after_seconds: Option<u64>,
+        /// What is done about having been undone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reaction: Option<Reaction>,
     },
     /// A streak ran out of time.
     Expired {
@@ -349,8 +365,20 @@ pub enum Note {
         /// Flips in the last 24 h.
         flips: u32,
     },
-    /// The guard that had disarmed itself flips by itself again.
-    Rearmed,
+    /// The guard flips again: its flips are old enough, or a person said so.
+    Rearmed {
+        /// Who; `None`: time.
+        by: Option<String>,
+    },
+    /// A person said that a release is bad no more.
+    Forgotten {
+        /// Which.
+        release: String,
+        /// Who.
+        by: String,
+        /// Their words.
+        reason: String,
+    },
     /// The watch after a switch ended.
     WatchEnded,
     /// The selector's value is none of the guard's colors.
@@ -371,5 +399,27 @@ pub enum Note {
     PauseChanged {
         /// Who paused it; `None`: resumed.
         by: Option<String>,
+    },
+}
+
+/// What is done about a rollback that somebody undid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum Reaction {
+    /// Nothing: it is left to people.
+    Nothing,
+    /// It is made again.
+    Reassert {
+        /// After how many seconds from when it was undone.
+        after_seconds: u64,
+        /// The how-manieth time that is.
+        attempt: u32,
+        /// How often it is at most.
+        of: u32,
+    },
+    /// It was made again as often as allowed, and is no more.
+    GivenUp {
+        /// How often.
+        times: u32,
     },
 }

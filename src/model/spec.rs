@@ -544,6 +544,55 @@ impl Default for Reassert {
     }
 }
 
+/// The field managers of people's tools: kubectl, a dashboard, a browser, Helm on somebody's machine.
+const PEOPLE: [&str; 8] = [
+    "kubectl*",
+    "k9s*",
+    "helm",
+    "Mozilla*",
+    "dashboard*",
+    "lens*",
+    "node-fetch*",
+    "unknown*",
+];
+
+impl Reassert {
+    /// Whether what this field manager did is undone.
+    #[must_use]
+    pub fn covers(&self, manager: &str) -> bool {
+        !Self::is_person(manager) && self.managers.iter().any(|pattern| fits(pattern, manager))
+    }
+
+    /// Whether a field manager is a tool in a person's hand.
+    #[must_use]
+    pub fn is_person(manager: &str) -> bool {
+        PEOPLE.iter().any(|pattern| fits(pattern, manager))
+    }
+
+    /// How long traffic is left where it was moved before the n-th time, counted from 1.
+    #[must_use]
+    pub fn pause_before(&self, attempt: u32) -> Duration {
+        self.pause.saturating_mul(3_u32.saturating_pow(attempt.saturating_sub(1)))
+    }
+}
+
+/// Whether a name is as a pattern says, in which each `*` stands for any text.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((beginning, further)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut rest) = name.strip_prefix(beginning) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = further.split('*').collect();
+    let ending = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    rest.ends_with(ending)
+}
+
 /// How polls are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -602,5 +651,67 @@ impl Default for EvidenceSpec {
             deadline: Duration::from_secs(60),
             follow_up: Duration::from_secs(10 * 60),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name) in [
+            ("a", "a"),
+            ("a*", "a"),
+            ("a*", "abc"),
+            ("*", ""),
+            ("*c", "abc"),
+            ("a*c*e", "abcde"),
+            ("*b*", "abc"),
+            ("a**c", "abc"),
+        ] {
+            assert!(fits(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("a", "ab"), ("a*", "ba"), ("*c", "abcd"), ("a*a", "a"), ("a*c*b", "abc"), ("", "a")] {
+            assert!(!fits(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn people_are_never_covered_and_controllers_only_where_they_are_listed() {
+        let reassert = Reassert::default();
+        for controller in [
+            "argocd-controller",
+            "argocd-application-controller",
+            "kustomize-controller",
+            "helm-controller",
+        ] {
+            assert!(reassert.covers(controller), "{controller}");
+        }
+        assert!(!reassert.covers("release-robot") && !reassert.covers("flipback"));
+        let all = Reassert {
+            managers: vec!["*".into()],
+            ..reassert
+        };
+        for person in [
+            "kubectl",
+            "kubectl-patch",
+            "kubectl-client-side-apply",
+            "kubectl-edit",
+            "k9s",
+            "helm",
+            "Mozilla",
+        ] {
+            assert!(!all.covers(person), "{person}");
+        }
+        assert!(all.covers("helm-controller") && all.covers("release-robot"));
+    }
+
+    #[test]
+    fn pauses_grow_threefold_and_never_overflow() {
+        let reassert = Reassert::default();
+        let pauses = [1, 2, 3].map(|attempt| reassert.pause_before(attempt).as_secs());
+        assert_eq!(pauses, [10, 30, 90]);
+        assert!(reassert.pause_before(u32::MAX) >= reassert.pause_before(30));
     }
 }

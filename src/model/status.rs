@@ -1,11 +1,11 @@
 //! What the page, the API and the command line show.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Color, GuardId, Judging, Mode, Release, RuleKind, RuleName, RuleSpec};
+use super::{Color, FlipHistory, GuardId, Judging, Mode, Release, RuleKind, RuleName, RuleSpec};
 
 /// Everything there is to show.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -169,6 +169,9 @@ pub struct GuardStatus {
     /// Its shard, where several daemons share the guards: [`Status::replica`] says who leads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<u32>,
+    /// What the ledger says, which is asked for by itself.
+    #[serde(skip)]
+    pub history: Option<Arc<FlipHistory>>,
 }
 
 /// A maintenance window that lasts.

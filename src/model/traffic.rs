@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Color, Ledger, Pause};
+use super::{Color, Ledger, Owner, Pause};
 
 /// What a router knows of its route right now.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,8 @@ pub struct Traffic {
     pub switched_at: Option<Timestamp>,
     /// Who changed it, as the object tells: a field manager such as `kubectl-patch` or `argocd-controller`.
     pub switched_by: Option<String>,
+    /// The tool that applies the object again and again, where the object tells of one.
+    pub owner: Option<Owner>,
 }
 
 impl Traffic {
@@ -77,6 +79,8 @@ pub struct Side {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that exist and are not Ready, for probes of a color that is down.
     pub unready: Vec<Endpoint>,
+    /// Images that its pods report to run, by digest, each once; empty where they report none. Bounded by the router.
+    pub images: Vec<String>,
     /// Its endpoints are not being watched right now: they were so a moment ago, which is no evidence of how they are.
     pub unwatched: bool,
     /// Why its Deployment is not available, where one is named and found and says that it is not.

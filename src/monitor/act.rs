@@ -11,7 +11,7 @@ use crate::{
     evidence,
     model::{
         Actor, Case, Clock, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Phase,
-        Seen, TimelineEntry, Topic, Traffic, Trigger, incident::INCIDENT_SCHEMA,
+        Seen, TimelineEntry, Topic, Traffic, Trigger, View, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
@@ -67,7 +67,7 @@ impl Guarded {
         let at = case.at;
         let mut timeline = vec![TimelineEntry::of(Moment::Decided, at, format!("Decided: {}", case.why))];
         // Told of, and caught by a kill before its bundle was begun: the outbox alone knows of it.
-        let told = self.left.iter().rev().find(|open| open.topic == Topic::RollbackInitiated);
+        let told = self.left_open.iter().rev().find(|open| open.topic == Topic::RollbackInitiated);
         let cut_off = self.remains.cut_off().filter(|cut_off| cut_off.case.from == case.from);
         if let Some(failed) = self.failed() {
             timeline.push(TimelineEntry::remark(at, format!("{EARLIER} had failed: {}", failed.id)));
@@ -132,21 +132,22 @@ pub(super) fn is_announced(incident: &Incident) -> bool {
     flips && incident.mode == Mode::Enforce && !incident.timeline.iter().any(goes_on)
 }
 
+/// What the pods of the color that is left report to run: the digests behind the tags. From the caches, so that nothing waits.
+fn images(router: &dyn Router, case: &Case) -> Option<Vec<String>> {
+    let View::Known(mut traffic) = router.view() else { return None };
+    let side = traffic.sides.remove(&case.from)?;
+    (!side.images.is_empty()).then_some(side.images)
+}
+
 /// Sends the patch and, when it moved traffic, looks whether it arrived.
 async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order, clock: Clock) -> Step {
     let incident = &order.incident;
     let case = &incident.case;
-    let record = FlipRecord {
-        at: case.at,
-        from: case.from.clone(),
-        to: case.to.clone(),
-        from_release: case.from_release.as_ref().map(|release| release.id.clone()),
-        automatic: order.automatic,
-        bad: order.bad,
-        trigger: case.trigger.to_string(),
-        why: case.why.clone(),
-        incident: incident.id.clone(),
-    };
+    let mut record = FlipRecord::of(case, &incident.id);
+    record.bad = order.bad;
+    if let Some(images) = images(&*router, case) {
+        record.from_images = images;
+    }
     let wish = FlipOrder {
         seen: incident.seen.clone(),
         from: case.from.clone(),
@@ -524,7 +525,7 @@ impl Monitor {
     pub(super) fn audited(&self, incident: &Incident, action: &str, why: &str, at: Timestamp) {
         let actor = match &incident.case.trigger {
             Trigger::Manual { by, .. } => Actor::Person { name: by.clone() },
-            Trigger::Rule { .. } => Actor::Flipback,
+            Trigger::Rule { .. } | Trigger::Reassert { .. } => Actor::Flipback,
         };
         self.audit(at, actor, Some(&incident.case.guard), action, why, Some(&incident.id));
     }

@@ -304,6 +304,7 @@ impl Guarded {
             last: None,
             open: None,
             left_open: Vec::new(),
+            owner: None,
             events: std::collections::VecDeque::new(),
             history: BTreeMap::new(),
             scaling: super::scale::Scaling::default(),

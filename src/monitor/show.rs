@@ -1,6 +1,6 @@
 //! From state to what is shown: status and metrics. Pure but for the gauges it sets.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -9,8 +9,8 @@ use crate::{
     decide,
     metrics::Metrics,
     model::{
-        Color, ColorStatus, Decision, GuardId, GuardSpec, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Observation, Outcome,
-        Phase, RuleState, RuleStatus, View, file_segment, maintenance,
+        Color, ColorStatus, Decision, GuardId, GuardSpec, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Moment, Note,
+        Observation, Outcome, Phase, RuleState, RuleStatus, View, file_segment, maintenance,
         status::{EventLine, unit},
     },
 };
@@ -90,6 +90,13 @@ impl Guarded {
             .is_some_and(|incident| incident.result == "rolled_back" && incident.to == *color)
     }
 
+    /// Whether an earlier run has told it: the first look says again what had been undone by then.
+    pub(super) fn told_before(&self, note: &Note) -> bool {
+        let story = self.last.iter().flat_map(|incident| &incident.timeline);
+        let told = || story.clone().any(|entry| entry.moment == Some(Moment::FlippedBack));
+        self.decision.is_none() && matches!(note, Note::Switched { undone: true, .. }) && told()
+    }
+
     /// Keeps what the page's sparklines show.
     pub(super) fn remember(&mut self, decision: &Decision, _seen: &Observation) {
         for rule in &decision.rules {
@@ -156,6 +163,7 @@ impl Guarded {
             last_incident: self.last_incident.clone(),
             events: self.events.iter().cloned().collect(),
             shard: self.shard,
+            history: Some(Arc::new(decide::flip_history(spec, traffic, now))),
         }
     }
 

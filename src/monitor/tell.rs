@@ -9,8 +9,8 @@ pub use crate::model::chain;
 use crate::{
     evidence::Keeper,
     model::{
-        Actor, Announcement, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Refusal, Severity,
-        TimelineEntry, Topic, Trigger, View, traffic::Traffic,
+        Actor, Announcement, Color, Decision, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Note, Observation, Reaction, Refusal,
+        Severity, TimelineEntry, Topic, Trigger, View, traffic::Traffic,
     },
     router::{RouterError, Verified},
 };
@@ -425,13 +425,17 @@ pub(super) fn unknown_color(found: Option<&str>, known: &[String]) -> String {
 /// What a note says, and to whom: `None` means to the page and the log only.
 pub(crate) fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, String) {
     match note {
-        Note::Switched { undone: true, to, by, .. } => {
-            let by = by.as_deref().unwrap_or("somebody");
-            (
-                Some(Topic::FlippedBack),
-                format!("{by} moved traffic back to {to}, which flipback had rolled back from; it is not flipped away again automatically"),
-            )
-        }
+        Note::Switched {
+            undone: true,
+            to,
+            by,
+            after_seconds,
+            reaction,
+            ..
+        } => (
+            Some(Topic::FlippedBack),
+            reverted(to, by.as_deref(), *after_seconds, reaction.as_ref()),
+        ),
         Note::Switched { from, to, by, .. } => {
             let by = by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
             let from = from
@@ -461,7 +465,15 @@ pub(crate) fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, S
             Some(Topic::Disarmed),
             format!("{flips} automatic flips in 24 h: this guard flips no more until a person looks at it"),
         ),
-        Note::Rearmed => (Some(Topic::Rearmed), REARMED.to_owned()),
+        Note::Rearmed { by: Some(by) } => (Some(Topic::Rearmed), format!("armed again by {by}")),
+        Note::Rearmed { by: None } => (Some(Topic::Rearmed), REARMED.to_owned()),
+        Note::Forgotten { release, by, reason } => {
+            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            (
+                Some(Topic::Cleared),
+                format!("{by} says that release {release} is bad no more{reason}"),
+            )
+        }
         Note::WatchEnded => (None, "The watch after the switch has ended".to_owned()),
         Note::UnknownColor { found, known } => (Some(Topic::UnknownColor), unknown_color(found.as_deref(), known)),
         Note::Unreadable { why } => (Some(Topic::Unreadable), why.clone()),
@@ -475,6 +487,29 @@ pub(crate) fn words(note: &Note, traffic: Option<&Traffic>) -> (Option<Topic>, S
         ),
         Note::PauseChanged { by: None } => (Some(Topic::Resumed), "resumed".to_owned()),
     }
+}
+
+/// A rollback that somebody undid, and what is done about it.
+fn reverted(to: &Color, by: Option<&str>, after_seconds: Option<u64>, reaction: Option<&Reaction>) -> String {
+    let by = by.unwrap_or("somebody");
+    let after = after_seconds
+        .map(|seconds| format!(" after {}", people(Duration::from_secs(seconds))))
+        .unwrap_or_default();
+    let answer = match reaction {
+        Some(Reaction::Reassert {
+            after_seconds,
+            attempt,
+            of,
+        }) => {
+            let pause = people(Duration::from_secs(*after_seconds));
+            format!("it is put back in {pause}, which is attempt {attempt} of {of}")
+        }
+        Some(Reaction::GivenUp { times }) => {
+            format!("it has been put back {times} times and is not again: somebody has to end this")
+        }
+        Some(Reaction::Nothing) | None => "it is not flipped away again automatically".to_owned(),
+    };
+    format!("reverted by {by}{after}: {to} is live again, which flipback had rolled back from; {answer}")
 }
 
 /// Whether a topic goes on with the story of the newest incident.
@@ -492,7 +527,6 @@ fn audited(note: &Note) -> Option<(Actor, &'static str)> {
         Note::Recovered => Some((Actor::Flipback, "recovered")),
         Note::DidNotHelp { .. } => Some((Actor::Flipback, "did_not_help")),
         Note::Disarmed { .. } => Some((Actor::Flipback, "disarmed")),
-        Note::Rearmed => Some((Actor::Flipback, "rearmed")),
         Note::PauseChanged { by: Some(by) } => Some((Actor::Person { name: by.clone() }, "paused")),
         Note::PauseChanged { by: None } => Some((
             Actor::Person {
@@ -500,6 +534,9 @@ fn audited(note: &Note) -> Option<(Actor, &'static str)> {
             },
             "resumed",
         )),
+        // Whoever carried the word out has written who said it.
+        Note::Rearmed { by: Some(_) } | Note::Forgotten { .. } => None,
+        Note::Rearmed { by: None } => Some((Actor::Flipback, "rearmed")),
         Note::Expired { .. }
         | Note::Blind { .. }
         | Note::Sighted { .. }
@@ -533,6 +570,9 @@ impl Monitor {
         for happened in &decision.notes {
             let (topic, text) = words(happened, traffic);
             let Some(guard) = self.guards.get_mut(id) else { return };
+            if guard.told_before(happened) {
+                continue;
+            }
             guard.note(seen.at, show::sentence(&text));
             if matches!(happened, Note::Switched { .. }) {
                 self.metrics.switches.with_label_values(&[id.as_str()]).inc();

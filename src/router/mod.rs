@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{Cluster, ClusterError, Fault, FaultKind, Fence},
-    model::{Color, FlipRecord, GuardSpec, Mode, Pause, Relief, Seen, View},
+    model::{Clear, Clearance, Color, FlipRecord, GuardSpec, Mode, Pause, Relief, Seen, View},
 };
 
 /// A route to colors.
@@ -34,6 +34,9 @@ pub trait Router: Send + Sync {
 
     /// Writes on the object that the guard is paused, or that it is not.
     fn pause(&self, pause: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>>;
+
+    /// Takes back, on a person's word, what the ledger holds against the guard; `false`: it holds nothing of the kind.
+    fn clear<'a>(&'a self, clear: &'a Clear, word: &'a Clearance) -> BoxFuture<'a, Result<bool, RouterError>>;
 
     /// Tells the object's readers (`kubectl describe`) what happened.
     fn tell<'a>(&'a self, event: &'a RouteEvent) -> BoxFuture<'a, Result<(), RouterError>>;
@@ -369,9 +372,17 @@ pub enum RouterError {
         /// Which color.
         color: Color,
     },
+    /// What lies in the ledger's place is none.
+    #[error("failed to clear {object}: its ledger cannot be understood; `flipback clear --all` puts it aside and begins a new one")]
+    DamagedLedger {
+        /// On what.
+        object: String,
+    },
     /// Monitor mode.
-    #[error("failed to pause or resume {object}: the guard is in monitor mode, which never writes to the cluster and flips nothing anyway")]
+    #[error("failed to {attempted} {object}: the guard is in monitor mode, which never writes to the cluster and flips nothing anyway")]
     MonitorMode {
+        /// What was attempted.
+        attempted: &'static str,
         /// On what.
         object: String,
     },
@@ -421,7 +432,14 @@ impl<R: Router + ?Sized> Router for Withheld<R> {
 
     fn pause(&self, _: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>> {
         let object = self.object.clone();
-        async { Err(RouterError::MonitorMode { object }) }.boxed()
+        let attempted = "pause or resume";
+        async move { Err(RouterError::MonitorMode { attempted, object }) }.boxed()
+    }
+
+    fn clear<'a>(&'a self, _: &'a Clear, _: &'a Clearance) -> BoxFuture<'a, Result<bool, RouterError>> {
+        let object = self.object.clone();
+        let attempted = "clear";
+        async move { Err(RouterError::MonitorMode { attempted, object }) }.boxed()
     }
 
     fn tell<'a>(&'a self, _: &'a RouteEvent) -> BoxFuture<'a, Result<(), RouterError>> {

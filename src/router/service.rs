@@ -2,12 +2,14 @@
 //!
 //! The file is the adapter between caches, requests and the [`Router`] trait. What is read is judged in [`view`], what
 //! is sent is built in [`patch`], both pure; the order of requests of a flip is in [`flip`], more capacity for a color is
-//! asked for in [`scale`], pods are taken out of service in [`connections`], everything else that talks to the API server
-//! is in [`deeds`].
+//! asked for in [`scale`], pods are taken out of service in [`connections`], a person's word about the ledger is carried out
+//! in [`clear`], everything else that talks to the API server is in [`deeds`]. Who else writes the object tells [`owner`].
 
+mod clear;
 mod connections;
 mod deeds;
 mod flip;
+mod owner;
 mod patch;
 mod scale;
 #[cfg(test)]
@@ -29,7 +31,7 @@ use kube::{Api, Client, api::PatchParams};
 use super::{Access, Flip, FlipOrder, ReliefOrder, Relieved, RouteEvent, Router, RouterError, Scaled, Verified};
 use crate::{
     cluster::{Cluster, Fault, Fence, Unreadable},
-    model::{Color, FlipRecord, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
+    model::{Clear, Clearance, Color, FlipRecord, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
 };
 
 /// Who we are in `managedFields` and Events.
@@ -220,6 +222,10 @@ impl Router for ServiceRouter {
 
     fn pause(&self, pause: Option<Pause>) -> BoxFuture<'_, Result<(), RouterError>> {
         self.write_pause(pause).boxed()
+    }
+
+    fn clear<'a>(&'a self, clear: &'a Clear, word: &'a Clearance) -> BoxFuture<'a, Result<bool, RouterError>> {
+        self.clear_ledger(clear, word).boxed()
     }
 
     fn tell<'a>(&'a self, event: &'a RouteEvent) -> BoxFuture<'a, Result<(), RouterError>> {

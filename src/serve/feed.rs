@@ -136,6 +136,7 @@ fn shortened(guard: &GuardStatus) -> GuardStatus {
             rules: Vec::new(),
             events: Vec::new(),
             last_incident: None,
+            history: None,
             guard: guard.guard.clone(),
             object: guard.object.clone(),
             why: guard.why.clone(),

@@ -94,7 +94,8 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/feed", get(feed))
-        .route("/api/v1/guards/{*guard}", get(guard));
+        .route("/api/v1/guards/{*guard}", get(guard))
+        .route("/api/v1/history/{*guard}", get(history));
     for (path, kind, text) in PAGE {
         answered = answered.route(path, get(move || async move { typed(StatusCode::OK, kind, text) }));
     }
@@ -184,12 +185,24 @@ async fn guard(State(shared): State<Shared>, Path(name): Path<String>) -> Respon
     let status = Arc::clone(&shared.status.borrow());
     match status.guards.iter().find(|guard| guard.guard.as_str() == name) {
         Some(guard) => json(StatusCode::OK, guard),
-        None => Problem {
-            status: StatusCode::NOT_FOUND,
-            error: "unknown_guard",
-            message: format!("no guard is called {name:?}; /api/v1/status lists all"),
-        }
-        .into_response(),
+        None => unknown_guard(&name).into_response(),
+    }
+}
+
+async fn history(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+    let status = Arc::clone(&shared.status.borrow());
+    let guard = status.guards.iter().find(|guard| guard.guard.as_str() == name);
+    match guard.and_then(|guard| guard.history.as_ref()) {
+        Some(history) => json(StatusCode::OK, &**history),
+        None => unknown_guard(&name).into_response(),
+    }
+}
+
+fn unknown_guard(name: &str) -> Problem {
+    Problem {
+        status: StatusCode::NOT_FOUND,
+        error: "unknown_guard",
+        message: format!("no guard is called {name:?}; /api/v1/status lists all"),
     }
 }
 

@@ -37,6 +37,7 @@ fn guard(name: &str, phase: Phase) -> GuardStatus {
         paused_until: None,
         maintenance: None,
         last_incident: None,
+        history: None,
         events: vec![EventLine {
             at: Timestamp::UNIX_EPOCH,
             what: "born".into(),

@@ -246,7 +246,7 @@ pub(crate) fn clipped(text: &str, chars_max: usize, escape: impl Fn(char) -> Opt
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) const TOPICS: [Topic; 28] = Topic::ALL;
+    pub(crate) const TOPICS: [Topic; 29] = Topic::ALL;
 
     pub(crate) fn example(topic: Topic) -> Announcement {
         Announcement::example(topic)

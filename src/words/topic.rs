@@ -41,7 +41,8 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::Unreadable => format!("Unreadable: the route of {guard} cannot be read"),
         Topic::Readable => format!("Readable again: the route of {guard}"),
         Topic::Disarmed => format!("Disarmed: {guard} was rolled back too often"),
-        Topic::Rearmed => format!("Armed again: {guard} is rolled back automatically again"),
+        Topic::Rearmed => format!("Armed again: {guard} is rolled back again when it is bad"),
+        Topic::Cleared => format!("Forgiven: a release of {guard} is held for bad no more"),
         Topic::Alert => format!("Alert: {rule} of {guard} is past its threshold"),
         Topic::Degraded => format!("Degraded: {rule} of {guard} is near its threshold"),
         Topic::Switched => format!("Switched: {guard} is on {to} now"),
@@ -64,7 +65,7 @@ fn title_in_monitor_mode(a: &Announcement, from: &str, to: &str) -> Option<Strin
         Topic::RollbackSuppressed => format!("Would not have been rolled back: {guard} stays on {from}"),
         Topic::EvidenceReady => format!("Report ready: why {guard} would have been rolled back from {from}"),
         Topic::Disarmed => format!("Disarmed: {guard} would have been rolled back too often"),
-        Topic::Rearmed => format!("Armed again: {guard} would be rolled back automatically again"),
+        Topic::Rearmed => format!("Armed again: {guard} would be rolled back again when it is bad"),
         Topic::Paused => format!("Paused: {guard} would not be rolled back"),
         Topic::Resumed => format!("Resumed: {guard} is watched again"),
         _ => return None,
@@ -146,8 +147,8 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
              fro. If {from} was the better one: {by_hand}."
         ),
         Topic::FlippedBack => format!(
-            "Users are served by the release that was bad, and flipback does not roll it back a second time. If nobody meant it, a GitOps \
-             tool has applied an old state of {object}: change it there, then {by_hand}."
+            "Users are served by the release that was bad. If nobody meant it, a GitOps tool has applied an old state of {object}: {check} \
+             names it, and prints what makes it leave a rollback alone. To move traffic now: {by_hand}."
         ),
         Topic::Resolved => a.incident.as_ref().map_or_else(
             || "Nothing: it is over.".to_owned(),
@@ -166,8 +167,9 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
             format!("Watch it yourself: nothing is judged and nothing is rolled back until {object} can be read. {check} shows what is missing.")
         }
         Topic::Readable => "Nothing: it is guarded again from here on.".to_owned(),
-        Topic::Disarmed => format!("Find the cause: flipback does not flip this guard by itself until its flips are a day old. To move traffic by hand: {by_hand}."),
+        Topic::Disarmed => format!("Find the cause: flipback does not flip this guard by itself until its flips are a day old, or you arm it: `flipback clear {guard}`. To move traffic by hand: {by_hand}."),
         Topic::Rearmed => "Nothing: from here on it is rolled back again when it is bad.".to_owned(),
+        Topic::Cleared => format!("Nothing, if you know of it: traffic may go to that release again by itself. `flipback history {guard}` shows who said so."),
         Topic::Alert => format!("Look whether users are hurt: this rule only tells, and traffic stays where it is. To move it by hand: {by_hand}."),
         Topic::Degraded => format!("Nothing yet, it is within its threshold. {status} shows where it goes."),
         Topic::Switched => "Nothing: flipback watches the new color closely from here on.".to_owned(),

@@ -98,5 +98,6 @@ pub fn traffic(active: &str) -> Traffic {
         paused: None,
         switched_at: None,
         switched_by: None,
+        owner: None,
     }
 }

@@ -126,7 +126,7 @@ impl Scenario {
                 Verdict::Rollback(case) => {
                     let path = match case.trigger {
                         Trigger::Rule { path, .. } => path,
-                        Trigger::Manual { .. } => Path::Critical,
+                        Trigger::Manual { .. } | Trigger::Reassert { .. } => Path::Critical,
                     };
                     run.rollback = Some((now - world.fault_at, path, case.why.clone()));
                     return run;

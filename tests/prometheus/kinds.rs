@@ -188,6 +188,7 @@ fn switched(guard: &GuardSpec, at: Timestamp) -> BTreeMap<GuardId, View> {
         paused: None,
         switched_at: Some(at),
         switched_by: None,
+        owner: None,
     };
     BTreeMap::from([(guard.id.clone(), View::Known(Box::new(traffic)))])
 }

@@ -135,6 +135,7 @@ pub(crate) fn traffic(ready: (u32, u32)) -> Traffic {
         paused: None,
         switched_at: None,
         switched_by: None,
+        owner: None,
     }
 }
 
@@ -174,7 +175,7 @@ pub(crate) fn rollback(decision: &Decision) -> Option<&Case> {
 pub(crate) fn path(case: &Case) -> Path {
     match &case.trigger {
         Trigger::Rule { path, .. } => *path,
-        Trigger::Manual { .. } => panic!("nobody flipped by hand"),
+        Trigger::Manual { .. } | Trigger::Reassert { .. } => panic!("no rule asked for it: {case:?}"),
     }
 }
 

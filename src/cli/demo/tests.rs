@@ -63,6 +63,7 @@ fn status(seconds: f64, rule: RuleStatus, events: &[(f64, &str)]) -> Status {
             paused_until: None,
             maintenance: None,
             last_incident: None,
+            history: None,
             // The daemon shows the newest first.
             events: events
                 .iter()

@@ -87,7 +87,7 @@ impl Ruling {
     fn of(finding: Finding, cause: Cause, why: String, case: &Case) -> Self {
         let rule = match &case.trigger {
             Trigger::Rule { rule, .. } => Some(rule.clone()),
-            Trigger::Manual { .. } => None,
+            Trigger::Manual { .. } | Trigger::Reassert { .. } => None,
         };
         Self { finding, cause, why, rule }
     }

@@ -150,7 +150,7 @@ impl<W: Write> Story<W> {
         let style = match note {
             Note::Blind { .. } | Note::Unreadable { .. } | Note::UnknownColor { .. } | Note::Degraded { .. } | Note::Alert { .. } => WARN,
             Note::DidNotHelp { .. } | Note::Disarmed { .. } => BAD,
-            Note::Recovered | Note::Sighted { .. } | Note::Readable | Note::Rearmed => GOOD,
+            Note::Recovered | Note::Sighted { .. } | Note::Readable | Note::Rearmed { .. } => GOOD,
             _ => BOLD,
         };
         self.say(time, &styled(&words, style));

@@ -22,6 +22,9 @@
 //! | `ready=3/0` | Ready endpoints of active / standby, from now on |
 //! | `switch` `release=v2` | somebody moved traffic to the other color / deployed over the active one |
 //! | `flip` `rollback-by-hand` | flipback's own flip / a person's, as the ledger tells |
+//! | `switch-by=argocd-controller` | the same, and the object tells who it was |
+//! | `flip-and-back-by=argocd-controller` | flipback's flip, and somebody's undoing of it before the next look |
+//! | `forget` `arm` | ada takes back that a release is bad / the flips that disarmed the guard |
 //! | `pause` `resume` `unreadable` `unknown` `restart` `clock=3600` | what the words say |
 //!
 //! Right: the verdict (`hold` where none is named), `breach 1/3`, `pass`, `waiting`, `inconclusive`, `nothing` for the
@@ -33,6 +36,7 @@ mod blame;
 mod classic;
 mod clockwork;
 mod flips;
+mod meddlers;
 mod numbers;
 mod paths;
 mod scripts;

@@ -7,9 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     decide::{Baseline, Engine},
     model::{
-        Absence, Action, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec,
-        Histogram, Judging, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release, RouteSpec, RuleKind,
-        RuleName, RuleSpec, ScalarRule, ScaleUp, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View, Windows,
+        Absence, Action, Clear, Clearance, Color, ColorSpec, Counter, CounterRule, Decision, EndpointsRule, EvidenceSpec, FlipRecord,
+        GuardId, GuardSpec, Histogram, Judging, LatencyRule, Ledger, Mode, Note, Observation, Pause, Policy, ProbeRule, Reading, Release,
+        RouteSpec, RuleKind, RuleName, RuleSpec, ScalarRule, ScaleUp, Seen, ServiceRoute, Side, TimeUnit, Traffic, Trigger, Verdict, View,
+        Windows,
     },
 };
 
@@ -151,6 +152,8 @@ pub(super) struct World {
     runs: BTreeMap<Color, String>,
     ledger: Ledger,
     paused: bool,
+    /// When and by whom traffic was moved last, as the object tells.
+    switched: Option<(Timestamp, String)>,
     clock: i64,
     sample: Option<i64>,
     last: Option<Decision>,
@@ -176,6 +179,7 @@ impl Default for World {
             runs: BTreeMap::from([(blue, "v1".into()), (green, "v2".into())]),
             ledger: Ledger::default(),
             paused: false,
+            switched: None,
             clock: 0,
             sample: None,
             last: None,
@@ -306,9 +310,17 @@ impl World {
             "stale" => scene.stale = true,
             "unwatched" => scene.unwatched = true,
             "unavailable" => scene.unavailable = true,
-            "switch" => self.swap(),
+            "switch" => {
+                self.swap();
+                self.switched = None;
+            }
             "flip" => self.flip(t, true),
             "rollback-by-hand" => self.flip(t, false),
+            "forget" => {
+                let bad = self.ledger.marked().into_keys().next().expect("a bad release").to_owned();
+                self.clear(t, &Clear::Release(bad));
+            }
+            "arm" => self.clear(t, &Clear::Count),
             "pause" => self.paused = true,
             "resume" => self.paused = false,
             "restart" => self.engine = None,
@@ -335,6 +347,17 @@ impl World {
                     "ready" => {
                         self.ready.insert(self.active.clone(), pair().0.parse().expect("active"));
                         self.ready.insert(self.standby.clone(), pair().1.parse().expect("standby"));
+                    }
+                    // Somebody moves traffic to the other color, and the object tells who and when.
+                    "switch-by" => {
+                        self.swap();
+                        self.switched = Some((self.time(t), value.to_owned()));
+                    }
+                    // Flipped away, and moved back before the next look.
+                    "flip-and-back-by" => {
+                        self.flip(t, true);
+                        self.swap();
+                        self.switched = Some((self.time(t), value.to_owned()));
                     }
                     "release" => drop(self.runs.insert(self.active.clone(), value.into())),
                     "standby-release" => drop(self.runs.insert(self.standby.clone(), value.into())),
@@ -379,19 +402,39 @@ impl World {
                 reason: "looks bad".into(),
             },
         };
+        let reassert = match &trigger {
+            Trigger::Reassert { attempt, .. } => Some(*attempt),
+            Trigger::Rule { .. } | Trigger::Manual { .. } => None,
+        };
         let record = FlipRecord {
             at: self.time(t),
             from: self.active.clone(),
             to: self.standby.clone(),
             from_release: self.releases.then(|| self.runs[&self.active].clone()),
+            from_images: Vec::new(),
             automatic,
             bad: true,
             trigger: trigger.to_string(),
-            why: String::new(),
-            incident: "i".into(),
+            by: None,
+            why: "12 % over 5 %".into(),
+            incident: format!("i{}", self.ledger.flips.len()),
+            reassert,
+            forgotten: None,
+            discounted: None,
+            rest: serde_json::Map::new(),
         };
         self.ledger = self.ledger.with(record);
         self.swap();
+        self.switched = Some((self.time(t), "flipback".into()));
+    }
+
+    fn clear(&mut self, t: i64, clear: &Clear) {
+        let word = Clearance {
+            by: "ada".into(),
+            at: self.time(t),
+            reason: "mended".into(),
+        };
+        self.ledger = self.ledger.cleared(clear, &word).expect("something to clear");
     }
 
     fn time(&self, t: i64) -> Timestamp {
@@ -423,8 +466,10 @@ impl World {
                 reason: String::new(),
                 until: None,
             }),
-            switched_at: self.switched_at.map(|t| Timestamp::from_second(START + t).expect("in range")),
-            switched_by: None,
+            switched_at: (self.switched.as_ref().map(|(at, _)| *at))
+                .or_else(|| self.switched_at.map(|t| Timestamp::from_second(START + t).expect("in range"))),
+            switched_by: self.switched.as_ref().map(|(_, by)| by.clone()),
+            owner: None,
         }
     }
 
@@ -604,6 +649,7 @@ fn path(verdict: &Verdict) -> String {
     };
     match &case.trigger {
         Trigger::Rule { path, .. } => format!("{path:?}").to_lowercase(),
+        Trigger::Reassert { by, attempt, of } => format!("reassert {attempt}/{of} of {by}"),
         Trigger::Manual { .. } => "manual".into(),
     }
 }

@@ -112,6 +112,7 @@ impl Header {
             paused: None,
             switched_at: None,
             switched_by: None,
+            owner: None,
         }
     }
 }

@@ -302,6 +302,7 @@ fn traffic(at: &At<'_>, epoch: Timestamp) -> Result<Traffic, Fault> {
         paused: table.get("paused").map(|at| paused(&at)).transpose()?,
         switched_at: table.get("switched_at").map(|at| at.time(epoch)).transpose()?,
         switched_by: table.get("switched_by").map(|at| at.text().map(ToOwned::to_owned)).transpose()?,
+        owner: None,
     })
 }
 
@@ -314,6 +315,7 @@ fn side(at: &At<'_>) -> Result<Side, Fault> {
         release: table.get("release").map(|at| release(&at)).transpose()?,
         endpoints: Vec::new(),
         unready: Vec::new(),
+        images: Vec::new(),
         unwatched: table.get("unwatched").map_or(Ok(false), |at| at.flag())?,
         unavailable: table.get("unavailable").map(|at| at.text().map(ToOwned::to_owned)).transpose()?,
     })
@@ -325,8 +327,8 @@ fn release(at: &At<'_>) -> Result<Release, Fault> {
 }
 
 fn ledger(at: &At<'_>) -> Result<Ledger, Fault> {
+    // Any other key is one that a newer version wrote: it is kept there, and says nothing here.
     let table = at.table()?;
-    table.only(&["version", "flips"])?;
     if let Some(flips) = table.get("flips") {
         for at in flips.list()? {
             let _: FlipRecord = at.read()?;

@@ -44,7 +44,7 @@ fn what_is_left_out_has_its_default() {
 
 #[test]
 fn every_knob_is_read_under_its_name() {
-    let policy = r#""policy":{"mode":"classic","poll":"30s","consecutive":4,"min_bad":5,"min_requests":50,"stretch":"2m","confidence":0.95,"severe_share":0.9,"severe_bad":20,"slow_window":"10m","slow_hold":"3m","slow_bad":7,"warm_up":"10s","warm_up_latency":"40s","watch":"1h","after_watch":"full","expire":"5m","blind_after":"90s","blind_repeat":"10m","cooldown":"20m","flips_per_day":2,"standby_share":1,"degradation":1,"window":"90s","window_latency":"3m"}"#;
+    let policy = r#""policy":{"mode":"classic","poll":"30s","consecutive":4,"min_bad":5,"min_requests":50,"stretch":"2m","confidence":0.95,"severe_share":0.9,"severe_bad":20,"slow_window":"10m","slow_hold":"3m","slow_bad":7,"warm_up":"10s","warm_up_latency":"40s","watch":"1h","after_watch":"full","expire":"5m","blind_after":"90s","blind_repeat":"10m","cooldown":"20m","flips_per_day":2,"reassert":{"times":2,"pause":"5s","managers":["argocd-*"]},"standby_share":1,"degradation":1,"window":"90s","window_latency":"3m"}"#;
     let header = header(&with(policy));
     let read = serde_json::to_value(header.policy()).expect("serializes");
     let defaults = serde_json::to_value(crate::model::Policy::default()).expect("serializes");

@@ -53,7 +53,7 @@ type Lines = BTreeMap<Color, Vec<(Timestamp, f64)>>;
 pub(super) fn charts(incident: &Incident, bars: &[Bar], trace: &Trace, series: &[Series], course: &Course) -> Vec<Chart> {
     let by = match &incident.case.trigger {
         Trigger::Rule { rule, .. } => Some(rule),
-        Trigger::Manual { .. } => None,
+        Trigger::Manual { .. } | Trigger::Reassert { .. } => None,
     };
     let mut ordered: Vec<&Bar> = bars.iter().collect();
     ordered.sort_by_key(|bar| Some(&bar.rule) != by);

@@ -49,7 +49,7 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
             "Moved back by somebody",
             "bad",
             format!("Traffic was moved from {from} to {to}, and then somebody moved it back to {from}."),
-            "Find out who did, and why: flipback does not flip this release away again.".to_owned(),
+            "Find out who did, and why: flipback makes a rollback again only where reassert is set, and never against a person.".to_owned(),
         ),
         IncidentOutcome::RolledBack { .. } if has(Moment::DidNotHelp).is_some() => told(
             "Rolled back, did not help",
@@ -206,6 +206,9 @@ pub(super) fn triggered(trigger: &Trigger, policy: &Policy) -> String {
             let reason = words::line(reason, SENTENCE_CHARS_MAX);
             let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             format!("{}{reason}", words::line(by, 120))
+        }
+        Trigger::Reassert { by, attempt, of } => {
+            format!("{} undid the rollback: made again, {attempt} of {of}", words::line(by, 120))
         }
         Trigger::Rule { rule, path } => {
             let path = match path {

@@ -61,6 +61,12 @@ fn flip(incident: &str, before: i64) -> FlipRecord {
         trigger: "error_rate".into(),
         why: "12 % over 5 %".into(),
         incident: incident.into(),
+        from_images: Vec::new(),
+        by: None,
+        reassert: None,
+        forgotten: None,
+        discounted: None,
+        rest: serde_json::Map::new(),
     }
 }
 
@@ -75,6 +81,7 @@ fn traffic(active: &str, flips: &[&FlipRecord]) -> Traffic {
         paused: None,
         switched_at: None,
         switched_by: None,
+        owner: None,
     }
 }
 

@@ -51,6 +51,7 @@ async fn probed(rule: ProbeRule, side: Side, resolve: BTreeMap<String, SocketAdd
         paused: None,
         switched_at: None,
         switched_by: None,
+        owner: None,
     };
     let metrics = Metrics::new().expect("metrics");
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -140,10 +140,13 @@ impl ServiceRouter {
     }
 
     fn patch(&self, base: &Service, order: &FlipOrder, to: &str) -> Result<json_patch::Patch, RouterError> {
-        // An unreadable ledger was already told loudly by the view; it must not stop a rollback.
-        let ledger = parse_ledger(base).unwrap_or_else(|_| Ledger::default());
+        // An unreadable ledger was already told loudly by the view; it must not stop a rollback, and is not thrown away.
+        let (ledger, damaged) = match parse_ledger(base) {
+            Ok(ledger) => (ledger, None),
+            Err(text) => (Ledger::default(), Some(text)),
+        };
         let ledger = ledger.with(order.record.clone());
-        patch::flip(base, &self.route.selector_key, &order.seen.value, to, &ledger).map_err(|error| RouterError::Failed {
+        patch::flip(base, &self.route.selector_key, &order.seen.value, to, &ledger, damaged).map_err(|error| RouterError::Failed {
             attempted: "write the ledger of",
             object: self.object.clone(),
             source: Fault {

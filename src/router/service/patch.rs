@@ -13,15 +13,37 @@ use serde_json::{Value, json};
 
 use crate::model::{
     Ledger, Pause,
-    ledger::{LEDGER_ANNOTATION, PAUSE_ANNOTATION},
+    ledger::{DAMAGED_ANNOTATION, LEDGER_ANNOTATION, PAUSE_ANNOTATION},
 };
 
-/// Moves the selector key from one value to another and writes the ledger, if the object is still the one that was read.
-pub(super) fn flip(service: &Service, key: &str, from: &str, to: &str, ledger: &Ledger) -> Result<Patch, serde_json::Error> {
-    let text = serde_json::to_string(ledger)?;
+/// Moves the selector key from one value to another and writes the ledger, if the object is still the one that was read. What
+/// lay in the ledger's place and is none, `damaged`, is kept beside it.
+pub(super) fn flip(
+    service: &Service,
+    key: &str,
+    from: &str,
+    to: &str,
+    ledger: &Ledger,
+    damaged: Option<&str>,
+) -> Result<Patch, serde_json::Error> {
     let mut patch = swap(service, key, from, to);
-    patch.extend(annotate(service, LEDGER_ANNOTATION, text));
+    patch.extend(write(service, ledger, damaged)?);
     Ok(Patch(patch))
+}
+
+/// Writes the ledger and nothing else, if the object is still the one that was read.
+pub(super) fn ledger(service: &Service, ledger: &Ledger, damaged: Option<&str>) -> Result<Patch, serde_json::Error> {
+    let mut patch = vec![unchanged(service)];
+    patch.extend(write(service, ledger, damaged)?);
+    Ok(Patch(patch))
+}
+
+fn write(service: &Service, ledger: &Ledger, damaged: Option<&str>) -> Result<Vec<PatchOperation>, serde_json::Error> {
+    let mut patch = annotate(service, LEDGER_ANNOTATION, serde_json::to_string(ledger)?);
+    if let Some(text) = damaged {
+        patch.extend(annotate(service, DAMAGED_ANNOTATION, text.to_owned()));
+    }
+    Ok(patch)
 }
 
 /// Moves the selector key of the preview Service, and nothing else.

@@ -21,10 +21,10 @@ use k8s_openapi::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::MANAGER;
+use super::{MANAGER, owner};
 use crate::model::{
     Color, Endpoint, GuardSpec, Ledger, Pause, Release, Seen, ServiceRoute, Side, Traffic, View,
-    ledger::{LEDGER_ANNOTATION, PAUSE_ANNOTATION},
+    ledger::{DAMAGED_ANNOTATION, LEDGER_ANNOTATION, LEDGER_IMAGES_MAX, LEDGER_VERSION, PAUSE_ANNOTATION},
 };
 
 /// Addresses kept per color: probes ask fewer, and a view is copied every few seconds. All are counted.
@@ -81,6 +81,7 @@ pub(super) fn view(spec: &GuardSpec, route: &ServiceRoute, objects: &Objects, no
         (side.ready, side.endpoints, side.unready) = serving(active, service, objects);
     }
     for (color, side) in &mut sides {
+        side.images = images(color, objects);
         (side.desired, side.release) = running(spec, color, objects, notes);
         if let Some(deployment) = objects.deployments.get(color) {
             side.unavailable = unavailable(deployment);
@@ -96,6 +97,7 @@ pub(super) fn view(spec: &GuardSpec, route: &ServiceRoute, objects: &Objects, no
         paused: paused(service),
         switched_at: switch.as_ref().and_then(|(at, _)| *at),
         switched_by: switch.and_then(|(_, by)| by),
+        owner: owner::owner(service),
         ledger,
     }))
 }
@@ -132,7 +134,11 @@ pub(super) fn parse_ledger(service: &Service) -> Result<Ledger, &str> {
 fn ledger(spec: &GuardSpec, service: &Service, notes: &mut Notes) -> Ledger {
     match parse_ledger(service) {
         Ok(ledger) => {
-            notes.bad_ledger = None;
+            let strange = strange(&ledger);
+            if let Some(why) = strange.as_ref().filter(|why| notes.bad_ledger.as_ref() != Some(why)) {
+                tracing::warn!(guard = %spec.id, annotation = LEDGER_ANNOTATION, "{why}");
+            }
+            notes.bad_ledger = strange;
             ledger
         }
         Err(text) => {
@@ -140,13 +146,26 @@ fn ledger(spec: &GuardSpec, service: &Service, notes: &mut Notes) -> Ledger {
                 tracing::error!(
                     guard = %spec.id,
                     annotation = LEDGER_ANNOTATION,
-                    "Ledger cannot be understood and counts as empty: earlier flips and bad releases are forgotten; remove the annotation"
+                    kept_as = DAMAGED_ANNOTATION,
+                    "Ledger cannot be understood and counts as empty: earlier flips and bad releases are forgotten; `flipback clear --all` puts it aside"
                 );
                 notes.bad_ledger = Some(text.to_owned());
             }
             Ledger::default()
         }
     }
+}
+
+/// What there is to say of a ledger that was read in part.
+fn strange(ledger: &Ledger) -> Option<String> {
+    let unread = ledger.unread.len();
+    if ledger.version > LEDGER_VERSION {
+        return Some(format!(
+            "Ledger is of version {}, newer than {LEDGER_VERSION}: read as far as understood, kept as it is",
+            ledger.version
+        ));
+    }
+    (unread > 0).then(|| format!("Ledger holds {unread} entries that are no flips: they are kept, and count for nothing"))
 }
 
 /// The pause a person wrote. What flipback did not write counts too: somebody who annotates the Service by hand means
@@ -254,6 +273,14 @@ fn standing_by(color: &Color, service: &Service, objects: &Objects) -> Side {
         }
     }
     side
+}
+
+/// What the pods of a color report to run, each image once.
+fn images(color: &Color, objects: &Objects) -> Vec<String> {
+    let pods = objects.pods.get(color).into_iter().flatten();
+    let containers = pods.filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| &spec.containers);
+    let images: BTreeSet<&String> = containers.filter_map(|container| container.image.as_ref()).collect();
+    images.into_iter().take(LEDGER_IMAGES_MAX).cloned().collect()
 }
 
 pub(super) fn pod_is_ready(pod: &Pod) -> bool {

@@ -97,6 +97,7 @@ impl World {
                 paused: None,
                 switched_at: Some(at(-10)),
                 switched_by: None,
+                owner: None,
             },
             time: 0,
             load: BTreeMap::from([(color("blue"), Some((0.0, 0.0))), (color("green"), Some((100.0, 0.0)))]),
@@ -335,6 +336,12 @@ fn flip() -> FlipRecord {
         trigger: "error_rate".into(),
         why: "12 % over 5 %".into(),
         incident: "shop.web_x".into(),
+        from_images: Vec::new(),
+        by: None,
+        reassert: None,
+        forgotten: None,
+        discounted: None,
+        rest: serde_json::Map::new(),
     }
 }
 

@@ -58,7 +58,7 @@ async fn a_flip_is_one_patch_of_exactly_these_bytes() {
             r#"[{"op":"test","path":"/metadata/resourceVersion","value":"9"},"#,
             r#"{"op":"test","path":"/spec/selector/app.io~1color","value":"web-green"},"#,
             r#"{"op":"replace","path":"/spec/selector/app.io~1color","value":"web-blue"},"#,
-            r#"{"op":"add","path":"/metadata/annotations/flipback.dev~1ledger","value":"{\"version\":1,\"flips\":["#,
+            r#"{"op":"add","path":"/metadata/annotations/flipback.dev~1ledger","value":"{\"version\":2,\"flips\":["#,
             RECORD,
             r#"]}"}]"#,
         ];
@@ -250,7 +250,7 @@ async fn what_a_person_must_do_is_said() {
 }
 
 #[tokio::test]
-async fn the_ledger_grows_and_a_damaged_one_is_replaced() {
+async fn the_ledger_grows_and_a_damaged_one_is_replaced_and_kept_beside_it() {
     let older = serde_json::to_string(&Ledger::default().with(record("i0"))).expect("encodes");
     for (text, flips) in [(older.as_str(), vec!["i0", "i1"]), ("{oops", vec!["i1"])] {
         let object = service("web", "web-green", "9", Some(json!({LEDGER_ANNOTATION: text})));
@@ -261,6 +261,9 @@ async fn the_ledger_grows_and_a_damaged_one_is_replaced() {
             let ledger: Ledger = serde_json::from_str(patch[3]["value"].as_str().expect("text")).expect("a ledger");
             let incidents: Vec<_> = ledger.flips.iter().map(|flip| flip.incident.as_str()).collect();
             assert_eq!(incidents, flips);
+            let kept = (text == "{oops")
+                .then(|| json!({"op": "add", "path": "/metadata/annotations/flipback.dev~1ledger-damaged", "value": text}));
+            assert_eq!(patch.get(4), kept.as_ref());
             server
         })
         .await;

@@ -1,7 +1,9 @@
 //! A shop with a blue and a green side, its caches filled by hand and its API server mocked.
 
+mod clear;
 mod deeds;
 mod flip;
+mod owner;
 mod view;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -81,6 +83,12 @@ pub(super) fn record(incident: &str) -> FlipRecord {
         trigger: "error_rate".into(),
         why: "12 % over 5 %".into(),
         incident: incident.into(),
+        from_images: Vec::new(),
+        by: None,
+        reassert: None,
+        forgotten: None,
+        discounted: None,
+        rest: serde_json::Map::new(),
     }
 }
 
