@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use super::{
     Guarded, Monitor,
     act::{self, Arrival},
-    keep, show, tell,
+    hold, keep, show, tell,
 };
 use crate::model::{
     Actor, AuditEntry, Case, FlipRecord, GuardId, GuardSpec, Incident, IncidentOutcome, Mode, Moment, Path, Release, RouteSpec, RuleKind,
@@ -348,6 +348,8 @@ impl Monitor {
                 incident: *incident,
                 reply: None,
             }),
+            // Of these people are told together, and were.
+            Deed::Tell(incident, _) if hold::is_of_the_fleet(&incident.outcome) => {}
             Deed::Tell(incident, flip) => {
                 let Some(guard) = self.guards.get(id) else { return };
                 for message in tell::owed(&incident, arrival(flip.as_ref()), traffic, now, &self.keeper, &guard.spec) {
