@@ -128,6 +128,8 @@ impl Remains {
             .into_iter()
             .partition(|incident| waiting.contains(&incident.id));
         self.begun = rest;
+        // Its bundle goes. Should its patch come through all the same, the ledger alone tells of it.
+        self.known.retain(|known| !waiting.contains(known));
         cut_off
     }
 
@@ -142,7 +144,11 @@ impl Remains {
                 Deed::Complete(incident, _) | Deed::LetGo(incident) | Deed::GiveUp(incident) => {
                     self.begun.retain(|begun| begun.id != incident.id);
                     self.waiting.remove(&incident.id);
-                    self.known.insert(incident.id.clone());
+                    if matches!(deed, Deed::LetGo(_)) {
+                        self.known.remove(&incident.id);
+                    } else {
+                        self.known.insert(incident.id.clone());
+                    }
                 }
                 Deed::Recall(flip) => {
                     self.known.insert(flip.incident.clone());

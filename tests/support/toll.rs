@@ -8,7 +8,10 @@ use std::{
     fmt,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -71,6 +74,7 @@ struct Bar {
     fits: Box<dyn Fn(&Asked) -> bool + Send>,
     caught: mpsc::UnboundedSender<Asked>,
     verdict: watch::Receiver<Option<bool>>,
+    open: Arc<AtomicBool>,
 }
 
 /// The test's end of a bar. Dropped, nothing that it holds is ever sent on.
@@ -78,6 +82,7 @@ struct Bar {
 pub struct Lever {
     caught: mpsc::UnboundedReceiver<Asked>,
     verdict: watch::Sender<Option<bool>>,
+    open: Arc<AtomicBool>,
 }
 
 impl Toll {
@@ -129,16 +134,19 @@ impl Toll {
     pub fn hold(&self, held: Held, fits: impl Fn(&Asked) -> bool + Send + 'static) -> Lever {
         let (caught, receiver) = mpsc::unbounded_channel();
         let (sender, verdict) = watch::channel(None);
+        let open = Arc::new(AtomicBool::new(false));
         let bar = Bar {
             held,
             fits: Box::new(fits),
             caught,
             verdict,
+            open: Arc::clone(&open),
         };
         self.inner.bars.lock().unwrap_or_else(PoisonError::into_inner).push(bar);
         Lever {
             caught: receiver,
             verdict: sender,
+            open,
         }
     }
 }
@@ -150,6 +158,11 @@ impl Drop for Toll {
 }
 
 impl Lever {
+    /// Lets whatever comes from now on pass; what is held stays so.
+    pub fn no_more(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until something is held.
     ///
     /// # Panics
@@ -174,9 +187,11 @@ impl Inner {
     /// The bar that this request stops at.
     fn bar(&self, asked: &Asked) -> Option<(Held, watch::Receiver<Option<bool>>)> {
         let bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = bars
-            .iter()
-            .find(|bar| bar.verdict.borrow().is_none() && bar.verdict.has_changed().is_ok() && (bar.fits)(asked))?;
+        let holds = |bar: &&Bar| {
+            let given = bar.verdict.borrow().is_some() || bar.verdict.has_changed().is_err() || bar.open.load(Ordering::Relaxed);
+            !given && (bar.fits)(asked)
+        };
+        let bar = bars.iter().find(holds)?;
         let _ = bar.caught.send(asked.clone());
         Some((bar.held, bar.verdict.clone()))
     }

@@ -194,6 +194,11 @@ fn the_next_attempt_takes_the_one_that_was_cut_off_along() {
     assert_eq!(left.take_cut_off(), [incident]);
     assert_eq!(left.cut_off(), None);
     assert_eq!(left.take_cut_off(), []);
+    // Its bundle is gone by then, and its patch comes through all the same.
+    assert_eq!(
+        planned(&mut left, &traffic("blue", &[&flip("i1", 5)]), 30),
+        [Deed::Recall(flip("i1", 5))]
+    );
     assert!(left.is_over(at(60)));
 }
 
