@@ -123,7 +123,8 @@ fn what_does_not_come_up_in_time_is_blocked_and_flipped_to_when_it_comes_up_late
     world.play(
         "t=0 ready=3/0 desired=0
          t=5..10  500/62 -> breach
-         t=15..40 500/62 desired=2 -> blocked, why: being scaled up
+         t=15     500/62 -> blocked, why: being scaled up
+         t=20..40 500/62 desired=2 -> blocked, why: being scaled up
          t=45..90 500/62 -> blocked, why: the standby color cannot serve: 0 Ready endpoints
          t=95     500/62 ready=3/2 -> rollback",
     );
@@ -136,7 +137,7 @@ fn who_has_just_come_up_is_probed_before_users_are_sent_there() {
     world.play(
         "t=0 ready=3/0 desired=0 probe=0/3
          t=5..10  500/62 probe=0/3 -> breach
-         t=15     500/62 probe=0/3 desired=2 -> blocked, why: being scaled up
+         t=15     500/62 probe=0/3 -> blocked, why: being scaled up
          # Its pods are Ready; who was asked while they were starting does not count, and nobody has been asked since.
          t=20     500/62 probe=0/3 ready=3/2 -> blocked, why: being scaled up: 2 of 2
          t=25     500/62 probe=0/3 standby-probe=2/2 -> blocked, why: fails its own probes
