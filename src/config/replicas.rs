@@ -77,9 +77,17 @@ fn cluster(table: &Table<'_>, clusters: &[(String, ClusterSettings)]) -> String 
         return match clusters.iter().find(|(known, _)| *known == name) {
             Some((_, cluster)) => cluster.name.clone(),
             None => {
-                table
-                    .problems
-                    .add(table.problem("cluster", format!("one of the clusters: {}", known())));
+                let named: Vec<&str> = clusters
+                    .iter()
+                    .map(|(name, _)| name.as_str())
+                    .filter(|name| !name.is_empty())
+                    .collect();
+                let allowed = if named.is_empty() {
+                    "nothing: the only cluster has no name".to_owned()
+                } else {
+                    format!("one of the clusters: {}", named.join(", "))
+                };
+                table.problems.add(table.problem("cluster", allowed));
                 String::new()
             }
         };
