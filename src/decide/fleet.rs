@@ -113,11 +113,17 @@ mod tests {
             from: Color::new("green").expect("valid"),
             to: Color::new("blue").expect("valid"),
             from_release: None,
+            from_images: Vec::new(),
             automatic,
             bad: true,
             trigger: "error_rate".into(),
+            by: None,
             why: String::new(),
             incident: format!("i{second}"),
+            reassert: None,
+            forgotten: None,
+            discounted: None,
+            rest: serde_json::Map::new(),
         }
     }
 

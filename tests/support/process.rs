@@ -17,14 +17,15 @@ use std::{
 
 use rand::Rng;
 
-/// Reads `group N`, `gone N` and `folder PATH` until the pipe closes, then ends the groups and removes the folders.
+/// Reads `group N`, `gone N` and `folder PATH` until the pipe closes, then ends the groups and removes the folders. A group that is
+/// said to be gone twice changes nothing: both halves around what is not there are the whole, and the list would double.
 const REAPER: &str = r#"
 groups=" "
 folders=""
 while read -r word what; do
   case $word in
     group) groups="$groups$what " ;;
-    gone) groups="${groups%% $what *} ${groups#* $what }" ;;
+    gone) case $groups in *" $what "*) groups="${groups%% $what *} ${groups#* $what }" ;; esac ;;
     folder) folders="$folders$what
 " ;;
   esac
