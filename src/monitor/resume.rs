@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use backon::{ExponentialBuilder, Retryable};
 use jiff::Timestamp;
 
 use super::{
@@ -28,6 +29,12 @@ use crate::model::{
 const YOUNG: Duration = Duration::from_secs(60 * 60);
 /// A request whose sender died may still be carried out by the API server, which ends each after a minute by default.
 const LATE: Duration = Duration::from_secs(60);
+/// How often the preview Service is tried to be brought along: with the pauses below for some minutes.
+const FINISH_TRIES: usize = 8;
+/// Before the first further try.
+const FINISH_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// Before any.
+const FINISH_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Incidents of one guard whose messages are told again.
 const RETOLD_MAX: usize = 5;
 /// What became of an attempt that nobody went on with.
@@ -453,7 +460,14 @@ impl Monitor {
         );
         let guard = id.clone();
         self.errand(async move {
-            let what = match router.finish(&flip).await {
+            // Safe to repeat: each try reads first, and is done where nothing is left to do.
+            let pauses = ExponentialBuilder::default()
+                .with_min_delay(FINISH_AGAIN_MIN)
+                .with_max_delay(FINISH_AGAIN_MAX)
+                .with_max_times(FINISH_TRIES - 1)
+                .with_jitter();
+            let finish = || router.finish(&flip);
+            let what = match finish.retry(pauses).await {
                 Ok(false) => return,
                 Ok(true) => "The preview Service was swapped after flipback's return".to_owned(),
                 Err(error) => {
