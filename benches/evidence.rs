@@ -144,6 +144,10 @@ async fn one(cluster: &Arc<Cluster>, shop: &Shop, prometheus: &Prometheus, setti
     let port = free_port();
     let config = configuration(&shop.namespace, &prometheus.url(), &kubeconfig, port, evidence);
     shop.switch_to("blue").await;
+    // What an earlier round's daemon left is not taken up by this one.
+    let active = shop.active();
+    let forget = ["-n", &shop.namespace, "annotate", "service", &active, "flipback.dev/ledger-"];
+    cluster.kubectl(&forget, "").await.expect("the annotation is removed");
     let mut command = Command::new(binary());
     command.env_clear().env("HOME", folder.path()).args(["run", "--config"]);
     command.arg(folder.write("flipback.toml", config));
@@ -175,7 +179,8 @@ async fn one(cluster: &Arc<Cluster>, shop: &Shop, prometheus: &Prometheus, setti
         "{said:#}\n{}",
         daemon.output()
     );
-    let bundle = sealed(&folder.path().join("data/incidents")).await;
+    let id = said["incident"]["id"].as_str().expect("an id");
+    let bundle = sealed(&folder.path().join("data/incidents").join(id)).await;
     let whole = now();
     // The report is made once more when the incident's last lines have come.
     tokio::time::sleep(RENDERED).await;
@@ -205,14 +210,12 @@ async fn one(cluster: &Arc<Cluster>, shop: &Shop, prometheus: &Prometheus, setti
     }
 }
 
-/// Waits for the one bundle to get its name; looks every few milliseconds.
-async fn sealed(incidents: &Path) -> PathBuf {
+/// Waits for a bundle to get its name; looks every few milliseconds.
+async fn sealed(bundle: &Path) -> PathBuf {
     let until = Instant::now() + LIMIT;
     loop {
-        let entries = std::fs::read_dir(incidents).into_iter().flatten().flatten();
-        let whole = |path: &PathBuf| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if let Some(found) = entries.map(|entry| entry.path()).find(whole) {
-            return found;
+        if bundle.is_dir() {
+            return bundle.to_owned();
         }
         assert!(Instant::now() < until, "no bundle after {LIMIT:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -302,6 +305,12 @@ selector_key = "color"
 [guards.colors]
 blue = {{ value = "blue", deployment = "shop-blue" }}
 green = {{ value = "green", deployment = "shop-green" }}
+# Something to draw, without traffic.
+[guards.rules.targets]
+kind = "promql"
+expr = 'count(up)'
+max = 1000
+action = "alert"
 [guards.evidence]
 {evidence}
 "#
