@@ -88,7 +88,7 @@ impl World {
         let stranger = cluster.kubeconfig("stranger", &namespace, "nobody-knows-this");
         Self {
             admin: cluster.admin().await,
-            flipback: cluster.client(&daemon).await,
+            flipback: client(&daemon).await,
             stranger: cluster.client(&stranger).await,
             active: shop.active(),
             app: shop.name.clone(),
