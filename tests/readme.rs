@@ -88,3 +88,15 @@ fn every_failure_that_is_told_is_tested() {
     }
     assert!(links > 30, "only {links} links were found: the table's form has changed");
 }
+
+/// Who is woken by an alert finds its section.
+#[test]
+fn every_alert_has_a_runbook() {
+    let (alerts, runbooks) = (text("alerts/flipback.rules.yaml"), text("docs/runbooks.md"));
+    let alert = Regex::new(r"- alert: (\w+)").expect("valid");
+    let names: Vec<_> = alert.captures_iter(&alerts).map(|found| found[1].to_owned()).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(runbooks.contains(&format!("\n## {name}\n")), "docs/runbooks.md has no section for {name}");
+    }
+}
