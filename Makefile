@@ -26,9 +26,9 @@ lint:
 	cargo clippy --all-targets --locked -- -D warnings
 	if command -v cargo-deny >/dev/null; then cargo deny --locked check; else echo "cargo-deny is not installed: licences and sources are not checked"; fi
 
-# Most of these wait for scrapes, looks and deadlines: four at a time keep two cores busy.
+# Most of these wait for scrapes, looks and deadlines: four tests of two suites at a time keep two cores busy.
 rust-tests: parts
-	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 RUST_TEST_THREADS=4 cargo test --locked
+	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 RUST_TEST_THREADS=4 tests/run.sh
 
 # Only this crate is optimized: what it is made of stays as the tests have built it, and is not built a third time.
 OPTIMIZED := --config profile.dev.package.flipback.opt-level=2 --config profile.dev.package.flipback.debug-assertions=false

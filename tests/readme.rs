@@ -97,6 +97,9 @@ fn every_alert_has_a_runbook() {
     let names: Vec<_> = alert.captures_iter(&alerts).map(|found| found[1].to_owned()).collect();
     assert!(names.len() > 10, "{names:?}");
     for name in names {
-        assert!(runbooks.contains(&format!("\n## {name}\n")), "docs/runbooks.md has no section for {name}");
+        assert!(
+            runbooks.contains(&format!("\n## {name}\n")),
+            "docs/runbooks.md has no section for {name}"
+        );
     }
 }
