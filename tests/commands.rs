@@ -45,10 +45,11 @@ async fn evidence_of(ground: &Ground, id: &str) -> std::path::PathBuf {
     folder
 }
 
-/// What the chat heard after so many messages, without the one that comes when the evidence is complete: a daemon does not wait for it.
+/// What the chat heard after so many messages, without those that come later: when the evidence is complete, and, where a daemon goes on
+/// watching, that the restored color is well.
 fn topics_since(ground: &Ground, count: usize) -> Vec<String> {
     let mut topics = ground.topics().split_off(count);
-    topics.retain(|topic| topic != "evidence_ready");
+    topics.retain(|topic| topic != "evidence_ready" && topic != "recovered");
     topics
 }
 

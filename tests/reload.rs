@@ -10,7 +10,7 @@ use std::{fmt::Write as _, fs, os::unix::fs::symlink, path::Path, time::Duration
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use support::{
-    Shop, eventually,
+    Shop, eventually, now,
     stage::{Daemon, Ground, SOON, TOKEN, VERDICT_LIMIT},
 };
 
@@ -202,7 +202,7 @@ async fn guards_come_and_go_and_credentials_rotate_while_the_daemon_runs() {
     // Another name for it: the chat that hears of it is another one, and so is the token.
     ground.folder.write("webhook-url", ground.chat.url("/moved"));
     ground.folder.write("token", "another token");
-    let pause = json!({"command": "pause", "guard": daemon.guard, "by": "ann", "reason": "", "until": Timestamp::now() + 1.hour()});
+    let pause = json!({"command": "pause", "guard": daemon.guard, "by": "ann", "reason": "", "until": now() + 1.hour()});
     let (code, _) = daemon.command(TOKEN, &pause).await;
     assert_eq!(code, 401, "the former token is none any more");
     let (code, body) = daemon.command("another token", &pause).await;
@@ -233,7 +233,7 @@ async fn guards_come_and_go_and_credentials_rotate_while_the_daemon_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maintenance_holds_tells_once_and_flips_the_moment_it_ends() {
-    let until = Timestamp::now() + 1.hour();
+    let until = now() + 1.hour();
     let window = |ends: Timestamp| {
         format!("[[maintenance]]\nname = \"patching\"\nguards = [\"*/shop\"]\nstarts = \"2026-01-01T00:00Z\"\nends = \"{ends}\"\n")
     };
@@ -259,7 +259,7 @@ async fn maintenance_holds_tells_once_and_flips_the_moment_it_ends() {
     assert_eq!(ground.topics().iter().filter(|topic| *topic == "rollback_blocked").count(), 1);
 
     // Its end is brought forward; streaks stay, since nothing that is judged by has changed.
-    let ends = Timestamp::now() + 8.seconds();
+    let ends = now() + 8.seconds();
     ground.edit(&window(until), &window(ends));
     daemon.process.signal("HUP");
     ground.wait_selected("blue", VERDICT_LIMIT).await;
@@ -268,7 +268,7 @@ async fn maintenance_holds_tells_once_and_flips_the_moment_it_ends() {
     })
     .await;
     assert_eq!(flips.len(), 1);
-    assert!(Timestamp::now() >= ends, "it waited for the end of the window");
+    assert!(now() >= ends, "it waited for the end of the window");
     daemon.terminate().await;
 }
 
