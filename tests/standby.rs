@@ -57,7 +57,7 @@ async fn grant(ground: &Ground, resources: &[&str]) {
         });
         let wanted = rule.is_some_and(|(end, body)| {
             let named = |resource: &&str| body.contains(&format!("resources: [{resource}]\n"));
-            index < end && resources.iter().any(|resource| named(resource))
+            index < end && resources.iter().any(named)
         });
         lines.push(if wanted { line.replacen("# ", "", 1) } else { (*line).to_owned() });
     }
