@@ -122,7 +122,8 @@ pub(super) fn evidence_lost(incident: &Incident, error: &str, at: Timestamp, kee
 /// The message that nothing more is to be said of an incident's evidence.
 pub(super) fn evidence_over(incident: &Incident, why: &str, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
     Announcement {
-        id: format!("{}.{}.evidence", incident.id, Topic::Resolved.as_str()),
+        // The same as of the end that the guard's own calm tells: whichever comes first closes the thread, and the other is told no more.
+        id: message_id(&incident.id, Topic::Resolved, 1),
         why: why.to_owned(),
         ..evidence_ready(incident, Topic::Resolved, at, keeper, spec)
     }
