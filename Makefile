@@ -4,6 +4,7 @@
 # make bench   the figures, measured
 # make bench-engine   only the engine's: nanoseconds per look, detection medians beside those of the rules
 # make montecarlo   P14, the seeded Monte Carlo gate, whole
+# make simulation   the whole daemon in a simulated world; FLIPBACK_SIM_SEEDS says how many seeds
 # make fuzz    ten minutes of fuzzing without cargo-fuzz; FLIPBACK_FUZZ_SECONDS says how long
 # make bench-backtest   the cost of judging a week of 50 guards
 # make bench-evidence   the cost of keeping evidence: 20 pods x 2 containers x 5 MB of logs
@@ -11,7 +12,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo bench bench-engine bench-backtest bench-evidence parts rust-tests alerts montecarlo fuzz
+.PHONY: test lint demo bench bench-engine bench-backtest bench-evidence parts rust-tests alerts montecarlo simulation fuzz
 
 test: parts lint alerts rust-tests montecarlo
 
@@ -35,6 +36,9 @@ OPTIMIZED := --config profile.dev.package.flipback.opt-level=2 --config profile.
 
 montecarlo:
 	FLIPBACK_MONTECARLO=full cargo test --locked $(OPTIMIZED) --test montecarlo
+
+simulation:
+	FLIPBACK_SIM_SEEDS=$${FLIPBACK_SIM_SEEDS:-2500} cargo test --locked $(OPTIMIZED) --test simulation -- --nocapture
 
 fuzz:
 	FLIPBACK_FUZZ_SECONDS=$${FLIPBACK_FUZZ_SECONDS:-600} cargo test --locked --test fuzz

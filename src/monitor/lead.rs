@@ -69,6 +69,13 @@ impl Part {
     }
 }
 
+impl Drop for Part {
+    /// A conductor that died must not go on holding what nobody acts for.
+    fn drop(&mut self) {
+        self.replicas.abandon();
+    }
+}
+
 impl Guarded {
     /// Whether another replica would rather not take over now: a streak that it may not share, a flip.
     fn is_busy(&self) -> bool {

@@ -15,7 +15,6 @@ use super::{
         subresources::protects,
         suffix,
     },
-    clock,
 };
 
 /// How long after a write the controllers act: about what a real control plane takes.
@@ -26,19 +25,25 @@ pub(super) async fn run(api: Api, stop: CancellationToken) {
     let mut newest = api.newest();
     loop {
         newest.borrow_and_update();
-        api.write(|store| {
-            let by = |name: &str| controller(name, clock::now());
-            deployments(store, &by("kube-controller-manager"));
-            replica_sets(store, &by("kube-controller-manager"));
-            slices(store, &by("endpointslice-controller"));
-            budgets(store, &by("kube-controller-manager"));
-        });
+        pass(&api);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = newest.changed() => if changed.is_err() { return },
         }
         tokio::time::sleep(LAG).await;
     }
+}
+
+/// Makes what is missing and drops what is too much, one step of each controller.
+pub(super) fn pass(api: &Api) {
+    let by = |name: &str| controller(name, api.now());
+    let (manager, slicer) = (by("kube-controller-manager"), by("endpointslice-controller"));
+    api.write(|store| {
+        deployments(store, &manager);
+        replica_sets(store, &manager);
+        slices(store, &slicer);
+        budgets(store, &manager);
+    });
 }
 
 fn key(kind: &'static Kind, object: &Value) -> Key {

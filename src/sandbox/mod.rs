@@ -10,6 +10,7 @@ mod api;
 mod app;
 mod chat;
 mod clock;
+mod control;
 mod controllers;
 mod listen;
 mod logs;
@@ -23,6 +24,7 @@ pub use self::{
     api::AuditEntry,
     app::Fault,
     chat::Message,
+    control::{ControlPlane, Refused},
     populate::Who,
     traffic::Served,
     world::{Sandbox, SandboxError, SandboxOptions},

@@ -37,7 +37,7 @@ impl Who {
         }
     }
 
-    fn token(self) -> &'static str {
+    pub(super) fn token(self) -> &'static str {
         match self {
             Self::Flipback => User::Flipback.token(),
             Self::Watcher => User::Watcher.token(),

@@ -23,6 +23,7 @@ use super::{
     },
     app::{Fault, Faults},
     chat::{Chats, Message},
+    clock,
     controllers,
     listen::{Ending, Listening},
     logs::Logs,
@@ -31,6 +32,7 @@ use super::{
     prometheus::Prometheus,
     traffic::{self, Ledger, Served},
 };
+use crate::model::Clock;
 
 /// How long the world may take to become ready; it takes some hundred milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -136,7 +138,7 @@ impl Sandbox {
         let ends_everything = stop.clone().drop_guard();
         let (logs, faults) = (Logs::default(), Faults::default());
         let preview = format!("{}-preview", options.service);
-        let api = Api::new(&options.namespace, &[&options.service, &preview], logs.clone());
+        let api = Api::new(&options.namespace, &[&options.service, &preview], logs.clone(), Clock::new(clock::now));
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let server = Listening::start(loopback, api::router(api.clone()), Ending::Graceful)
             .await

@@ -134,6 +134,13 @@ impl Replicas {
         *self.0.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
+    /// Stops taking part, and gives nothing back: whoever decides here is gone, and what it led must run out.
+    pub fn abandon(&self) {
+        if let Some(task) = self.0.task.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+    }
+
     /// The shard of a guard.
     #[must_use]
     pub fn shard(&self, guard: &GuardId) -> u32 {

@@ -96,11 +96,13 @@ impl Rules {
         let scales = (deed.verb, deed.group, deed.resource) == ("update", "apps", "deployments/scale");
         let relieves = deed.group.is_empty() && matches!((deed.verb, deed.resource), ("patch", "pods") | ("create", "pods/eviction"));
         let tells = matches!(deed.verb, "create" | "patch") && deed.resource == "events" && matches!(deed.group, "" | "events.k8s.io");
+        let shares = what == ("coordination.k8s.io", "leases") && matches!(deed.verb, "get" | "create" | "update" | "patch");
         match user {
             User::Admin => true,
             _ if reviews => true,
             User::Watcher => here && reads,
-            User::Flipback => here && (reads || flips || tells || scales || relieves),
+            // The Leases lie in flipback's own namespace.
+            User::Flipback => shares || here && (reads || flips || tells || scales || relieves),
         }
     }
 

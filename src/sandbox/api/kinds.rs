@@ -65,10 +65,12 @@ static AUTOSCALERS: Kind = Kind {
 };
 pub(crate) static BUDGETS: Kind = counting(kind("policy", "poddisruptionbudgets", "PodDisruptionBudget"));
 static INGRESSES: Kind = counting(kind("networking.k8s.io", "ingresses", "Ingress"));
+/// Who leads, among several daemons.
+pub(crate) static LEASES: Kind = kind("coordination.k8s.io", "leases", "Lease");
 /// Known so that a refusal can be shown: the daemon must not have this right.
 static SECRETS: Kind = kind("", "secrets", "Secret");
 
-static ALL: [&Kind; 11] = [
+static ALL: [&Kind; 12] = [
     &NAMESPACES,
     &SERVICES,
     &PODS,
@@ -80,6 +82,7 @@ static ALL: [&Kind; 11] = [
     &BUDGETS,
     &INGRESSES,
     &SECRETS,
+    &LEASES,
 ];
 
 fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {

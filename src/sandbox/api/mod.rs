@@ -23,7 +23,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use self::{access::Rules, audit::Audit, kinds::Kind, select::Filter, store::Change};
-use super::{clock, logs::Logs};
+use super::logs::Logs;
+use crate::model::Clock;
 
 pub use self::audit::AuditEntry;
 pub(super) use self::{
@@ -43,6 +44,7 @@ pub(super) struct Api {
 
 #[derive(Debug)]
 struct Shared {
+    clock: Clock,
     store: Mutex<Store>,
     audit: Mutex<Audit>,
     newest: tokio::sync::watch::Sender<u64>,
@@ -52,11 +54,12 @@ struct Shared {
 
 impl Api {
     /// An empty cluster; the daemon may patch `services` in `namespace`.
-    pub(super) fn new(namespace: &str, services: &[&str], logs: Logs) -> Self {
+    pub(super) fn new(namespace: &str, services: &[&str], logs: Logs, clock: Clock) -> Self {
         let store = Store::new();
         let (newest, _) = tokio::sync::watch::channel(store.version());
         Self {
             shared: Arc::new(Shared {
+                clock,
                 store: Mutex::new(store),
                 audit: Mutex::default(),
                 newest,
@@ -81,6 +84,11 @@ impl Api {
     /// Ends every watch of this life.
     pub(super) fn end(&self) {
         self.life.cancel();
+    }
+
+    /// The time as the server has it.
+    pub(super) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
     }
 
     /// Reads the objects.
@@ -122,7 +130,7 @@ impl Api {
     pub(super) fn act(&self, user: &str, manager: &str, key: &Key, patch: &Value) -> Result<Arc<Value>, Failure> {
         let by = Writer {
             manager: manager.to_owned(),
-            now: clock::now(),
+            now: self.now(),
             dry_run: false,
         };
         let done = self.write(|store| {
@@ -132,7 +140,7 @@ impl Api {
             })
         });
         self.witness(AuditEntry {
-            at: clock::now(),
+            at: self.now(),
             user: user.to_owned(),
             manager: manager.to_owned(),
             verb: "patch".to_owned(),

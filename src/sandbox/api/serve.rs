@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    super::{clock, logs::Run},
+    super::logs::Run,
     Api, AuditEntry, Failure, Key, User, Writer,
     access::Deed,
     kinds::{DEPLOYMENTS, Kind, PODS, Target, at, text},
@@ -254,7 +254,7 @@ impl Call<'_> {
         };
         Ok(Writer {
             manager: self.manager(),
-            now: clock::now(),
+            now: self.api.now(),
             dry_run,
         })
     }
@@ -348,7 +348,7 @@ impl Call<'_> {
             return;
         }
         self.api.witness(AuditEntry {
-            at: clock::now(),
+            at: self.api.now(),
             user: self.user.name().to_owned(),
             manager: self.manager(),
             verb: self.verb.to_owned(),

@@ -15,7 +15,7 @@ use super::{
     super::clock,
     failure::Failure,
     fields,
-    kinds::{DEPLOYMENTS, EVENTS, Kind, NAMESPACES, SERVICES, at, text},
+    kinds::{DEPLOYMENTS, EVENTS, Kind, LEASES, NAMESPACES, SERVICES, at, text},
 };
 
 /// Changes a watcher may be behind: minutes of everything the sandbox does.
@@ -59,6 +59,8 @@ pub(crate) struct Store {
     history: VecDeque<Change>,
     /// Changes up to and including this one are forgotten.
     expired: u64,
+    /// The newest change of what the controllers work on.
+    controlled: u64,
     names: u64,
 }
 
@@ -69,6 +71,7 @@ impl Store {
             version: FIRST_VERSION,
             history: VecDeque::new(),
             expired: FIRST_VERSION,
+            controlled: FIRST_VERSION,
             names: 0,
         }
     }
@@ -76,6 +79,11 @@ impl Store {
     /// The newest resourceVersion.
     pub(super) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The newest change of anything that a controller looks at.
+    pub(crate) fn controlled(&self) -> u64 {
+        self.controlled
     }
 
     /// The newest forgotten resourceVersion.
@@ -110,10 +118,10 @@ impl Store {
         if version < self.expired {
             return Err(Failure::expired(version, self.expired));
         }
+        let known = self.history.partition_point(|change| change.version <= version);
         Ok(self
             .history
-            .iter()
-            .skip_while(|change| change.version <= version)
+            .range(known..)
             .filter(|change| change.kind == kind)
             .cloned()
             .collect())
@@ -209,6 +217,9 @@ impl Store {
 
     fn record(&mut self, kind: &'static Kind, before: Option<Arc<Value>>, after: Option<Arc<Value>>) {
         self.version += 1;
+        if ![&EVENTS, &LEASES].contains(&kind) {
+            self.controlled = self.version;
+        }
         self.history.push_back(Change {
             version: self.version,
             kind,

@@ -112,6 +112,7 @@ impl Watcher {
     async fn wait(&mut self) {
         let bookmark_at = Instant::now() + BOOKMARK_EVERY;
         tokio::select! {
+            biased;
             changed = self.newest.changed() => self.ended = changed.is_err(),
             () = self.stop.cancelled() => self.ended = true,
             () = tokio::time::sleep_until(self.deadline) => {

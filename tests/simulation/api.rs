@@ -1,0 +1,230 @@
+//! The API server as one daemon meets it: the sandbox's control plane behind a road on which anything may happen.
+//!
+//! What the road does to a request is drawn by seed from the troubles that are on. Whether a write was carried out is
+//! seen here, where it happens, and told to the world before any answer travels back.
+
+use std::{io, time::Duration};
+
+use axum::body::{Body, BodyDataStream, Bytes, to_bytes};
+use futures::StreamExt as _;
+use http::{Method, Request, Response, StatusCode, header};
+use serde_json::json;
+use tokio::{sync::watch, time::Instant};
+use tower::{BoxError, ServiceExt as _};
+
+use crate::world::{SERVICE, World};
+
+/// How long a watch may be silent before the transport gives it up: a watch request lasts 30 s, and 5 s are the margin.
+const SILENCE: Duration = Duration::from_secs(35);
+/// What hyper says when no connection comes about.
+const UNREACHABLE: &str = "client error (Connect)";
+
+/// What may happen to a request on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// Refused with this status, and not carried out.
+    Refuse(u16),
+    /// Swallowed: no answer, not carried out.
+    Swallow,
+    /// The connection breaks before anything was sent.
+    Break,
+    /// Carried out after so long, and answered.
+    Slow(Duration),
+    /// Carried out at once; the answer never comes.
+    LoseAnswer,
+    /// Carried out at once; the connection breaks in place of the answer.
+    BreakAnswer,
+    /// Carried out at once, and answered with this status as if it had not been.
+    Deny(u16),
+    /// Carried out after so long, whether or not anybody still waits; never answered.
+    Late(Duration),
+}
+
+/// Which requests meet it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Requests {
+    All,
+    Reads,
+    Writes,
+}
+
+/// The state of a daemon's road, as its open watches feel it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Road {
+    /// Nothing arrives, and nobody notices.
+    pub stalled: bool,
+    /// Every connection is closed when this grows.
+    pub cuts: u64,
+    /// So much later than it happened does everything arrive.
+    pub lag: Duration,
+}
+
+/// One daemon's way to the API server.
+#[derive(Clone)]
+pub struct Way {
+    pub world: World,
+    pub daemon: usize,
+}
+
+impl Way {
+    /// A client over this way.
+    pub fn client(self) -> kube::Client {
+        let service = tower::service_fn(move |request| self.clone().answer(request));
+        kube::Client::new(service, "shop")
+    }
+
+    async fn answer(self, request: Request<kube::client::Body>) -> Result<Response<Body>, BoxError> {
+        let (mut parts, body) = request.into_parts();
+        let bytes = to_bytes(Body::new(body), usize::MAX).await?;
+        let token = flipback::sandbox::ControlPlane::token(flipback::sandbox::Who::Flipback);
+        parts.headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
+        let (read, path) = (parts.method == Method::GET, parts.uri.path().to_owned());
+        let flip = !read && path == SERVICE;
+        if flip {
+            self.world.patch_sent(self.daemon);
+        }
+        if let Some(silent) = self.world.cut_off(self.daemon) {
+            if silent {
+                std::future::pending::<()>().await;
+            }
+            return Err(io::Error::other(UNREACHABLE).into());
+        }
+        let request = Request::from_parts(parts, bytes);
+        let sent = Sent {
+            at: Instant::now(),
+            way: self.clone(),
+        };
+        match self.world.fate(self.daemon, read) {
+            None => sent.perform(request).await,
+            Some(trouble) => {
+                if flip {
+                    self.world.story.tell(self.world.name(self.daemon), format!("its patch meets trouble: {trouble:?}"));
+                }
+                sent.meet(trouble, request).await
+            }
+        }
+    }
+}
+
+/// A request on its way, and when it set out.
+struct Sent {
+    at: Instant,
+    way: Way,
+}
+
+impl Sent {
+    async fn meet(self, trouble: Trouble, request: Request<Bytes>) -> Result<Response<Body>, BoxError> {
+        match trouble {
+            Trouble::Refuse(code) => Ok(refusal(code)),
+            Trouble::Swallow => std::future::pending().await,
+            Trouble::Break => Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+            Trouble::Slow(by) => {
+                tokio::time::sleep(by).await;
+                self.perform(request).await
+            }
+            Trouble::LoseAnswer => {
+                drop(self.perform(request).await);
+                std::future::pending().await
+            }
+            Trouble::BreakAnswer => {
+                drop(self.perform(request).await);
+                Err(io::Error::from(io::ErrorKind::ConnectionReset).into())
+            }
+            Trouble::Deny(code) => {
+                drop(self.perform(request).await);
+                Ok(refusal(code))
+            }
+            Trouble::Late(by) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(by).await;
+                    drop(self.perform(request).await);
+                });
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Has it carried out, and lets the world see what it changed.
+    async fn perform(self, request: Request<Bytes>) -> Result<Response<Body>, BoxError> {
+        let Self { at, way } = self;
+        let write = request.method() != Method::GET;
+        let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let before = write.then(|| way.world.plane.get(SERVICE)).flatten();
+        let answered = way.world.server.clone().oneshot(request.map(Body::from)).await;
+        let response = answered.unwrap_or_else(|never| match never {});
+        if write {
+            let after = way.world.plane.get(SERVICE);
+            way.world.written(way.daemon, at, before.as_deref(), after.as_deref());
+            if before != after {
+                way.world.patch_applied(way.daemon);
+            }
+        }
+        Ok(if watch { watched(&way, response) } else { response })
+    }
+}
+
+fn refusal(code: u16) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
+        "message": format!("simulated {code}"), "reason": "Simulated",
+    });
+    let mut response = Response::new(Body::from(status.to_string()));
+    *response.status_mut() = StatusCode::from_u16(code).expect("a status");
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An open watch on the road.
+struct Watched {
+    lines: BodyDataStream,
+    road: watch::Receiver<Road>,
+    cuts: u64,
+    ended: bool,
+}
+
+/// Lets an open watch feel the road.
+fn watched(way: &Way, response: Response<Body>) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let road = way.world.road(way.daemon);
+    let cuts = road.borrow().cuts;
+    let watched = Watched {
+        lines: body.into_data_stream(),
+        road,
+        cuts,
+        ended: false,
+    };
+    let lines = futures::stream::unfold(watched, |mut watched| async move {
+        if watched.ended {
+            return None;
+        }
+        let next = watched.next().await;
+        watched.ended = !matches!(next, Some(Ok(_)));
+        next.map(|next| (next, watched))
+    });
+    Response::from_parts(parts, Body::from_stream(lines))
+}
+
+impl Watched {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let silence = Instant::now() + SILENCE;
+        loop {
+            let road = *self.road.borrow_and_update();
+            if road.cuts != self.cuts {
+                // Half of the time as a clean end, which is what a killed server gives.
+                return (road.cuts.is_multiple_of(2)).then(|| Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            tokio::select! {
+                biased;
+                changed = self.road.changed() => if changed.is_err() { return None },
+                () = tokio::time::sleep_until(silence) => return Some(Err(io::ErrorKind::TimedOut.into())),
+                line = self.lines.next(), if !road.stalled => {
+                    let line = line?;
+                    if !road.lag.is_zero() {
+                        tokio::time::sleep(road.lag).await;
+                    }
+                    return Some(line.map_err(io::Error::other));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What must happen in time. Each due has premises, all of them about the world; while they hold without a break its
+//! time runs, and when it runs out before the deed is done, a promise is broken.
+
+use std::time::Duration;
+
+use flipback::model::{Topic, ledger::PAUSE_ANNOTATION};
+use serde_json::Value;
+
+use crate::{
+    faults::Weather,
+    invariants::Judge,
+    script::{CHATS, Setup},
+    truth::{BAD, Truth, other},
+};
+
+/// The policy: `poll`, `consecutive`, `blind_after`, `flips_per_day`, and how often what lasts is told again.
+const POLL: Duration = Duration::from_secs(5);
+const CONSECUTIVE: u32 = 3;
+const BLIND_AFTER: Duration = Duration::from_secs(60);
+const FLIPS_PER_DAY: usize = 3;
+const TOLD_AGAIN: Duration = Duration::from_secs(5 * 60);
+/// After a trouble: the backoff of a watch (2 s), its list (5 s), and what a look or a flip from before still holds
+/// (4 s; 1 s for the read, 5 s for the patch, 4 s to learn what became of it).
+const RECOVER: Duration = Duration::from_secs(22);
+/// A Lease whose holder died runs out after 15 s, and is taken within a renewal or two.
+const LEASE: Duration = Duration::from_secs(20);
+/// A clock that is ahead of Prometheus' by so many seconds makes what it measures look older than a switch: until the
+/// samples have caught up nothing is judged. A limit that `docs/simulation.md` names.
+const AHEAD: i64 = 2;
+/// A chat that failed is tried again after 30 s, or after the 40 s that it asks for here; a message takes its way.
+const CHAT: Duration = Duration::from_secs(50);
+/// A dead watch is noticed after 35 s, and its cache counts as the truth for 30 s more.
+const LOST: Duration = Duration::from_secs(70);
+
+/// One thing that is due while its premises hold.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due {
+    since: Option<Duration>,
+    told: bool,
+}
+
+impl Due {
+    /// How long its premises have held by now.
+    fn held(&mut self, holds: bool, now: Duration) -> Option<Duration> {
+        if !holds {
+            *self = Self::default();
+            return None;
+        }
+        Some(now.saturating_sub(*self.since.get_or_insert(now)))
+    }
+}
+
+/// All dues.
+#[derive(Clone, Debug)]
+pub struct Dues {
+    pub now: Duration,
+    /// How long a flip may take from when it could be made, decided and sent.
+    pub flip_bound: Duration,
+    errors: Due,
+    empty: Due,
+    refused: Due,
+    blind: Due,
+    unreadable: Due,
+    unknown: Due,
+    unsound: Vec<bool>,
+    /// The longest that a flip took that was due, for the closing line.
+    pub slowest: Duration,
+}
+
+impl Dues {
+    pub fn new(setup: &Setup) -> Self {
+        let unit = setup.scrape.max(POLL);
+        // A baseline, N intervals and one that the switch cut in two; the look that sees the last of them.
+        let detect = setup.scrape + unit * (CONSECUTIVE + 1) + POLL;
+        Self {
+            now: Duration::ZERO,
+            flip_bound: detect + POLL + RECOVER + if setup.replicas > 1 { LEASE } else { Duration::ZERO },
+            errors: Due::default(),
+            empty: Due::default(),
+            refused: Due::default(),
+            blind: Due::default(),
+            unreadable: Due::default(),
+            unknown: Due::default(),
+            unsound: vec![false; setup.replicas],
+            slowest: Duration::ZERO,
+        }
+    }
+
+    /// Whether a daemon's road was in trouble at the last look.
+    pub fn unsound(&self, daemon: usize) -> bool {
+        self.unsound[daemon]
+    }
+
+    /// A flip was made.
+    pub fn moved(&mut self, automatic: bool) {
+        let since = self.errors.since.or(self.empty.since);
+        if let Some(since) = since.filter(|_| automatic) {
+            self.slowest = self.slowest.max(self.now.saturating_sub(since));
+        }
+        self.errors = Due::default();
+        self.empty = Due::default();
+        self.refused = Due::default();
+    }
+}
+
+impl Judge {
+    /// Looks at everything that is due, once a second.
+    pub fn second(
+        &mut self,
+        now: Duration,
+        active: Option<&'static str>,
+        service: Option<&Value>,
+        truth: &Truth,
+        weather: &Weather,
+        up: &[bool],
+    ) {
+        self.dues.now = now;
+        let paused = service.is_some_and(|service| service["metadata"]["annotations"].get(PAUSE_ANNOTATION).is_some());
+        self.paused = if paused { self.paused.or(Some(now)) } else { None };
+        for (daemon, unsound) in self.dues.unsound.iter_mut().enumerate() {
+            *unsound = weather.api(daemon);
+            if *unsound {
+                self.daemons[daemon].disturbed = Some(now);
+            }
+        }
+        let living: Vec<usize> = (0..up.len()).filter(|daemon| up[*daemon]).collect();
+        let all = |holds: &dyn Fn(usize) -> bool| !living.is_empty() && living.iter().all(|daemon| holds(*daemon));
+        // A kill, a start or a stepped clock begins every time anew.
+        let settled = up.iter().all(|up| *up)
+            && self.daemons.iter().all(|known| {
+                let steady = |then: Option<Duration>| then.is_none_or(|then| now.saturating_sub(then) > POLL);
+                known.ahead <= AHEAD && steady(known.stepped) && steady(Some(known.since))
+            });
+        let reach = all(&|daemon| !weather.api(daemon));
+        let see = all(&|daemon| weather.lies(daemon).is_empty());
+        let chats = CHATS.iter().all(|chat| weather.mood(chat).is_none());
+        let sound = settled && reach && see;
+        if let Some(active) = active {
+            self.due_flip(now, active, truth, sound, paused, chats);
+        } else {
+            self.due_flip(now, "blue", truth, false, paused, chats);
+        }
+        let dark = all(&|daemon| weather.lies(daemon).iter().any(|(lie, share)| *share >= 1.0 && lie.blinds()));
+        let blind = settled && reach && dark && chats && active.is_some();
+        self.due_word(now, blind, BLIND_AFTER + POLL * 3 + RECOVER + CHAT, Topic::Blind, |dues| &mut dues.blind);
+        let gone = settled && chats && all(&|daemon| weather.cut_off(daemon).is_some());
+        self.due_word(now, gone, LOST + POLL + RECOVER + CHAT, Topic::Unreadable, |dues| &mut dues.unreadable);
+        let unknown = settled && reach && chats && active.is_none();
+        self.due_word(now, unknown, POLL * 2 + RECOVER + CHAT, Topic::UnknownColor, |dues| &mut dues.unknown);
+    }
+
+    /// Bad active, able standby, reachable API: flipped. Bad and not to be flipped: told.
+    fn due_flip(&mut self, now: Duration, active: &str, truth: &Truth, sound: bool, paused: bool, chats: bool) {
+        let standby = other(active);
+        let (live, rest) = (truth.side(active), truth.side(standby));
+        let empty = live.ready == 0;
+        let errors = !empty && truth.share(active, now) >= BAD;
+        let last = self.flips.iter().rfind(|flip| flip.automatic || flip.bad);
+        let free = last.is_none_or(|last| now.saturating_sub(last.at) > self.cooldown);
+        let report_only = last.is_some_and(|last| last.to == active);
+        let stands_against = rest.unable.is_some()
+            || truth.share(standby, now) >= BAD
+            || self.auto_left.contains_key(&(active.to_owned(), live.release))
+            || self.bad_left.contains(&(standby.to_owned(), rest.release))
+            || self.flips.iter().filter(|flip| flip.automatic).count() >= FLIPS_PER_DAY
+            || !free
+            || report_only
+            || self.switched_from_bad
+            || paused;
+        let bound = self.dues.flip_bound;
+        for (holds, what) in [(errors, "answers with errors"), (empty, "has no Ready pod")] {
+            let due = if empty == (what == "has no Ready pod") { holds } else { false };
+            let place = if what == "has no Ready pod" { &mut self.dues.empty } else { &mut self.dues.errors };
+            let Some(held) = place.held(due && sound && !stands_against, now) else { continue };
+            if held > bound && !place.told {
+                place.told = true;
+                let told = format!(
+                    "FLIPPED WITHIN THE BOUND: {active} {what}, {standby} is able, everything can be reached, for {} s by now",
+                    held.as_secs()
+                );
+                self.violated(now, told);
+            }
+        }
+        let refused = (errors || empty) && stands_against && sound && chats;
+        let Some(held) = self.dues.refused.held(refused, now) else { return };
+        let since = now.saturating_sub(held).saturating_sub(TOLD_AGAIN);
+        let told = self.messages.iter().any(|heard| heard.at >= since && tells_of_refusal(heard.topic));
+        if held > bound + CHAT && !told && !self.dues.refused.told {
+            self.dues.refused.told = true;
+            let told = format!("BLOCKED IS ANNOUNCED WITHIN THE BOUND: {active} is bad, for {} s by now, and no chat knows why", held.as_secs());
+            self.violated(now, told);
+        }
+    }
+
+    /// What lasts is told.
+    fn due_word(&mut self, now: Duration, holds: bool, bound: Duration, topic: Topic, place: fn(&mut Dues) -> &mut Due) {
+        let due = place(&mut self.dues);
+        let Some(held) = due.held(holds, now) else { return };
+        let since = now.saturating_sub(held).saturating_sub(TOLD_AGAIN);
+        if held > bound && !due.told && !self.messages.iter().any(|heard| heard.at >= since && heard.topic == topic) {
+            place(&mut self.dues).told = true;
+            self.violated(now, format!("TOLD WITHIN THE BOUND: {} has been true for {} s", topic.as_str(), held.as_secs()));
+        }
+    }
+}
+
+/// Whether a message tells people that something is bad and is not being flipped.
+fn tells_of_refusal(topic: Topic) -> bool {
+    matches!(
+        topic,
+        Topic::RollbackBlocked
+            | Topic::RollbackSuppressed
+            | Topic::RollbackFailed
+            | Topic::DidNotHelp
+            | Topic::FlippedBack
+            | Topic::Disarmed
+    )
+}
