@@ -780,13 +780,19 @@ async fn the_command_says_what_was_wrong_and_what_to_do() {
         out.contains("the chat answered 404: said") && out.contains("-> the receiver knows no such address"),
         "{out}"
     );
-    assert!(out.contains(&format!("0 sent, {} not", Topic::ALL.len())) && !out.contains("canary"), "{out}");
+    assert!(
+        out.contains(&format!("0 sent, {} not", Topic::ALL.len())) && !out.contains("canary"),
+        "{out}"
+    );
     // A URL that is wrong for one message is wrong for all.
     assert_eq!(stub.seen().len(), 1);
     let before = stub.seen().len();
     let (code, out, _) = flipback(&folder, &stub, &["notify", "test", "--dry-run"]);
     assert_eq!((code, stub.seen().len()), (0, before), "{out}");
-    assert!(out.contains(&format!("{} would be sent; nothing was", Topic::ALL.len())) && !out.contains("canary"), "{out}");
+    assert!(
+        out.contains(&format!("{} would be sent; nothing was", Topic::ALL.len())) && !out.contains("canary"),
+        "{out}"
+    );
     for usage in [
         &["notify", "test", "nobody"][..],
         &["notify", "test", "--topic", "nonsense"],

@@ -8,13 +8,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    api::{
-        Api, Key, Store, Writer, controller,
-        kinds::{BUDGETS, DEPLOYMENTS, Kind, PODS, REPLICA_SETS, SERVICES, SLICES, at, text},
-        subresources::protects,
-        suffix,
-    },
+use super::api::{
+    Api, Key, Store, Writer, controller,
+    kinds::{BUDGETS, DEPLOYMENTS, Kind, PODS, REPLICA_SETS, SERVICES, SLICES, at, text},
+    subresources::protects,
+    suffix,
 };
 
 /// How long after a write the controllers act: about what a real control plane takes.

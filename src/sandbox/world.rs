@@ -23,8 +23,7 @@ use super::{
     },
     app::{Fault, Faults},
     chat::{Chats, Message},
-    clock,
-    controllers,
+    clock, controllers,
     listen::{Ending, Listening},
     logs::Logs,
     node::{Network, Node, PORT},
@@ -138,7 +137,12 @@ impl Sandbox {
         let ends_everything = stop.clone().drop_guard();
         let (logs, faults) = (Logs::default(), Faults::default());
         let preview = format!("{}-preview", options.service);
-        let api = Api::new(&options.namespace, &[&options.service, &preview], logs.clone(), Clock::new(clock::now));
+        let api = Api::new(
+            &options.namespace,
+            &[&options.service, &preview],
+            logs.clone(),
+            Clock::new(clock::now),
+        );
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let server = Listening::start(loopback, api::router(api.clone()), Ending::Graceful)
             .await

@@ -83,7 +83,9 @@ impl World {
             Deed::Pause(lasts) => {
                 self.story.tell("a person", format!("pauses the guard for {} s", lasts.as_secs()));
                 let pause = json!({ "by": "ada", "at": self.now().to_string(), "reason": "looking" }).to_string();
-                self.edit("kubectl-annotate", |service| service["metadata"]["annotations"][PAUSE_ANNOTATION] = json!(pause));
+                self.edit("kubectl-annotate", |service| {
+                    service["metadata"]["annotations"][PAUSE_ANNOTATION] = json!(pause)
+                });
                 vec![(lasts, Deed::Resume)]
             }
             Deed::Resume => {
@@ -98,12 +100,15 @@ impl World {
             Deed::Touch => {
                 self.story.tell("a person", "writes a note on the Service");
                 let note = self.story.age().as_millis().to_string();
-                self.edit("kubectl-edit", |service| service["metadata"]["annotations"]["team/note"] = json!(note));
+                self.edit("kubectl-edit", |service| {
+                    service["metadata"]["annotations"]["team/note"] = json!(note)
+                });
                 Vec::new()
             }
             Deed::Stray(lasts) => {
                 let Some(active) = self.active() else { return Vec::new() };
-                self.story.tell("a person", format!("mistypes the color, for {} s", lasts.as_secs()));
+                self.story
+                    .tell("a person", format!("mistypes the color, for {} s", lasts.as_secs()));
                 self.edit("kubectl-edit", |service| service["spec"]["selector"]["color"] = json!("purple"));
                 vec![(lasts, Deed::Return(active))]
             }
@@ -124,7 +129,8 @@ impl World {
         match deed {
             Deed::GitOps { mut delays } => {
                 let Some(active) = self.active() else { return Vec::new() };
-                self.story.tell("GitOps", format!("holds the Service at {active}; corrects it after {delays:?} s"));
+                self.story
+                    .tell("GitOps", format!("holds the Service at {active}; corrects it after {delays:?} s"));
                 delays.reverse();
                 self.with(|state| {
                     state.meddlers = Meddlers {
@@ -138,12 +144,17 @@ impl World {
             Deed::Outage { active, lasts } => {
                 let Some(live) = self.active() else { return Vec::new() };
                 let color = if active { live } else { truth::other(live) };
-                self.story.tell("node", format!("every pod of {color} goes down, for {} s", lasts.as_secs()));
+                self.story
+                    .tell("node", format!("every pod of {color} goes down, for {} s", lasts.as_secs()));
                 self.outage(color, true);
                 vec![(lasts, Deed::Back(color))]
             }
             Deed::Shared { share, lasts } => {
-                let told = format!("what both colors need breaks: {:.0} % errors on both, for {} s", share * 100.0, lasts.as_secs());
+                let told = format!(
+                    "what both colors need breaks: {:.0} % errors on both, for {} s",
+                    share * 100.0,
+                    lasts.as_secs()
+                );
                 self.story.tell("world", told);
                 self.with(|state| state.truth.shared = share);
                 vec![(lasts, Deed::Mended)]
@@ -151,7 +162,8 @@ impl World {
             Deed::Restart { active } => {
                 let Some(live) = self.active() else { return Vec::new() };
                 let color = if active { live } else { truth::other(live) };
-                self.story.tell("node", format!("the processes of {color} restart, their counters begin at 0"));
+                self.story
+                    .tell("node", format!("the processes of {color} restart, their counters begin at 0"));
                 self.restart_pods(color);
                 Vec::new()
             }
@@ -235,8 +247,15 @@ impl World {
             self.story.tell("pipeline", format!("gives release {number} up"));
             return;
         }
-        let when = if after.is_zero() { String::new() } else { format!(" after {} s", after.as_secs()) };
-        let told = format!("switches the Service to {color}: release {number}, {:.1} % errors{when}", share * 100.0);
+        let when = if after.is_zero() {
+            String::new()
+        } else {
+            format!(" after {} s", after.as_secs())
+        };
+        let told = format!(
+            "switches the Service to {color}: release {number}, {:.1} % errors{when}",
+            share * 100.0
+        );
         self.story.tell("pipeline", told);
         self.with(|state| {
             let side = state.truth.side_mut(color);
@@ -252,7 +271,10 @@ impl World {
         let color = truth::other(active);
         let bad = self.with(|state| state.judge.left_for_bad(color));
         if let Some(number) = bad {
-            self.story.tell("a person", format!("puts release {number} back on {color}, which was rolled back from"));
+            self.story.tell(
+                "a person",
+                format!("puts release {number} back on {color}, which was rolled back from"),
+            );
             self.deploy(color, number, 0.5, Duration::ZERO);
         }
         Vec::new()

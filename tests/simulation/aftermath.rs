@@ -5,11 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use flipback::model::Topic;
 use serde_json::Value;
 
-use crate::{
-    invariants::Flip,
-    script::CHATS,
-    world::World,
-};
+use crate::{invariants::Flip, script::CHATS, world::World};
 
 impl World {
     /// Looks at what the daemons left behind.
@@ -49,11 +45,16 @@ impl World {
             broken.push(format!("NO INCIDENT WITHOUT BUNDLE: {id}"));
         } else if !bundles.iter().any(tells) {
             let told: Vec<&Value> = bundles.iter().map(|bundle| &bundle["outcome"]["result"]).collect();
-            broken.push(format!("NO INCIDENT WITHOUT BUNDLE: that of {id}, which moved traffic, tells {told:?}"));
+            broken.push(format!(
+                "NO INCIDENT WITHOUT BUNDLE: that of {id}, which moved traffic, tells {told:?}"
+            ));
         }
         for chat in CHATS {
             let told: BTreeSet<&'static str> = self.judge(|judge| {
-                let of = judge.messages.iter().filter(|heard| heard.chat == chat && heard.incident.as_deref() == Some(id));
+                let of = judge
+                    .messages
+                    .iter()
+                    .filter(|heard| heard.chat == chat && heard.incident.as_deref() == Some(id));
                 of.map(|heard| heard.topic.as_str()).collect()
             });
             let outcome = [Topic::RollbackCompleted, Topic::RollbackFailed, Topic::Switched];

@@ -98,7 +98,9 @@ impl Way {
             None => sent.perform(request).await,
             Some(trouble) => {
                 if flip {
-                    self.world.story.tell(self.world.name(self.daemon), format!("its patch meets trouble: {trouble:?}"));
+                    self.world
+                        .story
+                        .tell(self.world.name(self.daemon), format!("its patch meets trouble: {trouble:?}"));
                 }
                 sent.meet(trouble, request).await
             }
@@ -170,7 +172,9 @@ fn refusal(code: u16) -> Response<Body> {
     });
     let mut response = Response::new(Body::from(status.to_string()));
     *response.status_mut() = StatusCode::from_u16(code).expect("a status");
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
 }
 

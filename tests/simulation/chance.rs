@@ -11,7 +11,9 @@ pub struct Chance(SmallRng);
 impl Chance {
     /// The stream of a seed; `stream` tells several of one seed apart.
     pub fn new(seed: u64, stream: u64) -> Self {
-        Self(SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.rotate_left(32)))
+        Self(SmallRng::seed_from_u64(
+            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.rotate_left(32),
+        ))
     }
 
     /// Whether something of this probability happens.

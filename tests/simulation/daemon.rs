@@ -142,17 +142,21 @@ impl World {
             one.lives += 1;
             one.lives
         });
-        self.story.tell(self.name(daemon), if lives == 1 { "starts" } else { "starts again" });
+        self.story
+            .tell(self.name(daemon), if lives == 1 { "starts" } else { "starts again" });
         let age = self.story.age();
         self.judge(|judge| judge.started(daemon, age));
     }
 
     /// Kills a daemon now and starts it again after so long.
     pub fn crash(&self, daemon: usize, down: Duration) {
-        let Some(life) = self.daemon(daemon, |one| one.life.take()) else { return };
+        let Some(life) = self.daemon(daemon, |one| one.life.take()) else {
+            return;
+        };
         life.stop.cancel();
         life.tasks.iter().for_each(AbortHandle::abort);
-        self.story.tell(self.name(daemon), format!("is killed, for {:.1} s", down.as_secs_f64()));
+        self.story
+            .tell(self.name(daemon), format!("is killed, for {:.1} s", down.as_secs_f64()));
         let age = self.story.age();
         self.judge(|judge| judge.killed(daemon, age));
         let world = self.clone();
@@ -172,7 +176,9 @@ impl World {
     /// The moment that a kill may have waited for.
     pub fn burn(&self, daemon: usize, moment: Moment) {
         self.daemon(daemon, |one| {
-            let Some(index) = one.fuses.iter().position(|fuse| fuse.moment == moment) else { return };
+            let Some(index) = one.fuses.iter().position(|fuse| fuse.moment == moment) else {
+                return;
+            };
             let Some(life) = &one.life else { return };
             let fuse = one.fuses.remove(index);
             *life.down.lock().unwrap_or_else(PoisonError::into_inner) = fuse.down;

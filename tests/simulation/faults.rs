@@ -45,14 +45,24 @@ impl fmt::Display for Fault {
                     Requests::Reads => "reads",
                     Requests::Writes => "writes",
                 };
-                write!(f, "{:.0} % of the {on} of {} to the API server: {trouble:?}", share * 100.0, whose(*who))
+                write!(
+                    f,
+                    "{:.0} % of the {on} of {} to the API server: {trouble:?}",
+                    share * 100.0,
+                    whose(*who)
+                )
             }
             Self::CutOff { who, silent: true } => write!(f, "{} is cut off from the API server, without a word", whose(*who)),
             Self::CutOff { who, silent: false } => write!(f, "the API server refuses connections of {}", whose(*who)),
             Self::Stall { who } => write!(f, "the watches of {} go silent unnoticed", whose(*who)),
             Self::Lag { who, by } => write!(f, "the watches of {} are {} s late", whose(*who), by.as_secs()),
             Self::Prometheus { who, lie, share } => {
-                write!(f, "Prometheus answers {:.0} % of the looks of {} with {lie:?}", share * 100.0, whose(*who))
+                write!(
+                    f,
+                    "Prometheus answers {:.0} % of the looks of {} with {lie:?}",
+                    share * 100.0,
+                    whose(*who)
+                )
             }
             Self::Chat { chat, mood } => write!(f, "the chat {chat} is {mood:?}"),
             Self::Disk { who } => write!(f, "the disk of daemon {who} refuses every write"),

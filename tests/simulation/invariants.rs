@@ -9,13 +9,7 @@ use std::{
 use flipback::model::{Topic, ledger::LEDGER_ANNOTATION};
 use serde_json::Value;
 
-use crate::{
-    chats::Heard,
-    liveness::Dues,
-    script::Setup,
-    story::clock,
-    truth::Truth,
-};
+use crate::{chats::Heard, liveness::Dues, script::Setup, story::clock, truth::Truth};
 
 /// What a daemon's caches may be behind where its road is sound: an event, and the read before the patch.
 const BEHIND: Duration = Duration::from_secs(5);
@@ -144,14 +138,21 @@ impl Judge {
 
     /// The newest release of a color that was rolled back from.
     pub fn left_for_bad(&self, color: &str) -> Option<u32> {
-        self.bad_left.iter().filter(|(of, _)| of == color).map(|(_, number)| *number).next_back()
+        self.bad_left
+            .iter()
+            .filter(|(of, _)| of == color)
+            .map(|(_, number)| *number)
+            .next_back()
     }
 
     /// A chat got a message.
     pub fn heard(&mut self, heard: Heard) {
         let told = matches!(heard.topic, Topic::RollbackCompleted);
         if told && !self.flips.iter().any(|flip| Some(&flip.incident) == heard.incident.as_ref()) {
-            self.violated(heard.at, format!("the chat {} was told of a rollback that never was: {}", heard.chat, heard.id));
+            self.violated(
+                heard.at,
+                format!("the chat {} was told of a rollback that never was: {}", heard.chat, heard.id),
+            );
         }
         self.messages.push(heard);
     }
@@ -169,7 +170,13 @@ impl Judge {
             .filter(|flip| known.iter().all(|old| old["incident"] != flip["incident"]))
             .collect();
         if stripped(write.before) != stripped(write.after) {
-            self.violated(write.at, format!("daemon {} changed more of the Service than its color and its own notes", write.daemon));
+            self.violated(
+                write.at,
+                format!(
+                    "daemon {} changed more of the Service than its color and its own notes",
+                    write.daemon
+                ),
+            );
         }
         match (from == to, new.as_slice()) {
             (true, []) => vec![format!("daemon {} wrote on the Service, which stays on {to}", write.daemon)],
@@ -185,7 +192,10 @@ impl Judge {
                     late: write.at.saturating_sub(write.sent) > Duration::from_secs(4),
                 };
                 if (flip.from.as_str(), flip.to.as_str()) != (from.as_str(), to.as_str()) {
-                    self.violated(write.at, format!("the Service moved from {from} to {to}, and the ledger tells {flip:?}"));
+                    self.violated(
+                        write.at,
+                        format!("the Service moved from {from} to {to}, and the ledger tells {flip:?}"),
+                    );
                 }
                 let told = format!(
                     "carried out: daemon {} moved the Service from {from} to {to} ({}, {}) [{}]",
@@ -201,7 +211,10 @@ impl Judge {
                 let (moved, told) = (!moved, told.len());
                 self.violated(
                     write.at,
-                    format!("daemon {}: the Service moved: {moved} ({from} to {to}), and the ledger got {told} new flips", write.daemon),
+                    format!(
+                        "daemon {}: the Service moved: {moved} ({from} to {to}), and the ledger got {told} new flips",
+                        write.daemon
+                    ),
                 );
                 Vec::new()
             }
@@ -216,11 +229,19 @@ impl Judge {
         let of_left = (flip.from.clone(), left.release);
         let of_taken = (flip.to.clone(), taken.release);
         if let Some(since) = taken.unable.filter(|since| longer(*since)) {
-            let told = format!("NEVER TO AN UNREADY COLOR: {} has {} Ready pods, too few since {}", flip.to, taken.ready, clock(since));
+            let told = format!(
+                "NEVER TO AN UNREADY COLOR: {} has {} Ready pods, too few since {}",
+                flip.to,
+                taken.ready,
+                clock(since)
+            );
             self.violated(at, told);
         }
         if (flip.automatic || flip.bad) && self.bad_left.contains(&of_taken) && longer(taken.released) {
-            let told = format!("NEVER TO A KNOWN-BAD COLOR: release {} of {} was rolled back from", taken.release, flip.to);
+            let told = format!(
+                "NEVER TO A KNOWN-BAD COLOR: release {} of {} was rolled back from",
+                taken.release, flip.to
+            );
             self.violated(at, told);
         }
         if flip.automatic {
@@ -232,7 +253,13 @@ impl Judge {
             let times = self.auto_left.entry(of_left.clone()).or_default();
             *times += 1;
             if *times > 1 {
-                self.violated(at, format!("AT MOST ONE AUTOMATIC FLIP PER RELEASE: release {} of {} again", left.release, flip.from));
+                self.violated(
+                    at,
+                    format!(
+                        "AT MOST ONE AUTOMATIC FLIP PER RELEASE: release {} of {} again",
+                        left.release, flip.from
+                    ),
+                );
             }
         }
         if flip.bad && sure {
@@ -258,7 +285,10 @@ impl Judge {
             }
             let shown = self.daemons[daemon].shown.iter().filter(|(_, color)| *color == flip.from).count();
             if shown < 2 {
-                let told = format!("NEVER ON MISSING DATA: daemon {daemon} was shown errors of {} in {shown} looks only", flip.from);
+                let told = format!(
+                    "NEVER ON MISSING DATA: daemon {daemon} was shown errors of {} in {shown} looks only",
+                    flip.from
+                );
                 self.violated(at, told);
             }
         }
@@ -268,7 +298,11 @@ impl Judge {
         let stepped = self.daemons.iter().any(|known| known.stepped.is_some());
         let last = self.flips.iter().rfind(|flip| flip.automatic || flip.bad);
         if let Some(last) = last.filter(|last| !stepped && at.saturating_sub(last.at) + BEHIND < self.cooldown) {
-            let told = format!("NEVER TWO WRITERS' FLIPS: daemon {} had flipped at {}, which is within the cooldown", last.daemon, clock(last.at));
+            let told = format!(
+                "NEVER TWO WRITERS' FLIPS: daemon {} had flipped at {}, which is within the cooldown",
+                last.daemon,
+                clock(last.at)
+            );
             self.violated(at, told);
         }
         let today = self.flips.iter().filter(|flip| flip.automatic).count();
@@ -298,7 +332,10 @@ fn color(service: &Value) -> String {
 
 fn ledger(service: &Value) -> Vec<Value> {
     let annotation = &service["metadata"]["annotations"][LEDGER_ANNOTATION];
-    let ledger: Value = annotation.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let ledger: Value = annotation
+        .as_str()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
     ledger["flips"].as_array().cloned().unwrap_or_default()
 }
 

@@ -142,11 +142,17 @@ impl Judge {
         }
         let dark = all(&|daemon| weather.lies(daemon).iter().any(|(lie, share)| *share >= 1.0 && lie.blinds()));
         let blind = settled && reach && dark && chats && active.is_some();
-        self.due_word(now, blind, BLIND_AFTER + POLL * 3 + RECOVER + CHAT, Topic::Blind, |dues| &mut dues.blind);
+        self.due_word(now, blind, BLIND_AFTER + POLL * 3 + RECOVER + CHAT, Topic::Blind, |dues| {
+            &mut dues.blind
+        });
         let gone = settled && chats && all(&|daemon| weather.cut_off(daemon).is_some());
-        self.due_word(now, gone, LOST + POLL + RECOVER + CHAT, Topic::Unreadable, |dues| &mut dues.unreadable);
+        self.due_word(now, gone, LOST + POLL + RECOVER + CHAT, Topic::Unreadable, |dues| {
+            &mut dues.unreadable
+        });
         let unknown = settled && reach && chats && active.is_none();
-        self.due_word(now, unknown, POLL * 2 + RECOVER + CHAT, Topic::UnknownColor, |dues| &mut dues.unknown);
+        self.due_word(now, unknown, POLL * 2 + RECOVER + CHAT, Topic::UnknownColor, |dues| {
+            &mut dues.unknown
+        });
     }
 
     /// Bad active, able standby, reachable API: flipped. Bad and not to be flipped: told.
@@ -170,8 +176,14 @@ impl Judge {
         let bound = self.dues.flip_bound;
         for (holds, what) in [(errors, "answers with errors"), (empty, "has no Ready pod")] {
             let due = if empty == (what == "has no Ready pod") { holds } else { false };
-            let place = if what == "has no Ready pod" { &mut self.dues.empty } else { &mut self.dues.errors };
-            let Some(held) = place.held(due && sound && !stands_against, now) else { continue };
+            let place = if what == "has no Ready pod" {
+                &mut self.dues.empty
+            } else {
+                &mut self.dues.errors
+            };
+            let Some(held) = place.held(due && sound && !stands_against, now) else {
+                continue;
+            };
             if held > bound && !place.told {
                 place.told = true;
                 let told = format!(
@@ -187,7 +199,10 @@ impl Judge {
         let told = self.messages.iter().any(|heard| heard.at >= since && tells_of_refusal(heard.topic));
         if held > bound + CHAT && !told && !self.dues.refused.told {
             self.dues.refused.told = true;
-            let told = format!("BLOCKED IS ANNOUNCED WITHIN THE BOUND: {active} is bad, for {} s by now, and no chat knows why", held.as_secs());
+            let told = format!(
+                "BLOCKED IS ANNOUNCED WITHIN THE BOUND: {active} is bad, for {} s by now, and no chat knows why",
+                held.as_secs()
+            );
             self.violated(now, told);
         }
     }
@@ -199,7 +214,10 @@ impl Judge {
         let since = now.saturating_sub(held).saturating_sub(TOLD_AGAIN);
         if held > bound && !due.told && !self.messages.iter().any(|heard| heard.at >= since && heard.topic == topic) {
             place(&mut self.dues).told = true;
-            self.violated(now, format!("TOLD WITHIN THE BOUND: {} has been true for {} s", topic.as_str(), held.as_secs()));
+            self.violated(
+                now,
+                format!("TOLD WITHIN THE BOUND: {} has been true for {} s", topic.as_str(), held.as_secs()),
+            );
         }
     }
 }

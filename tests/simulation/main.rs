@@ -141,7 +141,11 @@ fn play(seed: u64) -> Outcome {
     let memory = Path::new("/dev/shm");
     let mut folder = tempfile::Builder::new();
     let folder = folder.prefix("flipback-simulation-");
-    let folder = if memory.is_dir() { folder.tempdir_in(memory) } else { folder.tempdir() };
+    let folder = if memory.is_dir() {
+        folder.tempdir_in(memory)
+    } else {
+        folder.tempdir()
+    };
     let folder = folder.expect("a temporary folder can be made");
     let config = configuration(&setup, folder.path());
     // Every jitter of the daemons comes from this thread's generator.
@@ -191,7 +195,11 @@ impl Outcome {
     /// A failing seed, told from its first event to what it broke.
     fn told(&self) -> String {
         let Self {
-            seed, setup, story, broken, ..
+            seed,
+            setup,
+            story,
+            broken,
+            ..
         } = self;
         let kinds = self.kinds.join(", ");
         let broken = broken.join("\n  ");
@@ -240,7 +248,11 @@ fn play_all(seeds: std::ops::Range<u64>) -> Vec<Outcome> {
 fn every_seed_keeps_the_promises() {
     if let Some(seed) = number("FLIPBACK_SIM_SEED") {
         if let Ok(filter) = std::env::var("FLIPBACK_SIM_LOG") {
-            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(std::io::stderr)
+                .without_time()
+                .try_init();
         }
         let outcome = play(seed);
         println!("{}", outcome.told());

@@ -93,9 +93,14 @@ impl Measure for Prometheus {
                 let Some(view) = views.get(&spec.id) else { continue };
                 let of = |color: &Color| -> BTreeMap<RuleName, Reading> {
                     let rules = spec.rules.iter();
-                    rules.map(|rule| (rule.name.clone(), self.reading(&rule.kind, view, color, lie, now))).collect()
+                    rules
+                        .map(|rule| (rule.name.clone(), self.reading(&rule.kind, view, color, lie, now)))
+                        .collect()
                 };
-                readings.insert(spec.id.clone(), spec.colors.keys().map(|color| (color.clone(), of(color))).collect());
+                readings.insert(
+                    spec.id.clone(),
+                    spec.colors.keys().map(|color| (color.clone(), of(color))).collect(),
+                );
             }
             readings
         }

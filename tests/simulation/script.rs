@@ -21,15 +21,26 @@ const QUIET_START: u64 = 45;
 pub enum Deed {
     /// The pipeline deploys a new release on the color that is not active, which answers so badly from so long after the
     /// switch on, and switches to it when it is Ready.
-    Release { share: f64, after: Duration },
+    Release {
+        share: f64,
+        after: Duration,
+    },
     /// The second half of a release.
-    Promote { color: &'static str, share: f64, after: Duration, number: u32 },
+    Promote {
+        color: &'static str,
+        share: f64,
+        after: Duration,
+        number: u32,
+    },
     /// Somebody puts an earlier release back on the color that is not active.
     Redeploy,
     /// Somebody points the Service at the other color by hand.
     Swap,
     /// Somebody asks a daemon to roll back, or to switch.
-    Ask { daemon: usize, rollback: bool },
+    Ask {
+        daemon: usize,
+        rollback: bool,
+    },
     /// Somebody pauses the guard for a while.
     Pause(Duration),
     Resume,
@@ -39,28 +50,50 @@ pub enum Deed {
     Stray(Duration),
     Return(&'static str),
     /// A GitOps controller begins to hold the Service at what its repository says: after so many seconds, so often.
-    GitOps { delays: Vec<u64> },
+    GitOps {
+        delays: Vec<u64>,
+    },
     /// The pods of a color go down for a while.
-    Outage { active: bool, lasts: Duration },
+    Outage {
+        active: bool,
+        lasts: Duration,
+    },
     Back(&'static str),
     /// What both colors need is broken for a while.
-    Shared { share: f64, lasts: Duration },
+    Shared {
+        share: f64,
+        lasts: Duration,
+    },
     Mended,
     /// The processes of a color restart: counters begin anew.
-    Restart { active: bool },
+    Restart {
+        active: bool,
+    },
     /// Something goes wrong for a while.
-    Fault { fault: Fault, lasts: Duration },
+    Fault {
+        fault: Fault,
+        lasts: Duration,
+    },
     Over(u64),
     /// All connections of all daemons break.
     Cut,
     /// The API server forgets its history and drops its watches.
     Compact,
     /// A clock is stepped.
-    Step { daemon: usize, seconds: i64 },
+    Step {
+        daemon: usize,
+        seconds: i64,
+    },
     /// A daemon is killed.
-    Kill { daemon: usize, down: Duration },
+    Kill {
+        daemon: usize,
+        down: Duration,
+    },
     /// A daemon will be killed at its next such moment.
-    Light { daemon: usize, fuse: Fuse },
+    Light {
+        daemon: usize,
+        fuse: Fuse,
+    },
     /// Every trouble ends.
     Calm,
 }
@@ -133,7 +166,11 @@ impl Setup {
         let mut at = Duration::from_secs(QUIET_START) + chance.span(0, 60);
         while at < Duration::from_secs(length - 60) {
             let share = chance.one_of(&[0.002, 0.002, 0.15, 0.3, 0.6, 1.0]);
-            let after = if chance.happens(0.25) { chance.span(20, 120) } else { Duration::ZERO };
+            let after = if chance.happens(0.25) {
+                chance.span(20, 120)
+            } else {
+                Duration::ZERO
+            };
             self.deeds.push((at, Deed::Release { share, after }));
             at += chance.span(90, 420);
         }
@@ -253,7 +290,11 @@ impl fmt::Display for Setup {
             self.replicas,
             self.pods,
             self.rate,
-            if self.leftover > 0.0 { " (a part of them stays on the other color)" } else { "" },
+            if self.leftover > 0.0 {
+                " (a part of them stays on the other color)"
+            } else {
+                ""
+            },
             self.scrape.as_secs(),
             self.cooldown.as_secs(),
             if self.preview { ", with a preview Service" } else { "" },

@@ -115,7 +115,11 @@ impl Truth {
     pub fn serve(&mut self, active: Option<&str>, pods: &[(String, String, bool)], at: Timestamp, now: Duration, chance: &mut Chance) {
         let wobble = 0.8 + 0.4 * chance.between(0, 1000) as f64 / 1000.0;
         for color in COLORS {
-            let ready: Vec<&String> = pods.iter().filter(|(_, of, ready)| of == color && *ready).map(|(name, ..)| name).collect();
+            let ready: Vec<&String> = pods
+                .iter()
+                .filter(|(_, of, ready)| of == color && *ready)
+                .map(|(name, ..)| name)
+                .collect();
             let part = if active == Some(color) { 1.0 } else { self.leftover };
             let each = self.rate * wobble * part / ready.len().max(1) as f64;
             let share = self.share(color, now);
@@ -151,10 +155,7 @@ impl Truth {
 
     /// Prometheus looks at every Ready pod.
     pub fn scrape(&mut self, pods: &[(String, String, bool)], at: Timestamp) {
-        let mut scrape = Scrape {
-            at,
-            ..Scrape::default()
-        };
+        let mut scrape = Scrape { at, ..Scrape::default() };
         for (name, color, _) in pods.iter().filter(|(.., ready)| *ready) {
             let Some(count) = self.counts.get(name) else { continue };
             let counter = Counter {

@@ -15,11 +15,7 @@ use std::{
     time::Duration,
 };
 
-use flipback::{
-    config::Config,
-    model::Clock,
-    sandbox::ControlPlane,
-};
+use flipback::{config::Config, model::Clock, sandbox::ControlPlane};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
@@ -216,10 +212,18 @@ impl World {
         self.edit(manager, |service| service["spec"]["selector"]["color"] = json!(to));
         let preview = SERVICE.replace("/web", "/web-preview");
         let away = truth::other(to);
-        let _ = self.plane.edit(manager, &preview, |service| service["spec"]["selector"]["color"] = json!(away));
+        let _ = self
+            .plane
+            .edit(manager, &preview, |service| service["spec"]["selector"]["color"] = json!(away));
         let age = self.story.age();
         self.with(|state| {
-            let was_bad = from.is_some_and(|from| state.truth.side(from).last_bad.is_some_and(|then| age.saturating_sub(then) < EXCUSE));
+            let was_bad = from.is_some_and(|from| {
+                state
+                    .truth
+                    .side(from)
+                    .last_bad
+                    .is_some_and(|then| age.saturating_sub(then) < EXCUSE)
+            });
             state.judge.switched(to, age, was_bad);
         });
     }
@@ -229,7 +233,9 @@ impl World {
         let pods = self.setup.pods;
         let path = format!("{DEPLOYMENTS}/web-{color}");
         let wanted = truth::deployment(color, release, pods);
-        let _ = self.plane.edit("deploy-pipeline", &path, |object| object["spec"] = wanted["spec"].clone());
+        let _ = self
+            .plane
+            .edit("deploy-pipeline", &path, |object| object["spec"] = wanted["spec"].clone());
         let age = self.story.age();
         self.with(|state| {
             let side = state.truth.side_mut(color);
@@ -316,12 +322,16 @@ impl World {
             state.pods = pods;
         });
         self.meddle();
-        let up: Vec<bool> = self.daemons.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Daemon::is_up).collect();
+        let up: Vec<bool> = self
+            .daemons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(Daemon::is_up)
+            .collect();
         let service = self.plane.get(SERVICE);
         self.with(|state| {
-            let State {
-                truth, weather, judge, ..
-            } = state;
+            let State { truth, weather, judge, .. } = state;
             judge.second(now, active, service.as_deref(), truth, weather, &up);
         });
     }
@@ -382,7 +392,12 @@ impl World {
             let (mut now, api) = self.with(|state| (state.weather.road(daemon), state.weather.api(daemon)));
             now.cuts = road.borrow().cuts + u64::from(cuts);
             road.send_replace(now);
-            if api || matches!(fault, Fault::Api { .. } | Fault::CutOff { .. } | Fault::Stall { .. } | Fault::Lag { .. }) {
+            if api
+                || matches!(
+                    fault,
+                    Fault::Api { .. } | Fault::CutOff { .. } | Fault::Stall { .. } | Fault::Lag { .. }
+                )
+            {
                 self.judge(|judge| judge.disturbed(daemon, age, false));
             }
         }
@@ -461,7 +476,10 @@ impl World {
     pub fn patch_sent(&self, daemon: usize) {
         self.story.tell(self.name(daemon), "sends a patch of the Service");
         let lease = self.plane.get(LEASE);
-        let holder = lease.as_ref().and_then(|lease| lease.pointer("/spec/holderIdentity")?.as_str()).unwrap_or("nobody");
+        let holder = lease
+            .as_ref()
+            .and_then(|lease| lease.pointer("/spec/holderIdentity")?.as_str())
+            .unwrap_or("nobody");
         if self.setup.replicas > 1 && !holder.starts_with(&crate::daemon::identity(daemon)) {
             let age = self.story.age();
             let told = format!("NEVER TWO WRITERS: daemon {daemon} sends a patch, and the Lease is held by {holder}");
@@ -489,9 +507,7 @@ impl World {
             after,
         };
         let lines = self.with(|state| {
-            let State {
-                truth, judge, ..
-            } = state;
+            let State { truth, judge, .. } = state;
             judge.accepted(&accepted, truth)
         });
         for line in lines {

@@ -119,12 +119,7 @@ impl Store {
             return Err(Failure::expired(version, self.expired));
         }
         let known = self.history.partition_point(|change| change.version <= version);
-        Ok(self
-            .history
-            .range(known..)
-            .filter(|change| change.kind == kind)
-            .cloned()
-            .collect())
+        Ok(self.history.range(known..).filter(|change| change.kind == kind).cloned().collect())
     }
 
     /// Stores a new object.
