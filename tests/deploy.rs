@@ -82,38 +82,37 @@ async fn rights(client: &Client, namespace: &str) -> Rights {
     rights
 }
 
+fn right(what: &str, verbs: &[&str]) -> (String, Vec<String>) {
+    (what.to_owned(), verbs.iter().map(|verb| (*verb).to_owned()).collect())
+}
+
+/// What is watched, and what is read once per incident.
 fn reads() -> Rights {
-    let all = ["get", "list", "watch"].map(str::to_owned).to_vec();
-    let mut rights: Rights = [
-        "/services",
-        "/pods",
-        "/events",
-        "discovery.k8s.io/endpointslices",
-        "apps/deployments",
-        "apps/replicasets",
-    ]
-    .into_iter()
-    .map(|what| (what.to_owned(), all.clone()))
-    .collect();
-    rights.insert("/pods/log".to_owned(), vec!["get".to_owned()]);
-    // Read once per incident, never watched, and of none of them a single one by name.
-    for what in [
-        "autoscaling/horizontalpodautoscalers",
-        "policy/poddisruptionbudgets",
-        "networking.k8s.io/ingresses",
-    ] {
-        rights.insert(what.to_owned(), vec!["list".to_owned()]);
-    }
-    rights
+    let (named, watched, listed) = (["get", "list", "watch"], ["list", "watch"], ["list"]);
+    let rights = [
+        right("/services", &named),
+        right("apps/deployments", &named),
+        right("/pods", &watched),
+        right("discovery.k8s.io/endpointslices", &watched),
+        right("/pods/log", &["get"]),
+        right("/events", &listed),
+        right("apps/replicasets", &listed),
+        right("autoscaling/horizontalpodautoscalers", &listed),
+        right("policy/poddisruptionbudgets", &listed),
+        right("networking.k8s.io/ingresses", &listed),
+    ];
+    rights.into_iter().collect()
 }
 
 fn reads_and_flips() -> Rights {
     let mut rights = reads();
-    rights.insert("/services[shop-active shop-preview]".to_owned(), vec!["patch".to_owned()]);
-    rights.entry("/events".to_owned()).or_default().insert(0, "create".to_owned());
-    rights.insert("coordination.k8s.io/leases".to_owned(), vec!["create".to_owned()]);
-    let lead = ["get", "patch", "update"].map(str::to_owned).to_vec();
-    rights.insert("coordination.k8s.io/leases[flipback-members flipback-shard-0]".to_owned(), lead);
+    rights.extend([
+        right("/services[shop-active shop-preview]", &["patch"]),
+        right("/events", &["create", "list"]),
+        right("coordination.k8s.io/leases", &["create"]),
+        right("coordination.k8s.io/leases[flipback-shard-0]", &["get", "update"]),
+        right("coordination.k8s.io/leases[flipback-members]", &["patch"]),
+    ]);
     rights
 }
 

@@ -245,13 +245,13 @@ impl ServiceRouter {
             .chain(&self.route.preview)
             .flat_map(|name| [named("get", name), named("patch", name)])
             .collect();
-        for (group, resource) in [
-            ("", "services"),
-            ("discovery.k8s.io", "endpointslices"),
-            ("", "pods"),
-            ("apps", "deployments"),
+        for (group, resource, verbs) in [
+            ("", "services", ["list", "watch"].as_slice()),
+            ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
+            ("", "pods", &["list", "watch"]),
+            ("apps", "deployments", &["get", "list", "watch"]),
         ] {
-            rights.extend(["get", "list", "watch"].map(|verb| Right::on(verb, group, resource)));
+            rights.extend(verbs.iter().map(|verb| Right::on(verb, group, resource)));
         }
         // What evidence reads besides.
         rights.push(Right::on("list", "apps", "replicasets"));
