@@ -11,7 +11,10 @@ use super::secrets::{Shapes, is_reference};
 /// What stands in place of a secret.
 const REDACTED: &str = "[redacted]";
 /// Parts of names that look secret. Too much hidden is a nuisance, too little a leak.
-const WORDS: &str = "passw|passphrase|passwd|pwd|token|secret|key|credential|auth|private|dsn|cookie|jwt|signature|salt|session|webhook";
+const WORDS: &str =
+    "passw|passphrase|passwd|passcode|pwd|token|secret|key|credential|creds|auth|private|dsn|cookie|jwt|signature|salt|session|webhook";
+/// What makes of a `pass` behind it another word.
+const NO_PASS: [&str; 5] = ["by", "com", "tres", "over", "under"];
 /// Repeats the whole manifest, literal values and all.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Lines hidden after the beginning of a private key whose end never comes; the longest keys have a hundred.
@@ -26,7 +29,7 @@ fn regex(pattern: &str) -> Regex {
 
 static NAME: LazyLock<Regex> = LazyLock::new(|| regex(&format!("(?i){WORDS}")));
 /// `--db-password`, the name alone.
-static FLAG: LazyLock<Regex> = LazyLock::new(|| regex(&format!(r"(?i)^--?[\w.-]*(?:{WORDS})[\w.-]*$")));
+static FLAG: LazyLock<Regex> = LazyLock::new(|| regex(r"^--?[\w.-]+$"));
 /// `--db-password=x`, `DB_PASSWORD=x`.
 static ASSIGNED: LazyLock<Regex> = LazyLock::new(|| regex(&format!(r#"(?i)([\w.-]*(?:{WORDS})[\w.-]*=)("[^"]*"|'[^']*'|[^\s"']+)"#)));
 
@@ -127,7 +130,7 @@ impl Scrub {
             if after_flag && !word.starts_with('-') && !is_reference(word) {
                 REDACTED.clone_into(word);
             }
-            after_flag = FLAG.is_match(word);
+            after_flag = FLAG.is_match(word) && is_telling(word);
             let hide = |found: &Captures<'_>| {
                 let (name, value) = (&found[1], &found[2]);
                 if is_reference(value) {
@@ -141,9 +144,28 @@ impl Scrub {
     }
 }
 
+/// Whether what is called so is likely a secret.
+fn is_telling(name: &str) -> bool {
+    NAME.is_match(name) || names_pass(name)
+}
+
+/// `DB_PASS`, `SMTPPASS`, `dbPass`, `PASS_1`: a short word with long ones around it (`BYPASS`, `passive`, `PASSENGER`).
+fn names_pass(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.match_indices("pass").any(|(at, word)| {
+        let before = lower.get(..at).unwrap_or_default();
+        let found = name.get(at..at + word.len()).unwrap_or_default();
+        let next = name.get(at + word.len()..).and_then(|after| after.chars().next());
+        // `smtpPassFile` goes on with a capital, `PASSENGER` does too.
+        let shouted = found.chars().all(|c| c.is_ascii_uppercase());
+        let ends = next.is_none_or(|c| !c.is_ascii_lowercase() && !(shouted && c.is_ascii_alphabetic()));
+        ends && !NO_PASS.iter().any(|word| before.ends_with(word))
+    })
+}
+
 fn redact(name: &str, value: &mut Value) {
     if let Value::String(found) = value
-        && NAME.is_match(name)
+        && is_telling(name)
         && !found.is_empty()
         && !is_reference(found)
     {
@@ -216,6 +238,49 @@ mod tests {
         let shown = pod.to_string();
         assert!(!shown.contains("hunter2"), "{shown}");
         insta::assert_json_snapshot!(pod);
+    }
+
+    #[test]
+    fn names_that_look_secret_are_told_from_those_that_only_sound_so() {
+        for name in [
+            "DB_PASS",
+            "PASS",
+            "smtp.pass",
+            "dbPass",
+            "smtpPassFile",
+            "SMTPPASS",
+            "PASS_1",
+            "--redis-pass",
+            "DB_CREDS",
+            "PASSCODE",
+            "API_KEY",
+        ] {
+            assert!(is_telling(name), "{name}");
+        }
+        for name in [
+            "BYPASS_CACHE",
+            "COMPASS_URL",
+            "PASSENGER_APP_ENV",
+            "passive",
+            "PASSTHROUGH",
+            "LOG_LEVEL",
+            "underpass",
+            "CREDIT_LIMIT",
+        ] {
+            assert!(!is_telling(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn short_names_of_passwords_are_redacted_wherever_they_stand() {
+        let mut pod = json!({
+            "env": [{"name": "DB_PASS", "value": "hunter2"}, {"name": "smtpPass", "value": "hunter2"}, {"name": "BYPASS_CACHE", "value": "on"}],
+            "args": ["--redis-pass", "hunter2", "--smtpPass=hunter2", "--mode", "passive"],
+            "metadata": {"annotations": {"backup/pass": "hunter2"}},
+        });
+        scrub().manifest(&mut pod);
+        assert!(!pod.to_string().contains("hunter2"), "{pod}");
+        assert_eq!((&pod["env"][2]["value"], &pod["args"][4]), (&json!("on"), &json!("passive")));
     }
 
     /// Every line of `tests/redaction/hidden.txt` is `text <tab> secret`; the secret must not be in what is kept, and what

@@ -53,12 +53,12 @@ const BEARER: &str = r"(?i)(?-u:\b)(?:bearer\s+([A-Za-z0-9._~+/=-]{16,})|basic\s
 const COOKIE: &str = r#"(?i)(?-u:\b)(?:set-)?cookie["']?\s*:\s*\[?["']?([^"'\r\n\]]*=[^"'\r\n\]]*)"#;
 /// `password=x`, `"password": "x"`, `DB_PASSWORD: x`, `--pwd x`: whatever stands there.
 const PASSWORD: &str = concat!(
-    r#"(?i)(?:(?:passw(?:or)?d|passphrase)[A-Za-z0-9_.-]*|(?:(?-u:\b)|_)(?:pwd|pass))\\?["']?\s*(?:=>|[:=])\s*"#,
+    r#"(?i)(?:(?:passw(?:or)?d|passphrase)[A-Za-z0-9_.-]*|(?:(?-u:\b)|_)(?:pwd|pass)|(?-i:[a-z0-9](?:Pwd|Pass)))\\?["']?\s*(?:=>|[:=])\s*"#,
     r#"(\\?"(?:[^"\\]|\\[^"])*(?:\\?"|\z)|'[^']*(?:'|\z)|[^\s"',;&)}\]]+)"#
 );
 /// Names of secrets that are no passwords.
 const NAMES: &str = concat!(
-    r"(?:secret|token|credential|signature|(?-u:\b)dsn|_dsn|jwt|csrf|(?:jsession|phpsess|session_?|sess)id",
+    r"(?:secret|token|credential|(?-u:\b)creds|_creds|signature|(?-u:\b)dsn|_dsn|jwt|csrf|(?:jsession|phpsess|session_?|sess)id",
     r"|(?:api|access|account|auth|private|encryption|signing|shared|master|secret|service)[_.-]?key|sharedaccesskey|webhook[_.-]?url)",
     r"s?(?:[_.-]?(?:[0-9]{1,2}|value|hash|string|b64|base64|data|header))?",
 );
