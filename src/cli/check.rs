@@ -200,7 +200,10 @@ async fn live(findings: &mut Findings, config: &Config, guards: &[Arc<GuardSpec>
         };
         match cluster.health() {
             Ok(()) => {
-                findings.add(&about, Level::Ok, "the API server answers and is watched");
+                let nameless = name.is_empty() && !config.chats.is_empty();
+                let hint = "; it has no name, so no message says which it is: [clusters.<name>] gives it one";
+                let hint = if nameless { hint } else { "" };
+                findings.add(&about, Level::Ok, format!("the API server answers and is watched{hint}"));
             }
             // A sentence that says what to do.
             Err(why) => {

@@ -51,7 +51,7 @@ pub(super) fn clusters(root: &Table<'_>, base: &Path, scripts: &Scripts, default
             if let (true, Some(url)) = (only, &scripts.prometheus_url) {
                 merged.force("url", url.clone());
             }
-            let settings = cluster(table, if only { "" } else { &name }, prometheus(merged, base), base);
+            let settings = cluster(table, &name, prometheus(merged, base), base);
             clusters.push((name, settings));
         }
     }

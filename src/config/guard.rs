@@ -32,6 +32,13 @@ pub(super) struct Shared<'a> {
     pub(super) maintenance: &'a [maintenance::Shared],
 }
 
+impl Shared<'_> {
+    /// What a guard's name says of its cluster: nothing where there is only one, be that named or not.
+    fn told_apart<'c>(&self, cluster: &'c str) -> &'c str {
+        if self.clusters.len() > 1 { cluster } else { "" }
+    }
+}
+
 /// `[defaults]`, read.
 struct Defaults {
     mode: Mode,
@@ -148,7 +155,7 @@ fn guard(table: Table<'_>, defaults: &Defaults, shared: &Shared<'_>) -> Option<G
     let cluster = cluster(&table, shared);
     let namespace = namespace(&table, defaults);
     let id = match (&cluster, &namespace, &name) {
-        (Some(cluster), Some(namespace), Some(name)) => match GuardId::new(cluster, namespace, name) {
+        (Some(cluster), Some(namespace), Some(name)) => match GuardId::new(shared.told_apart(cluster), namespace, name) {
             Ok(id) => Some(id),
             Err(_) => {
                 problems.add(table.problem("name", NAME));
@@ -232,7 +239,7 @@ fn chats(table: &Table<'_>, shared: &Shared<'_>) -> Vec<String> {
     chats
 }
 
-/// The cluster's name in the settings: empty for the only one, which need not be named.
+/// The cluster's name in the settings: empty for an only one without a name.
 fn cluster(table: &Table<'_>, shared: &Shared<'_>) -> Option<String> {
     let names: Vec<&str> = shared.clusters.iter().map(|(name, _)| name.as_str()).collect();
     let given = table.get("cluster").is_some();

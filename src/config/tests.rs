@@ -533,6 +533,25 @@ fn with_several_clusters_a_guard_names_its_own() {
 }
 
 #[test]
+fn an_only_cluster_with_a_name_is_told_by_it_and_changes_no_guards_name() {
+    let named = loaded(&format!("[clusters.eu]\n{GUARD}"), &[]);
+    assert_eq!((named.guards[0].id.as_str(), named.guards[0].cluster.as_str()), ("shop/web", "eu"));
+    let asked = loaded(
+        &format!(
+            "[clusters.eu]\n{}",
+            GUARD.replace("name = \"web\"", "name = \"web\"\ncluster = \"eu\"")
+        ),
+        &[],
+    );
+    assert_eq!((asked.guards[0].id.as_str(), asked.guards[0].cluster.as_str()), ("shop/web", "eu"));
+    let nameless = loaded(GUARD, &[]);
+    assert_eq!(
+        (nameless.guards[0].id.as_str(), nameless.guards[0].cluster.as_str()),
+        ("shop/web", "")
+    );
+}
+
+#[test]
 fn the_hash_changes_with_what_is_judged_and_with_nothing_else() {
     let hash = |file: &str| loaded(file, &[]).guards[0].config_hash.clone();
     assert_eq!(hash(GUARD), hash(&format!("data_dir = \"/elsewhere\"\n{GUARD}")));

@@ -26,7 +26,7 @@ pub struct Incident {
     pub object: String,
     /// Its namespace.
     pub namespace: String,
-    /// Its cluster; empty for the only one.
+    /// Its cluster; empty for an only one without a name.
     pub cluster: String,
     /// Why.
     pub case: Case,

@@ -93,6 +93,22 @@ impl GuardId {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
+    /// Whether it begins with the name of a cluster, as it does where flipback guards several.
+    #[must_use]
+    pub fn names_cluster(&self) -> bool {
+        self.0.matches('/').count() == 2
+    }
+
+    /// What tells it from guards of other flipbacks: its name, behind that of its cluster where it has one.
+    #[must_use]
+    pub fn within(&self, cluster: &str) -> String {
+        if cluster.is_empty() || self.names_cluster() {
+            self.0.to_string()
+        } else {
+            format!("{cluster}/{}", self.0)
+        }
+    }
+
     /// The name with `/` as `.`: for folders and file names.
     #[must_use]
     pub fn file_name(&self) -> String {
@@ -187,6 +203,19 @@ mod tests {
         assert_eq!(GuardId::new("", "shop", "web").expect("valid").as_str(), "shop/web");
         assert_eq!(GuardId::new("eu", "shop", "web").expect("valid").as_str(), "eu/shop/web");
         assert_eq!(GuardId::new("eu", "shop", "web").expect("valid").file_name(), "eu.shop.web");
+    }
+
+    #[test]
+    fn a_guard_of_an_only_cluster_is_told_from_those_of_other_flipbacks_by_its_name() {
+        let (short, long) = (
+            GuardId::new("", "shop", "web").expect("valid"),
+            GuardId::new("eu", "shop", "web").expect("valid"),
+        );
+        assert!(long.names_cluster() && !short.names_cluster());
+        assert_eq!(
+            [short.within("eu"), long.within("eu"), short.within("")],
+            ["eu/shop/web", "eu/shop/web", "shop/web"]
+        );
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Secret {
 /// One cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterSettings {
-    /// Its name in the configuration; empty for the only one.
+    /// Its name in the configuration; empty for an only one that has none.
     pub name: String,
     /// Kubeconfig file; `None`: inferred (`KUBECONFIG`, `~/.kube/config`, then in-cluster).
     pub kubeconfig: Option<PathBuf>,
@@ -468,7 +468,7 @@ impl Default for AuditSettings {
 /// Several daemons that watch the same guards, one of which acts for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaSettings {
-    /// The cluster that the Leases lie in, by its name in the configuration; empty for the only one.
+    /// The cluster that the Leases lie in, by its name in the configuration; empty for an only one that has none.
     pub cluster: String,
     /// The Leases' namespace.
     pub namespace: String,

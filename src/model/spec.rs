@@ -11,7 +11,7 @@ use super::{Color, GuardId, MaintenanceWindow, RuleName};
 pub struct GuardSpec {
     /// Its name.
     pub id: GuardId,
-    /// The cluster's name in the configuration; empty for the only one.
+    /// The cluster's name in the configuration; empty for an only one that has none.
     pub cluster: String,
     /// The namespace that holds the route and the colors.
     pub namespace: String,
