@@ -39,6 +39,8 @@ use super::{
 };
 use crate::model::{chain, file_segment};
 
+mod rollouts;
+
 /// How long one request may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests for logs at a time: the API server and the kubelets have better things to do.
@@ -110,20 +112,26 @@ struct Capture<'a> {
     progress: &'a Progress,
 }
 
+/// One of Kubernetes' own kinds.
+fn kind<K: Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
+}
+
 impl Capture<'_> {
-    fn api<K: Resource<DynamicType = ()>>(&self) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.plan.namespace, &ApiResource::erase::<K>(&()))
+    fn api(&self, of: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.plan.namespace, of)
     }
 
     async fn cluster(&self) {
-        let services = self.plan.services.iter().map(|name| self.object::<Service>(name));
+        let (service, deployment) = (kind::<Service>(), kind::<Deployment>());
+        let services = self.plan.services.iter().map(|name| self.object(&service, name));
         let slices = self.plan.services.iter().map(|name| {
             let of_service: Selector = [("kubernetes.io/service-name".to_owned(), name.clone())].into_iter().collect();
             self.objects::<EndpointSlice>(format!("endpointslices.{}", file_segment(name)), of_service)
         });
         let deployments = self.plan.colors.iter().map(|color| async {
             match &color.deployment {
-                Some(name) => self.object::<Deployment>(name).await,
+                Some(name) => self.object(&deployment, name).await,
                 None => None,
             }
         });
@@ -138,7 +146,9 @@ impl Capture<'_> {
         };
         let single = services.iter().chain(&deployments).flatten();
         let listed = slices.iter().flatten().chain(colors.iter().flat_map(|of_color| &of_color.objects));
-        let involved: BTreeSet<_> = single.chain(listed).map(named).collect();
+        let rollouts = rollouts::rollouts_of(colors.iter().flat_map(|of_color| &of_color.objects));
+        let of_argo = rollouts.iter().map(|name| ("Rollout".to_owned(), name.clone()));
+        let involved: BTreeSet<_> = single.chain(listed).map(named).chain(of_argo).collect();
         let labels: Vec<_> = colors
             .iter()
             .zip(&deployments)
@@ -153,7 +163,8 @@ impl Capture<'_> {
             self.events(&involved),
             self.autoscalers(),
             self.budgets(&labels),
-            self.ingresses()
+            self.ingresses(),
+            self.rollouts(&rollouts)
         );
     }
 
@@ -188,12 +199,12 @@ impl Capture<'_> {
     }
 
     /// Reads one object and writes it down.
-    async fn object<K: Resource<DynamicType = ()>>(&self, name: &str) -> Option<Value> {
-        let kind = K::kind(&()).to_lowercase();
+    async fn object(&self, of: &ApiResource, name: &str) -> Option<Value> {
+        let kind = of.kind.to_lowercase();
         let file = format!("{}manifests/{kind}.{}.json", self.plan.place, file_segment(name));
         let step = async {
-            let object = self.api::<K>().get(name).await.map_err(|error| said(&error))?;
-            let object = manifest::<K>(object, self.shelf.scrub())?;
+            let object = self.api(of).get(name).await.map_err(|error| said(&error))?;
+            let object = manifest(of, object, self.shelf.scrub())?;
             self.shelf.put_json(&file, &object).await?;
             Ok(object)
         };
@@ -203,10 +214,11 @@ impl Capture<'_> {
     /// Reads a list of objects and writes it down as one that `kubectl` understands.
     async fn objects<K: Resource<DynamicType = ()>>(&self, name: String, selector: Selector) -> Vec<Value> {
         let file = format!("{}manifests/{name}.json", self.plan.place);
+        let of = kind::<K>();
         let step = async {
             let params = ListParams::default().labels_from(&selector).limit(LIST_MAX);
-            let list = self.api::<K>().list(&params).await.map_err(|error| said(&error))?;
-            let items = list.items.into_iter().map(|item| manifest::<K>(item, self.shelf.scrub()));
+            let list = self.api(&of).list(&params).await.map_err(|error| said(&error))?;
+            let items = list.items.into_iter().map(|item| manifest(&of, item, self.shelf.scrub()));
             let whole = list_of(items.collect::<Result<Vec<_>, _>>()?);
             self.shelf.put_json(&file, &whole).await?;
             Ok((items_of(whole), list.metadata.continue_.is_some_and(|more| !more.is_empty())))
@@ -222,19 +234,20 @@ impl Capture<'_> {
 
     /// Looks through all objects of a kind, page by page, and returns those that are wanted; `trim` bounds them. The flag
     /// says that there were more than were looked at.
-    async fn look_through<K: Resource<DynamicType = ()>>(
+    async fn look_through(
         &self,
+        of: &ApiResource,
         wanted: impl Fn(&Value) -> bool,
         trim: impl Fn(Vec<Value>) -> Vec<Value>,
     ) -> Result<(Vec<Value>, bool), String> {
-        let (api, mut found, mut token) = (self.api::<K>(), Vec::new(), None);
+        let (api, mut found, mut token) = (self.api(of), Vec::new(), None);
         for _ in 0..PAGES_MAX {
             let mut params = ListParams::default().limit(PAGE);
             params.continue_token = token.take();
             let list = api.list(&params).await.map_err(|error| said(&error))?;
             token = list.metadata.continue_.filter(|more| !more.is_empty());
             for object in list.items {
-                let object = manifest::<K>(object, self.shelf.scrub())?;
+                let object = manifest(of, object, self.shelf.scrub())?;
                 if wanted(&object) {
                     found.push(object);
                 }
@@ -251,7 +264,8 @@ impl Capture<'_> {
     async fn related<K: Resource<DynamicType = ()>>(&self, step: &str, files_of: impl Fn(&Value) -> Vec<String>) {
         let step = format!("{}manifests/{step}.json", self.plan.place);
         let read = async {
-            let (found, more) = self.look_through::<K>(|object| !files_of(object).is_empty(), |found| found).await?;
+            let wanted = |object: &Value| !files_of(object).is_empty();
+            let (found, more) = self.look_through(&kind::<K>(), wanted, |found| found).await?;
             let mut files: BTreeMap<String, Vec<Value>> = BTreeMap::new();
             for object in found {
                 for file in files_of(&object) {
@@ -307,7 +321,7 @@ impl Capture<'_> {
         let file = format!("{}events.json", self.plan.place);
         let step = async {
             let ours = |event: &Value| involved.contains(&plan::about(event));
-            let (events, more) = self.look_through::<Event>(ours, plan::newest_events).await?;
+            let (events, more) = self.look_through(&kind::<Event>(), ours, plan::newest_events).await?;
             self.shelf.put_json(&file, &list_of(events)).await?;
             Ok(more)
         };
@@ -408,8 +422,8 @@ fn items_of(mut list: Value) -> Vec<Value> {
 }
 
 /// An object as it goes on disk; items of a list do not carry their kind.
-fn manifest<K: Resource<DynamicType = ()>>(object: DynamicObject, scrub: &Scrub) -> Result<Value, String> {
-    let mut value = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&())});
+fn manifest(of: &ApiResource, object: DynamicObject, scrub: &Scrub) -> Result<Value, String> {
+    let mut value = json!({"apiVersion": of.api_version, "kind": of.kind});
     let read = serde_json::to_value(object).map_err(|error| error.to_string())?;
     if let (Some(fields), Value::Object(read)) = (value.as_object_mut(), read) {
         fields.extend(read);

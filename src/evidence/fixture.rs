@@ -187,6 +187,8 @@ pub(super) struct Quirks {
     pub(super) pod: Option<&'static str>,
     /// Lines of the logs.
     pub(super) lines: usize,
+    /// The green ReplicaSet belongs to this Rollout.
+    pub(super) rollout: Option<&'static str>,
 }
 
 /// The double, and what it was asked.
@@ -297,7 +299,26 @@ fn objects(quirks: &Quirks, path: &str, query: &str) -> Option<Value> {
         ]),
         (_, Some("deployments/web-blue")) => deployment("blue"),
         (_, Some("deployments/web-green")) => deployment("green"),
-        (_, Some("replicasets")) => list(vec![json!({"metadata": meta("web-rs"), "spec": {"replicas": 2}})]),
+        (_, Some("replicasets")) => {
+            let mut set = json!({"metadata": meta("web-rs"), "spec": {"replicas": 2}});
+            if let Some(rollout) = quirks.rollout.filter(|_| wants("green")) {
+                set["metadata"]["ownerReferences"] = json!([argo_owner(rollout)]);
+            }
+            list(vec![set])
+        }
+        _ if path.ends_with("/argoproj.io/v1alpha1/namespaces/shop/rollouts/web") => {
+            let env = json!([{"name": "DB_PASS", "value": "hunter2"}]);
+            let template = json!({"spec": {"containers": [{"name": "app", "env": env}]}});
+            Some(json!({"metadata": meta("web"), "spec": {"template": template}, "status": {"phase": "Degraded"}}))
+        }
+        _ if path.ends_with("/argoproj.io/v1alpha1/namespaces/shop/analysisruns") => {
+            let run = |name: &str, owner: &str| {
+                let mut run = json!({"metadata": meta(name), "status": {"phase": "Failed"}});
+                run["metadata"]["ownerReferences"] = json!([argo_owner(owner)]);
+                run
+            };
+            list(vec![run("web-1-pre", "web"), run("mail-7-pre", "mail")])
+        }
         _ if path.ends_with("/horizontalpodautoscalers") => {
             let scaler = |name: &str, target: &str| json!({"metadata": meta(name), "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": target}}});
             list(vec![scaler("green", "web-green"), scaler("theirs", "mail")])
@@ -318,4 +339,8 @@ fn objects(quirks: &Quirks, path: &str, query: &str) -> Option<Value> {
         }
         _ => None,
     }
+}
+
+fn argo_owner(name: &str) -> Value {
+    json!({"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": name, "uid": name, "controller": true})
 }

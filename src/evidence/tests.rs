@@ -133,6 +133,46 @@ async fn a_bundle_holds_everything_and_no_secret() {
 }
 
 #[tokio::test]
+async fn where_a_color_belongs_to_a_rollout_it_and_its_analyses_are_kept_and_nowhere_else_asked_for() {
+    let Kept { data: _data, keeper } = keeper();
+    let api = ApiDouble::new(Quirks {
+        rollout: Some("web"),
+        ..Quirks::default()
+    });
+    let folder = keeper.keep(incident(), &spec(), api.sources()).await.expect("keeps");
+    assert_whole(&folder);
+    let rollout = read(&folder, "manifests/rollout.web.json");
+    assert!(
+        rollout.contains("\"kind\": \"Rollout\"") && rollout.contains("Degraded") && !rollout.contains("hunter2"),
+        "{rollout}"
+    );
+    let runs = read(&folder, "manifests/analysisruns.json");
+    assert!(runs.contains("web-1-pre") && !runs.contains("mail-7-pre"), "{runs}");
+
+    let Kept { data: _data, keeper } = self::keeper();
+    let forbidden = ApiDouble::new(Quirks {
+        rollout: Some("web"),
+        forbidden: vec!["argoproj.io"],
+        ..Quirks::default()
+    });
+    let folder = keeper.keep(incident(), &spec(), forbidden.sources()).await.expect("keeps");
+    let missing = read(&folder, "incident.json");
+    assert!(
+        missing.contains("manifests/rollout.web.json: the API server answered 403"),
+        "{missing}"
+    );
+    assert!(
+        missing.contains("manifests/analysisruns.json: the API server answered 403"),
+        "{missing}"
+    );
+
+    let Kept { data: _data, keeper } = self::keeper();
+    let plain = ApiDouble::new(Quirks::default());
+    keeper.keep(incident(), &spec(), plain.sources()).await.expect("keeps");
+    assert!(!plain.asked.lock().expect("sound").iter().any(|asked| asked.contains("argoproj")));
+}
+
+#[tokio::test]
 async fn a_missing_previous_container_is_no_error() {
     let Kept { keeper, data: _data } = keeper();
     let api = ApiDouble::new(Quirks::default());
