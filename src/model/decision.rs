@@ -275,6 +275,17 @@ pub enum Refusal {
     Held(Held),
 }
 
+impl Refusal {
+    /// Whether `flipback switch` does all the same what is refused to a rule: where nobody is Ready, or is seen to be, it refuses too.
+    #[must_use]
+    pub fn yields_to_a_person(&self) -> bool {
+        !matches!(
+            self,
+            Self::StandbyNotReady { .. } | Self::StandbyScaling { .. } | Self::StandbyUnseen
+        )
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -19,7 +19,7 @@ pub(super) const LEGEND: [(MarkKind, &str); 5] = [
     (MarkKind::Decision, "decision"),
     (MarkKind::Held, "held back"),
     (MarkKind::Near, "near miss"),
-    (MarkKind::Breach, "over the limit"),
+    (MarkKind::Breach, "past the limit"),
 ];
 
 /// A kind of mark as a sign of 14 to 10 pixels, from its left upper corner.

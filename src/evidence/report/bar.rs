@@ -144,6 +144,18 @@ impl Bar {
         self.unit = Unit::Number(rule.unit.clone().unwrap_or_default());
     }
 
+    /// Where a breach lies of the bar: of Ready endpoints, and of other floors, too few are one.
+    pub(super) fn past(&self) -> &'static str {
+        match (
+            self.over.is_some() || self.to_standby.is_some() || self.to_before.is_some(),
+            self.under,
+        ) {
+            (false, Some(_)) => "under its limit",
+            (true, Some(_)) => "past its limit",
+            _ => "over its limit",
+        }
+    }
+
     /// Whether a series of this name is what the rule compares.
     pub(super) fn judges(&self, series: &str) -> bool {
         match (&self.unit, &self.quantile) {
@@ -372,6 +384,16 @@ mod tests {
             bar.breaches(&trace.looks, &color("blue"), None).is_empty(),
             "the other color was not judged"
         );
+    }
+
+    #[test]
+    fn a_floor_is_undershot_and_a_ceiling_exceeded() {
+        let past = |rule: &str| trace(rule, &[]).0.past();
+        assert_eq!(past(ERRORS), "over its limit");
+        assert_eq!(past(r#"{"name":"e","kind":"endpoints","down_for":"4s"}"#), "under its limit");
+        assert_eq!(past(r#"{"name":"e","kind":"throughput","min":10}"#), "under its limit");
+        assert_eq!(past(r#"{"name":"e","kind":"saturation","max":0.9}"#), "over its limit");
+        assert_eq!(past(r#"{"name":"e","kind":"promql","min":1,"max":9}"#), "past its limit");
     }
 
     #[test]

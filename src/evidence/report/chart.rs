@@ -249,7 +249,7 @@ fn marks(bar: &Bar, incident: &Incident, course: &Course) -> Vec<Mark> {
     marks.extend(
         times
             .into_iter()
-            .map(|at| mark(at, MarkKind::Breach, format!("{} over its limit", bar.rule))),
+            .map(|at| mark(at, MarkKind::Breach, format!("{} {}", bar.rule, bar.past()))),
     );
     marks.push(match (&incident.outcome, course.moved) {
         (IncidentOutcome::RolledBack { .. }, Some(at)) => mark(at, MarkKind::Decision, format!("flipped to {}", case.to)),

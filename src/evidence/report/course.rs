@@ -218,7 +218,11 @@ fn told_first(first: &FirstBad, bar: &Bar) -> String {
         "latency" => "slow requests",
         "probe" => "failed probes",
         "endpoints" => "lack of Ready endpoints",
-        _ => "reading over its limit",
+        _ => "reading",
+    };
+    let past = match bar.kind.as_str() {
+        "error_rate" | "availability" | "latency" | "probe" | "endpoints" => String::new(),
+        _ => format!(" {}", bar.past()),
     };
     let earlier = first.after.map(|after| words::span(first.at.duration_since(after)));
     if first.of_line {
@@ -226,14 +230,16 @@ fn told_first(first: &FirstBad, bar: &Bar) -> String {
             .map(|earlier| format!("; {earlier} earlier it was within"))
             .unwrap_or_default();
         return format!(
-            "{} first over its limit in the metrics: {}{since}. Rates lag by their window",
-            bar.rule, first.figure
+            "{} first {} in the metrics: {}{since}. Rates lag by their window",
+            bar.rule,
+            bar.past(),
+            first.figure
         );
     }
     let since = earlier
         .map(|earlier| format!("; the sample {earlier} earlier showed none"))
         .unwrap_or_default();
-    format!("First {what} measured by {}: {}{since}", bar.rule, first.figure)
+    format!("First {what}{past} measured by {}: {}{since}", bar.rule, first.figure)
 }
 
 /// The streak that led to the decision; earlier ones in one line.
@@ -248,7 +254,7 @@ fn told_breaches(bar: &Bar, breaches: &[Breach], decided: Timestamp) -> Vec<Step
         } else {
             format!("{} times", earlier.len())
         };
-        let what = format!("{} had been over its limit {times} before, and was within it again", bar.rule);
+        let what = format!("{} had been {} {times} before, and was within it again", bar.rule, bar.past());
         steps.push(step(Moment::Breach, first.at, what, None));
     }
     let hidden = streak.len().saturating_sub(BREACHES_MAX);
@@ -256,7 +262,7 @@ fn told_breaches(bar: &Bar, breaches: &[Breach], decided: Timestamp) -> Vec<Step
         if n > 0 && n <= hidden {
             continue;
         }
-        let what = format!("{} {}, over its limit{}", bar.rule, breach.figure, nth(n));
+        let what = format!("{} {}, {}{}", bar.rule, breach.figure, bar.past(), nth(n));
         steps.push(step(Moment::Breach, breach.at, what, None));
     }
     steps

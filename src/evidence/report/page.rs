@@ -21,7 +21,7 @@ use crate::{
 
 mod parts;
 
-use parts::{both_pods, changes, chart, facts, figures, first_error, knobs, logs_of, signs, story};
+use parts::{both_pods, changes, chart, facts, figures, first_error, group, knobs, logs_of, signs, story, whose};
 
 /// Events within so much of the decision matter though they are no warnings.
 const NEAR: SignedDuration = SignedDuration::from_mins(15);
@@ -73,7 +73,7 @@ pub(super) struct Page {
     events: Vec<EventRow>,
     events_total: usize,
     events_known: bool,
-    groups: Vec<GroupRow>,
+    groups: Vec<GroupOf>,
     groups_more: usize,
     lines: u64,
     first_error: String,
@@ -159,6 +159,14 @@ struct LogsOf {
     files: Vec<Link>,
 }
 
+/// Log lines that say the same, and where to read on.
+#[derive(Serialize)]
+struct GroupOf {
+    #[serde(flatten)]
+    row: GroupRow,
+    links: Vec<Link>,
+}
+
 /// A link to a file of the bundle.
 #[derive(Serialize)]
 struct Link {
@@ -189,7 +197,7 @@ impl Page {
             style: Value::from_safe_string(format!("{}{}", include_str!("report.css"), plot::STYLE)),
             title: format!("{}: {} from {} to {}", case.guard, outcome.word, case.from, case.to),
             id: incident.id.clone(),
-            guard: case.guard.to_string(),
+            guard: whose(incident),
             from: case.from.to_string(),
             to: case.to.to_string(),
             from_version: told::version(case.from_release.as_ref()),
@@ -209,7 +217,7 @@ impl Page {
             events_total,
             events_known: material.events.is_some(),
             groups_more: logs.finds.kinds().saturating_sub(groups.len()),
-            groups,
+            groups: groups.into_iter().map(group).collect(),
             lines: logs.finds.lines,
             first_error: first_error(material),
             skipped: logs.skipped.clone(),

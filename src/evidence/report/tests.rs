@@ -63,6 +63,19 @@ fn every_kind_of_page_is_one_harmless_file_that_names_what_matters() {
 }
 
 #[test]
+fn a_line_that_matters_leads_to_the_log_that_it_stands_in() {
+    let folder = made(Kind::RolledBack);
+    let page = text(folder.path(), HTML);
+    let after = page.split("id=\"logs\"").nth(1).expect("a part about logs");
+    let groups = after.split("All logs").next().unwrap_or_default();
+    let links: Vec<&str> = groups.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(links.len() >= groups.matches("<article").count() && !links.is_empty(), "{groups}");
+    for link in links {
+        assert!(link.starts_with("./logs/") && folder.path().join(link).is_file(), "{link}");
+    }
+}
+
+#[test]
 fn the_picture_is_a_png_of_the_rule_that_decided() {
     let folder = made(Kind::RolledBack);
     let picture = fs::read(folder.path().join(PICTURE)).expect("a picture");

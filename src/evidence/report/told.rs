@@ -78,9 +78,10 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
             "warn",
             format!("Monitor only: traffic would have been moved from {from} to {to}, and was not. Users were still on {from}."),
             format!(
-                "Decide yourself: `flipback switch` moves it; mode = \"enforce\" lets flipback do it. {}",
-                words::sentence(from.as_str())
-            ) + " was bad when this was written.",
+                "{} was bad when this was written. To move traffic, {}; with mode = \"enforce\" flipback does it.",
+                words::sentence(from.as_str()),
+                by_hand(incident)
+            ),
         ),
         IncidentOutcome::DryRun => told(
             "Dry run",
@@ -94,7 +95,10 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
                 "Rollback failed",
                 "bad",
                 format!("The patch from {from} to {to} failed: users were still on {from} when this was written."),
-                "Move traffic by hand if flipback does not manage at its next look; it tries again while the release is bad.".to_owned(),
+                format!(
+                    "It tries again while the release is bad. If it does not manage at its next look: {}.",
+                    by_hand(incident)
+                ),
             )
         }
         IncidentOutcome::Blocked { refusal } => {
@@ -103,7 +107,7 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
                 "Blocked",
                 "bad",
                 format!("The release is bad and traffic was not moved: users were still on {from} when this was written."),
-                remedy(refusal),
+                remedy(refusal, incident),
             )
         }
         IncidentOutcome::Suppressed { suppression } => {
@@ -112,7 +116,7 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
                 "Not the release's fault",
                 "warn",
                 format!("Traffic was left on {from}."),
-                shared(suppression),
+                shared(suppression, incident),
             )
         }
         IncidentOutcome::Decided => told(
@@ -169,34 +173,60 @@ pub(super) fn roles(incident: &Incident, course: &Course) -> (String, String) {
     (from, to)
 }
 
-fn remedy(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::StandbyNotReady { .. } => "Bring the standby color up, or fix the live one: flipback tries again while it is bad.",
-        Refusal::StandbyUnseen => "Find out why EndpointSlices are not being watched (the API server, RBAC); until then move traffic by hand if you know the standby is well.",
-        Refusal::Paused { .. } => "`flipback resume` lets it act again; or move traffic by hand.",
-        Refusal::Cooldown { .. } => "Move traffic by hand with `flipback switch` if it cannot wait for the end of the cooldown.",
-        Refusal::Disarmed { .. } => "Too many flips: somebody must look at both releases. `flipback resume` arms it again.",
-        Refusal::StandbyKnownBad { .. } => "Neither color is good: fix one of them. `flipback switch` moves traffic all the same.",
-        Refusal::StandbyUnavailable { .. } => "Look at the standby's Deployment: `kubectl describe` says which pods are missing. `flipback switch` moves traffic to its Ready endpoints all the same.",
-        Refusal::StandbyProbes { .. } => "Look why the standby fails its probes: flipback tries again while the live one is bad. `flipback switch` moves traffic all the same.",
-        Refusal::StandbyScaling { .. } => "Wait: flipback moves traffic the moment the standby can serve. Its pods say what they wait for.",
-        Refusal::Held(held) => match held.by {
-            Hold::Maintenance => "It acts again when the window ends; `flipback rollback` does not wait for it.",
-            Hold::ManyFailing => "Look for what the failing guards share before anything is flipped; `flipback rollback` moves one of them all the same.",
-        },
-        Refusal::AlreadyFlipped { .. } => "Somebody chose this release again: ask them. `flipback switch` moves traffic all the same.",
+/// How traffic is moved by a person: flipback withholds a person's commands, too, where it only monitors.
+fn by_hand(incident: &Incident) -> String {
+    let (guard, to) = (&incident.case.guard, &incident.case.to);
+    match incident.mode {
+        Mode::Enforce => format!("`flipback switch {guard} {to} --reason \"by hand\"`"),
+        Mode::Monitor => format!("set the selector of {} to {to} your own way", words::line(&incident.object, 200)),
     }
-    .to_owned()
 }
 
-fn shared(suppression: &Suppression) -> String {
-    match suppression {
+/// What a person can do about a refusal.
+fn remedy(refusal: &Refusal, incident: &Incident) -> String {
+    let (guard, to, by_hand) = (&incident.case.guard, &incident.case.to, by_hand(incident));
+    let anyway = format!("To move traffic all the same: {by_hand}.");
+    match refusal {
+        Refusal::StandbyNotReady { .. } => {
+            "Bring the standby color up, or fix the live one: flipback tries again while it is bad.".to_owned()
+        }
+        // Nobody is moved to a color that cannot be seen, by flipback's own commands neither.
+        Refusal::StandbyUnseen => format!(
+            "Find out why EndpointSlices are not being watched (the API server, RBAC). If you know that {to} is well, set the selector of {} to {to} \
+             your own way.",
+            words::line(&incident.object, 200)
+        ),
+        Refusal::Paused { .. } => format!("`flipback resume {guard}` lets it act again. {anyway}"),
+        Refusal::Cooldown { .. } => format!("If it cannot wait for the end of the cooldown: {by_hand}."),
+        Refusal::Disarmed { .. } => {
+            format!("Too many flips: somebody must look at both releases. `flipback clear {guard}` arms it again. {anyway}")
+        }
+        Refusal::StandbyKnownBad { .. } => format!("Neither color is good: fix one of them. {anyway}"),
+        Refusal::StandbyUnavailable { .. } => {
+            format!("Look at the standby's Deployment: `kubectl describe` says which pods are missing. {anyway}")
+        }
+        Refusal::StandbyProbes { .. } => {
+            format!("Look why the standby fails its probes: flipback tries again while the live one is bad. {anyway}")
+        }
+        Refusal::StandbyScaling { .. } => {
+            "Wait: flipback moves traffic the moment the standby can serve. Its pods say what they wait for.".to_owned()
+        }
+        Refusal::Held(held) => match held.by {
+            Hold::Maintenance => format!("It acts again when the window ends. If it cannot wait: {by_hand}."),
+            Hold::ManyFailing => format!("Look for what the failing guards share before anything is flipped. {anyway}"),
+        },
+        Refusal::AlreadyFlipped { .. } => format!("Somebody chose this release again: ask them. {anyway}"),
+    }
+}
+
+fn shared(suppression: &Suppression, incident: &Incident) -> String {
+    let first = match suppression {
         Suppression::BadBefore => "Look for a cause older than the switch: a dependency, the load, the threshold itself.",
         Suppression::StandbyBad | Suppression::FleetBad => "Look for what all colors share: a database, a dependency, the network.",
-        Suppression::AfterWatch => "It went bad long after the switch: look at it, and move traffic by hand if it is the release.",
+        Suppression::AfterWatch => "It went bad long after the switch: look whether it is the release.",
         Suppression::ReportOnly => "The color that was restored is bad too: look for what both share.",
-    }
-    .to_owned()
+    };
+    format!("{first} To move traffic all the same: {}.", by_hand(incident))
 }
 
 /// What asked for it.
@@ -413,6 +443,39 @@ mod tests {
         assert_eq!(of("web@sha256:abcdef"), "9f1c");
         assert_eq!(of("web:1.4.0@sha256:abcdef"), "1.4.0");
         assert_eq!(version(None), "unknown release");
+    }
+
+    #[test]
+    fn a_person_is_told_no_command_that_would_be_refused() {
+        let until = "2026-11-21T05:00:00Z".parse().expect("a time");
+        let refusals = [
+            Refusal::StandbyNotReady { ready: 0, needed: 2 },
+            Refusal::StandbyUnseen,
+            Refusal::Paused { by: "ana@ops-1".into() },
+            Refusal::Cooldown { until },
+            Refusal::Disarmed { flips: 3 },
+            Refusal::StandbyKnownBad { release: "9f1c".into() },
+            Refusal::AlreadyFlipped { release: "9f1c".into() },
+            Refusal::StandbyUnavailable { why: "0 of 3".into() },
+            Refusal::StandbyProbes { why: "2 of 3".into() },
+        ];
+        for refusal in refusals {
+            let enforce = incident();
+            let told = remedy(&refusal, &enforce);
+            let whole = told.contains("`flipback switch shop/web blue --reason \"by hand\"`");
+            assert_eq!(whole, refusal.yields_to_a_person(), "{told}");
+            assert_eq!(told.contains("flipback switch"), whole, "{told}");
+            let monitor = Incident {
+                mode: Mode::Monitor,
+                ..enforce
+            };
+            assert!(
+                !remedy(&refusal, &monitor).contains("flipback switch"),
+                "monitor mode withholds a person's switch"
+            );
+        }
+        // Only `clear` arms a guard again.
+        assert!(remedy(&Refusal::Disarmed { flips: 3 }, &incident()).contains("`flipback clear shop/web`"));
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use jiff::{SignedDuration, Timestamp};
 use minijinja::Value;
 
-use super::{ChartRow, Fact, Figure, Link, LogsOf, Material, PodsOf, Sign, StoryRow};
+use super::{ChartRow, Fact, Figure, GroupOf, Link, LogsOf, Material, PodsOf, Sign, StoryRow};
 use crate::{
     evidence::report::{
         change::{self, Changes},
         chart::Chart,
         course::{self, Course},
         folder::{LogFile, Side},
+        lines::GroupRow,
         told, words,
     },
     model::{Incident, Mode, Moment},
@@ -18,6 +19,16 @@ use crate::{
 
 /// Log files linked to.
 const LINKS_MAX: usize = 600;
+
+/// The guard, with its cluster where its name does not begin with it.
+pub(super) fn whose(incident: &Incident) -> String {
+    let (guard, cluster) = (&incident.case.guard, words::line(&incident.cluster, 200));
+    if cluster.is_empty() || guard.names_cluster() {
+        guard.to_string()
+    } else {
+        format!("{guard} ({cluster})")
+    }
+}
 
 pub(super) fn facts(incident: &Incident) -> Vec<Fact> {
     let case = &incident.case;
@@ -176,7 +187,7 @@ pub(super) fn signs(material: &Material) -> Vec<Sign> {
     let marks = || material.charts.iter().flat_map(|chart| &chart.plot.marks);
     let kinds = [
         (MarkKind::Switch, "switch", format!("{} became active", material.incident.case.from)),
-        (MarkKind::Breach, "breach", "a look over the limit".to_owned()),
+        (MarkKind::Breach, "breach", "a look past the limit".to_owned()),
         (MarkKind::Decision, "decision", format!("flipped to {}", material.incident.case.to)),
         (MarkKind::Held, "held", "decided, traffic was not moved".to_owned()),
     ];
@@ -236,6 +247,20 @@ pub(super) fn both_pods(material: &Material, roles: [&str; 2]) -> (Vec<PodsOf>, 
         .as_ref()
         .map(|after| of(after, material.incident.followed_up_at.unwrap_or(case.at)));
     (of(&material.sides, case.at), after.unwrap_or_default())
+}
+
+/// A group with links to the files that it was found in.
+pub(super) fn group(row: GroupRow) -> GroupOf {
+    let link = |path: &String| Link {
+        href: LogFile::href(path),
+        // The color stands beside it: `logs/<color>/<pod>/<container>.log`.
+        text: words::line(path.splitn(3, '/').nth(2).unwrap_or(path), 350),
+        note: String::new(),
+    };
+    GroupOf {
+        links: row.files.iter().map(link).collect(),
+        row,
+    }
 }
 
 pub(super) fn logs_of(files: &[LogFile]) -> (Vec<LogsOf>, usize) {
