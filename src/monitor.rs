@@ -255,7 +255,11 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
     let now = world.clock.now();
     let metrics = Metrics::new().map_err(MonitorError::Metrics)?;
     let observer = (world.measure)(config, &metrics).map_err(MonitorError::Observe)?;
-    let keeper = Arc::new(Keeper::open(config.data_dir.clone(), config.evidence.clone(), metrics.clone()));
+    let keeper = Keeper::open(config.data_dir.clone(), config.evidence.clone(), metrics.clone());
+    let keeper = Arc::new(match &config.replicas {
+        Some(replicas) => keeper.of_replica(&replicas.identity),
+        None => keeper,
+    });
     let (journal, journal_task) = Journal::open(config.data_dir.join("audit"), config.audit, metrics.clone());
     let (outbox, outbox_task) = Outbox::open_with(
         config.data_dir.join("outbox"),
@@ -434,7 +438,8 @@ enum Look {
 impl Monitor {
     /// Looks at every guard once per poll until stopped, then finishes what is under way.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Request>, stop: CancellationToken) {
-        let watched = format!("flipback {} watches {} guards", env!("CARGO_PKG_VERSION"), self.guards.len());
+        let plural = if self.guards.len() == 1 { "guard" } else { "guards" };
+        let watched = format!("flipback {} watches {} {plural}", env!("CARGO_PKG_VERSION"), self.guards.len());
         self.audit(self.clock.now(), Actor::Flipback, None, "started", &watched, None);
         self.tidy();
         if let Some(part) = &self.part {

@@ -97,6 +97,8 @@ pub fn incident_id(guard: &GuardId, at: Timestamp) -> String {
 #[derive(Clone)]
 pub struct Keeper {
     incidents: PathBuf,
+    /// Which of several replicas this is: each has a disk of its own.
+    replica: Option<Arc<str>>,
     settings: Arc<EvidenceSettings>,
     scrub: Arc<Scrub>,
     metrics: Metrics,
@@ -132,6 +134,7 @@ impl Keeper {
         let keeper = Self {
             edit: Arc::new(Edit::of(incidents.clone())),
             incidents,
+            replica: None,
             copier,
             scrub: Arc::new(Scrub::new(&settings.redact)),
             settings: Arc::new(settings),
@@ -143,6 +146,15 @@ impl Keeper {
         };
         keeper.look_for_old_reports();
         keeper
+    }
+
+    /// The same, as one of several replicas: where its evidence lies is told with its name.
+    #[must_use]
+    pub fn of_replica(self, name: &str) -> Self {
+        Self {
+            replica: Some(name.into()),
+            ..self
+        }
     }
 
     /// The same folder under other settings; what is under way goes on under the former ones.
@@ -183,6 +195,16 @@ impl Keeper {
     #[must_use]
     pub fn folder(&self, incident: &str) -> PathBuf {
         self.incidents.join(file_segment(incident))
+    }
+
+    /// The same for people: behind the replica's name, where there are several.
+    #[must_use]
+    pub fn place(&self, incident: &str) -> String {
+        let folder = self.folder(incident);
+        match &self.replica {
+            Some(replica) => format!("{replica}:{}", folder.display()),
+            None => folder.display().to_string(),
+        }
     }
 
     /// After a bundle became whole, or changed: it is copied, and what exceeds the limits goes. Returns what went, and why;

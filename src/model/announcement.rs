@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Color, GuardId, Mode, Release};
+use super::{Color, GuardId, Mode, Refusal, Release};
 
 /// Something people must hear about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Announcement {
     /// Whether the guard may flip: a guard that only monitors is told of in the conditional.
     #[serde(default)]
     pub mode: Mode,
-    /// The guard's cluster; empty for the only one.
+    /// The guard's cluster; empty for an only one without a name.
     #[serde(default)]
     pub cluster: String,
     /// `<namespace>` of the guard, called environment by some teams.
@@ -53,6 +53,9 @@ pub struct Announcement {
     /// A picture of what happened, as a file; it may be gone by the time it is sent.
     #[serde(default)]
     pub picture: Option<PathBuf>,
+    /// Why nothing was moved, where a flip was refused: what a person can do depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
     /// Decision to accepted patch, in milliseconds; there only if traffic was moved.
     pub took_ms: Option<f64>,
     /// When it was decided, where something was.
@@ -388,7 +391,9 @@ impl Announcement {
             to_release,
             trigger: rule.then(|| "error_rate".into()),
             incident: (incident || topic == Topic::FlippedBack).then(|| folder.clone()),
-            evidence: (incident || topic == Topic::FlippedBack).then(|| format!("/var/lib/flipback/incidents/{folder}")),
+            evidence: (incident || topic == Topic::FlippedBack)
+                .then(|| format!("/var/lib/flipback/incidents/{folder}"))
+                .filter(|_| topic != Topic::EvidenceLost),
             thread: match (incident, topic.is_of_all()) {
                 (true, _) => folder,
                 (false, true) => "fleet_20261121T041234.567Z".to_owned(),
@@ -396,6 +401,7 @@ impl Announcement {
             },
             link: None,
             picture: None,
+            refusal: (topic == Topic::RollbackBlocked).then_some(Refusal::StandbyNotReady { ready: 0, needed: 2 }),
             took_ms: moved.then_some(8.4321),
             decided_at: incident.then_some(decided),
             switched_at: incident.then(|| later(-382_567)),

@@ -10,8 +10,8 @@ use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, hold, relieve
 use crate::{
     evidence,
     model::{
-        Actor, Case, Clock, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode, Moment, Phase,
-        Seen, TimelineEntry, Topic, Traffic, Trigger, View, incident::INCIDENT_SCHEMA,
+        Actor, Announcement, Case, Clock, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode,
+        Moment, Phase, Seen, TimelineEntry, Topic, Traffic, Trigger, View, incident::INCIDENT_SCHEMA,
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
@@ -552,12 +552,18 @@ impl Monitor {
         guard.note(now, what.clone());
         let told = tell::times(&incident, Moment::Resolved) + 1;
         let entry = TimelineEntry::of(Moment::Resolved, now, what);
-        self.outbox
-            .push(tell::resolved(&incident, traffic, &entry, told, &self.keeper, &guard.spec));
+        let over = tell::resolved(&incident, traffic, &entry, told, &self.keeper, &guard.spec);
         if guard.remains.cut_off().is_some() {
+            // Kept right below, as what they were.
+            let evidence = Some(self.keeper.place(&incident.id));
+            let link = self.keeper.link(&incident.id);
+            self.outbox.push(Announcement { evidence, link, ..over });
             self.keep_cut_off(id, entry);
         } else {
-            self.amend(incident.id, entry);
+            self.outbox.push(over);
+            if tell::leaves_evidence(&incident, &self.keeper) {
+                self.amend(incident.id, entry);
+            }
         }
     }
 }

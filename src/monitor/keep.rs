@@ -12,7 +12,7 @@ use super::{ERRANDS_MAX, Monitor, show, tell};
 use crate::{
     cluster::Cluster,
     evidence::{EvidenceError, Keeper, Ranges, Sources},
-    model::{Actor, AuditEntry, Clock, GuardId, GuardSpec, Incident, Moment, TimelineEntry, Topic},
+    model::{Actor, Announcement, AuditEntry, Clock, GuardId, GuardSpec, Incident, Moment, TimelineEntry, Topic},
     notify::Outbox,
     observe::Measure,
 };
@@ -86,7 +86,7 @@ impl Archivist {
                     self.note(&incident, "evidence_kept", folder.display().to_string());
                     self.ready(&incident, topic);
                     if told {
-                        self.over(&incident, topic, "its evidence could be kept after all");
+                        self.over(&incident, topic, Some(&folder), "its evidence could be kept after all");
                     }
                     pruned(&self.keeper, &self.journal, &self.clock).await;
                     return;
@@ -104,6 +104,7 @@ impl Archivist {
                 self.over(
                     &incident,
                     topic,
+                    None,
                     "its evidence is lost for good: the disk has refused it for half an hour",
                 );
                 return;
@@ -113,10 +114,18 @@ impl Archivist {
     }
 
     /// Closes the thread that lost evidence has opened, where it is about nothing else: a person's switch by itself.
-    fn over(&self, incident: &Incident, topic: Topic, why: &str) {
+    fn over(&self, incident: &Incident, topic: Topic, kept: Option<&Path>, why: &str) {
         if topic == Topic::Switched && incident.thread() == incident.id {
-            self.outbox
-                .push(tell::evidence_over(incident, why, self.clock.now(), &self.keeper, &self.spec));
+            let over = tell::evidence_over(incident, why, self.clock.now(), &self.keeper, &self.spec);
+            self.outbox.push(match kept {
+                Some(_) => over,
+                None => Announcement {
+                    evidence: None,
+                    link: None,
+                    picture: None,
+                    ..over
+                },
+            });
         }
     }
 

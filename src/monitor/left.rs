@@ -81,7 +81,7 @@ impl Monitor {
         message.incident.clone_from(&open.incident);
         let kept = open.incident.clone().filter(|incident| self.keeper.folder(incident).is_dir());
         if let Some(incident) = kept {
-            message.evidence = Some(self.keeper.folder(&incident).display().to_string());
+            message.evidence = Some(self.keeper.place(&incident));
             message.link = self.keeper.link(&incident);
             self.amend(incident, TimelineEntry::of(Moment::Resolved, seen.at, line));
         }

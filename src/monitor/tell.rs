@@ -50,8 +50,6 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         Topic::RollbackInitiated => case.at,
         _ => incident.timeline.last().map_or(case.at, |entry| entry.at),
     };
-    // At the moment of the decision nothing has been written yet; everything later names the folder.
-    let evidence = (topic != Topic::RollbackInitiated).then(|| keeper.folder(&incident.id).display().to_string());
     Announcement {
         id: message_id(&incident.id, topic, 1),
         guard: case.guard.clone(),
@@ -69,10 +67,14 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         trigger: Some(case.trigger.to_string()),
         incident: Some(incident.id.clone()),
         thread: incident.thread().to_owned(),
-        evidence,
+        evidence: Some(keeper.place(&incident.id)),
         // The report is not there yet; whoever knows that it is says where.
         link: None,
         picture: None,
+        refusal: match &incident.outcome {
+            IncidentOutcome::Blocked { refusal } => Some(refusal.clone()),
+            _ => None,
+        },
         took_ms,
         decided_at: Some(case.at),
         switched_at: incident.switched_at,
@@ -129,6 +131,12 @@ pub(super) fn evidence_over(incident: &Incident, why: &str, at: Timestamp, keepe
     }
 }
 
+/// Whether an incident has evidence, or will. A flip that came to nothing, such as one that somebody forestalled, leaves none, and
+/// nobody is sent to look for it; one that an earlier run was killed over may.
+pub(super) fn leaves_evidence(incident: &Incident, keeper: &Keeper) -> bool {
+    incident.outcome != IncidentOutcome::Decided || keeper.folder(&incident.id).is_dir()
+}
+
 /// The message that a bad time is over, whoever ended it, with what serves by now.
 pub(super) fn resolved(
     incident: &Incident,
@@ -140,17 +148,20 @@ pub(super) fn resolved(
 ) -> Announcement {
     let topic = Topic::Resolved;
     let active = Some((traffic.active.clone(), traffic.active_side().release));
+    let of_incident = self::incident(incident, topic, keeper, spec);
+    let kept = leaves_evidence(incident, keeper);
     Announcement {
         id: message_id(&incident.id, topic, time),
         at: end.at,
         topic,
         why: end.what.clone(),
-        link: keeper.link(&incident.id),
+        evidence: of_incident.evidence.clone().filter(|_| kept),
+        link: keeper.link(&incident.id).filter(|_| kept),
         to: active.as_ref().map(|(color, _)| color.clone()),
         to_release: active.and_then(|(_, release)| release),
         from: None,
         from_release: None,
-        ..self::incident(incident, topic, keeper, spec)
+        ..of_incident
     }
 }
 
@@ -200,7 +211,10 @@ fn arrived(topic: Topic) -> bool {
 }
 
 /// The thread of something that is no incident: what begins and ends together shares one.
-fn thread(guard: &GuardId, topic: Topic) -> String {
+///
+/// It names the cluster, too: daemons of several clusters may share a receiver, and what one of them calls over must not close
+/// what another has opened.
+fn thread(spec: &GuardSpec, topic: Topic) -> String {
     let about = match topic {
         Topic::Sighted => Topic::Blind,
         Topic::UnknownColor | Topic::Readable => Topic::Unreadable,
@@ -209,7 +223,7 @@ fn thread(guard: &GuardId, topic: Topic) -> String {
         Topic::FewFailing => Topic::ManyFailing,
         other => other,
     };
-    format!("{}.{}", guard.file_name(), about.as_str())
+    format!("{}.{}", spec.id.within(&spec.cluster).replace('/', "."), about.as_str())
 }
 
 /// The message of something that is no incident.
@@ -233,10 +247,11 @@ pub(super) fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, t
         to_release: to.and_then(|(_, release)| release),
         trigger: None,
         incident: None,
-        thread: thread(&spec.id, topic),
+        thread: thread(spec, topic),
         evidence: None,
         link: None,
         picture: None,
+        refusal: None,
         took_ms: None,
         decided_at: None,
         switched_at: None,
@@ -261,7 +276,7 @@ fn turn(
         thread: incident.thread().to_owned(),
         decided_at: Some(incident.case.at),
         switched_at: incident.switched_at,
-        evidence: Some(keeper.folder(&incident.id).display().to_string()),
+        evidence: Some(keeper.place(&incident.id)),
         link: keeper.link(&incident.id),
         ..note(spec, traffic, entry.at, topic, entry.what.clone())
     }

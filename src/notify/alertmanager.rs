@@ -120,17 +120,18 @@ fn alert(parcel: &Parcel<'_>, severity: Severity, starts_at: Timestamp, ends_at:
     }
 }
 
-/// Alertmanager takes an empty label for none.
+/// Alertmanager takes an empty label for none. What is told of all guards is sent in the name of one of them, and at its end maybe
+/// of another: its labels, which must not change, name none.
 fn labels(a: &Announcement, severity: Severity) -> BTreeMap<&'static str, String> {
-    let family = family(a);
-    let incident = (family == INCIDENT).then(|| standing::key(a).to_owned());
+    let (family, of_one) = (family(a), !a.topic.is_of_all());
+    let incident = (family == INCIDENT || !of_one).then(|| standing::key(a).to_owned());
     let labels = [
         ("alertname", Some(family.to_owned())),
-        ("cluster", Some(a.cluster.clone())),
-        ("guard", Some(a.guard.to_string())),
+        ("cluster", of_one.then(|| a.cluster.clone())),
+        ("guard", of_one.then(|| a.guard.to_string())),
         ("incident", incident),
-        ("namespace", Some(a.namespace.clone())),
-        ("object", Some(a.object.clone())),
+        ("namespace", of_one.then(|| a.namespace.clone())),
+        ("object", of_one.then(|| a.object.clone())),
         ("severity", Some(word(standing::loudness(a, severity)).to_owned())),
         ("test", a.is_test().then(|| "true".to_owned())),
     ];
@@ -282,6 +283,22 @@ mod tests {
             let ended: Vec<Value> = ended.as_array().expect("a list").iter().map(labels).collect();
             assert!(ended.contains(&labels(&begun[0])), "{opens:?}: {begun} {ended:?}");
         }
+    }
+
+    #[test]
+    fn what_is_told_of_all_guards_ends_whichever_guard_it_is_told_by() {
+        let begun = posted(&example(Topic::ManyFailing), None);
+        let other = Announcement {
+            guard: crate::model::GuardId::new("", "bank", "api").expect("valid"),
+            namespace: "bank".into(),
+            object: "Service/api".into(),
+            cluster: "eu".into(),
+            ..example(Topic::FewFailing)
+        };
+        let ended = posted(&other, None);
+        let ended: Vec<&Value> = ended.as_array().expect("a list").iter().map(|alert| &alert["labels"]).collect();
+        assert!(ended.contains(&&begun[0]["labels"]), "{begun} {ended:?}");
+        assert!(begun[0]["labels"].get("guard").is_none(), "{begun}");
     }
 
     #[test]

@@ -47,6 +47,22 @@ fn escaped(text: &str) -> String {
     out
 }
 
+/// Advice with its commands, which stand in backticks, as something to copy; a backtick without its other one is only a sign.
+fn advice(text: &str) -> String {
+    const CODE: &str = r#"<code style="font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.93em">"#;
+    let pieces: Vec<&str> = text.split('`').collect();
+    let mut out = String::with_capacity(text.len() + 100);
+    for (n, piece) in pieces.iter().enumerate() {
+        let is_code = n % 2 == 1 && n + 1 < pieces.len();
+        match is_code {
+            true => out.extend([CODE, &escaped(piece), "</code>"]),
+            false if n % 2 == 1 => out.extend(["`", &escaped(piece)]),
+            false => out.push_str(&escaped(piece)),
+        }
+    }
+    out
+}
+
 /// A bar in the color of the news; the text keeps the reader's own colors, so that dark stays dark.
 fn color(severity: Severity) -> (&'static str, &'static str) {
     match severity {
@@ -75,7 +91,7 @@ pub(super) fn html(parcel: &Parcel<'_>, picture: bool) -> String {
         let _ = writeln!(
             body,
             r#"<p style="margin:0 0 16px;padding:10px 12px;border:1px solid {bar};border-radius:6px"><strong>What to do:</strong> {}</p>"#,
-            escaped(next)
+            advice(next)
         );
     }
     if let Some(link) = standing::link(a) {
@@ -119,4 +135,18 @@ pub(super) fn html(parcel: &Parcel<'_>, picture: bool) -> String {
 "#,
         title = escaped(&message.title)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_stand_out_and_a_lonely_backtick_is_only_a_sign() {
+        let told = advice("do `a <b>` now, `c` or ` <d>");
+        let bare = told.replace(r#" style="font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.93em""#, "");
+        assert_eq!(bare, "do <code>a &lt;b&gt;</code> now, <code>c</code> or ` &lt;d&gt;");
+        assert_eq!(advice("nothing"), "nothing");
+        assert_eq!(advice("`"), "`");
+    }
 }

@@ -137,6 +137,12 @@ fn event<'a>(parcel: &Parcel<'a>, action: Action, standing: &Standing, routing_k
     } else {
         format!("{}: {}", message.title, message.sentence)
     };
+    // What is told of all guards is sent in the name of one of them, which is not to blame.
+    let (source, component, group) = if a.topic.is_of_all() {
+        ("flipback".to_owned(), "all guards", "fleet")
+    } else {
+        (a.guard.within(&a.cluster), a.object.as_str(), a.namespace.as_str())
+    };
     Event {
         routing_key,
         event_action: action,
@@ -147,9 +153,9 @@ fn event<'a>(parcel: &Parcel<'a>, action: Action, standing: &Standing, routing_k
             summary: clip(&summary, SUMMARY_CHARS_MAX),
             timestamp: a.at,
             severity: word(standing::loudness(a, standing.severity)),
-            source: clip(a.guard.as_str(), NAME_CHARS_MAX),
-            component: clip(&a.object, NAME_CHARS_MAX),
-            group: clip(&a.namespace, NAME_CHARS_MAX),
+            source: clip(&source, NAME_CHARS_MAX),
+            component: clip(component, NAME_CHARS_MAX),
+            group: clip(group, NAME_CHARS_MAX),
             class: clip(a.trigger.as_deref().unwrap_or(a.topic.as_str()), NAME_CHARS_MAX),
             custom_details: details(parcel),
         },
@@ -287,6 +293,19 @@ mod tests {
     fn a_rollback_as_a_trigger_and_its_end() {
         insta::assert_json_snapshot!("trigger", json(&example(Topic::RollbackInitiated), Action::Trigger));
         insta::assert_json_snapshot!("resolve", json(&example(Topic::Recovered), Action::Resolve));
+    }
+
+    #[test]
+    fn the_source_is_the_guard_in_its_cluster_and_of_all_guards_none() {
+        let of = |topic, cluster: &str| {
+            let of_cluster = Announcement {
+                cluster: cluster.into(),
+                ..example(topic)
+            };
+            json(&of_cluster, Action::Trigger)["payload"]["source"].clone()
+        };
+        assert_eq!([of(Topic::Blind, "eu"), of(Topic::Blind, "")], ["eu/shop/web", "shop/web"]);
+        assert_eq!(of(Topic::ManyFailing, "eu"), "flipback");
     }
 
     #[test]

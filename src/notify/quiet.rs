@@ -19,6 +19,7 @@ pub(super) fn groups(topic: Topic) -> bool {
             | Topic::RollbackCompleted
             | Topic::RollbackFailed
             | Topic::DidNotHelp
+            | Topic::FlippedBack
             | Topic::Recovered
             | Topic::Resolved
             | Topic::Test
@@ -67,6 +68,20 @@ mod tests {
             let held = held_until(Duration::from_secs(60), topic, Some(at(100)), at(101)).is_some();
             assert_eq!(held, groups(topic), "{topic:?}");
         }
+    }
+
+    #[test]
+    fn every_turn_of_an_incident_is_told_at_once() {
+        for turn in [
+            Topic::RollbackInitiated,
+            Topic::RollbackCompleted,
+            Topic::RollbackFailed,
+            Topic::Recovered,
+        ] {
+            assert!(!groups(turn), "{turn:?}");
+        }
+        // The last of several says that nobody puts it back any more.
+        assert!(!groups(Topic::FlippedBack) && !groups(Topic::DidNotHelp) && !groups(Topic::Resolved));
     }
 
     #[test]

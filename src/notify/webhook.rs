@@ -185,10 +185,10 @@ fn event<'a>(a: &'a Announcement, message: &'a Message) -> Event<'a> {
     }
 }
 
-/// `/flipback/<guard>`, a relative reference: the guard's name begins with its cluster where there are several, and a
-/// daemon has no address of its own that would stay true. Names have no character that a URI would have to escape.
+/// `/flipback/<guard>`, a relative reference: the guard's name behind that of its cluster, where that has one. A daemon has no
+/// address of its own that would stay true. Names have no character that a URI would have to escape.
 fn source(a: &Announcement) -> String {
-    format!("/flipback/{}", a.guard)
+    format!("/flipback/{}", a.guard.within(&a.cluster))
 }
 
 /// The keys of a secret: one per line, so that a new one can be added before the old one is taken away.
@@ -314,6 +314,18 @@ mod tests {
             assert_eq!(event.subject(), Some("Service/web"));
             assert!(event.time().is_some() && event.data().is_some());
         }
+    }
+
+    #[test]
+    fn two_daemons_with_a_cluster_each_are_two_sources() {
+        let of = |cluster: &str| Announcement {
+            cluster: cluster.into(),
+            ..example(Topic::Blind)
+        };
+        assert_eq!(
+            [source(&of("eu")), source(&of("us")), source(&of(""))],
+            ["/flipback/eu/shop/web", "/flipback/us/shop/web", "/flipback/shop/web"]
+        );
     }
 
     #[test]

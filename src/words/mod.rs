@@ -129,16 +129,18 @@ fn moved(a: &Announcement) -> bool {
 }
 
 fn facts(a: &Announcement) -> Vec<Fact> {
+    // About all guards together: the one that it is sent in the name of is none of the reader's business.
+    let of_one = !a.topic.is_of_all();
     let (from, to) = if moved(a) { ("From", "To") } else { ("Active", "Standby") };
     let color = |color: &Option<Color>, release: &Option<Release>| color.as_ref().map(|color| with_images(color, release.as_ref()));
     let facts = [
-        ("Cluster", Some(a.cluster.clone())),
-        ("Environment", Some(a.namespace.clone())),
-        ("Guard", Some(a.guard.to_string())),
-        ("Object", Some(a.object.clone())),
+        ("Cluster", of_one.then(|| a.cluster.clone())),
+        ("Environment", of_one.then(|| a.namespace.clone())),
+        ("Guard", of_one.then(|| a.guard.to_string())),
+        ("Object", of_one.then(|| a.object.clone())),
         (
             "Mode",
-            (a.mode == Mode::Monitor).then(|| "monitor only, nothing is changed".to_owned()),
+            (of_one && a.mode == Mode::Monitor).then(|| "monitor only, nothing is changed".to_owned()),
         ),
         (from, color(&a.from, &a.from_release)),
         (to, color(&a.to, &a.to_release)),
@@ -150,7 +152,7 @@ fn facts(a: &Announcement) -> Vec<Fact> {
         ("Incident", a.incident.clone()),
         // One place to look at: the report in a browser, or the folder where nobody publishes it.
         ("Report", a.link.clone()),
-        ("Evidence", a.evidence.clone().filter(|_| a.link.is_none())),
+        ("Evidence", evidence(a)),
     ];
     facts
         .into_iter()
@@ -159,6 +161,16 @@ fn facts(a: &Announcement) -> Vec<Fact> {
             (!value.is_empty()).then_some(Fact { name, value })
         })
         .collect()
+}
+
+/// The folder, where nobody publishes the report. When a rollback has just been decided there is not much in it yet.
+fn evidence(a: &Announcement) -> Option<String> {
+    let folder = a.evidence.as_ref().filter(|_| a.link.is_none())?;
+    Some(if a.topic == Topic::RollbackInitiated {
+        format!("{folder}, being captured")
+    } else {
+        folder.clone()
+    })
 }
 
 /// `04:12:34 UTC, 5 min 5 s earlier`, where the decision is not of this very minute.
@@ -245,6 +257,7 @@ pub(crate) fn clipped(text: &str, chars_max: usize, escape: impl Fn(char) -> Opt
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::model::Refusal;
 
     pub(crate) const TOPICS: [Topic; 29] = Topic::ALL;
 
@@ -357,6 +370,98 @@ pub(crate) mod tests {
         assert!(published.contains(&"Report") && !published.contains(&"Evidence"), "{published:?}");
         let local = names(None);
         assert!(local.contains(&"Evidence") && !local.contains(&"Report"), "{local:?}");
+    }
+
+    #[test]
+    fn a_message_names_the_cluster_where_it_has_a_name_and_a_title_names_it_once() {
+        let of = |cluster: &str, guard: &str| {
+            let parts: Vec<&str> = guard.rsplit('/').collect();
+            let message = Message::of(&Announcement {
+                cluster: cluster.into(),
+                guard: crate::model::GuardId::new(parts.get(2).copied().unwrap_or_default(), parts[1], parts[0]).expect("valid"),
+                ..example(Topic::RollbackInitiated)
+            });
+            let named = message
+                .facts
+                .iter()
+                .find(|fact| fact.name == "Cluster")
+                .map(|fact| fact.value.clone());
+            (message.title, named)
+        };
+        assert_eq!(of("", "shop/web"), ("Rolling back: shop/web from green to blue".into(), None));
+        assert_eq!(
+            of("eu", "shop/web"),
+            ("Rolling back: shop/web (eu) from green to blue".into(), Some("eu".into()))
+        );
+        assert_eq!(
+            of("eu", "eu/shop/web"),
+            ("Rolling back: eu/shop/web from green to blue".into(), Some("eu".into()))
+        );
+    }
+
+    #[test]
+    fn what_is_told_of_all_guards_names_no_single_one() {
+        for topic in [Topic::ManyFailing, Topic::FewFailing] {
+            let message = Message::of(&Announcement {
+                mode: Mode::Monitor,
+                ..example(topic)
+            });
+            let names: Vec<&str> = message.facts.iter().map(|fact| fact.name).collect();
+            assert_eq!(names, ["Time"], "{topic:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_replicas_the_one_with_the_evidence_is_named() {
+        let next = |evidence: &str| {
+            let ready = Announcement {
+                evidence: Some(evidence.into()),
+                ..example(Topic::EvidenceReady)
+            };
+            Message::of(&ready).next.expect("something to do")
+        };
+        assert!(next("flipback-1:/var/lib/flipback/incidents/x").contains("`, on flipback-1: what"));
+        assert!(next("/var/lib/flipback/incidents/x").contains("`, where flipback runs: what"));
+    }
+
+    #[test]
+    fn what_blocks_a_rollback_decides_what_a_person_is_told_to_do() {
+        let at = "2026-11-21T05:00:00Z".parse().expect("a time");
+        let refusals = [
+            Refusal::StandbyNotReady { ready: 0, needed: 2 },
+            Refusal::StandbyUnseen,
+            Refusal::Paused { by: "ana@ops-1".into() },
+            Refusal::Disarmed { flips: 3 },
+            Refusal::Cooldown { until: at },
+            Refusal::StandbyKnownBad { release: "9f1c".into() },
+            Refusal::StandbyProbes {
+                why: "2 of 3 failed".into(),
+            },
+        ];
+        for refusal in refusals {
+            let allowed = refusal.yields_to_a_person();
+            let blocked = Announcement {
+                refusal: Some(refusal.clone()),
+                ..example(Topic::RollbackBlocked)
+            };
+            let next = Message::of(&blocked).next.expect("something to do");
+            assert_eq!(
+                next.contains("flipback switch shop/web blue --reason"),
+                allowed,
+                "{refusal:?}: {next}"
+            );
+        }
+    }
+
+    #[test]
+    fn evidence_that_nobody_keeps_is_not_promised() {
+        let bare = Announcement {
+            evidence: None,
+            ..example(Topic::Resolved)
+        };
+        let text = Message::of(&bare).text();
+        assert!(!text.contains("evidence") && text.contains("What to do: Nothing"), "{text}");
+        assert!(Message::of(&example(Topic::Resolved)).text().contains("flipback evidence pin"));
     }
 
     #[test]

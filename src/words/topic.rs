@@ -2,15 +2,24 @@
 //!
 //! Commands are complete, so that they can be copied, and stand in backticks, so that it is seen where they end.
 
-use crate::model::{Announcement, Color, Mode, Topic};
+use crate::model::{Announcement, Color, Mode, Refusal, Topic};
 
 fn name(color: Option<&Color>, unknown: &'static str) -> String {
     color.map_or_else(|| unknown.to_owned(), |color| color.to_string())
 }
 
+/// The guard, with its cluster where its name does not begin with it: a title is all that a lock screen shows.
+fn whose(a: &Announcement) -> String {
+    if a.cluster.is_empty() || a.guard.names_cluster() {
+        a.guard.to_string()
+    } else {
+        format!("{} ({})", a.guard, a.cluster)
+    }
+}
+
 /// The news in a few words.
 pub(super) fn title(a: &Announcement) -> String {
-    let guard = &a.guard;
+    let guard = &whose(a);
     let from = name(a.from.as_ref(), "the live color");
     let to = name(a.to.as_ref(), "the other color");
     let rule = a.trigger.as_deref().unwrap_or("a rule");
@@ -56,7 +65,7 @@ pub(super) fn title(a: &Announcement) -> String {
 
 /// What would have happened, where the guard only watches; `None` where it happened all the same, or never does.
 fn title_in_monitor_mode(a: &Announcement, from: &str, to: &str) -> Option<String> {
-    let guard = &a.guard;
+    let guard = &whose(a);
     Some(match a.topic {
         Topic::RollbackInitiated | Topic::RollbackCompleted => format!("Would have rolled back: {guard} from {from} to {to}"),
         Topic::RollbackFailed => format!("Rollback would have failed: {guard} is still on {from}"),
@@ -116,17 +125,16 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
              To go back: `flipback switch {guard} {from} --reason \"by hand\"`."
         ),
         Topic::RollbackFailed => format!(
-            "Users are still served by the bad release. Do not wait for the next attempt, move traffic by hand now: {by_hand}. {check} \
-             tells what flipback may not or cannot do."
+            "Users are still served by the bad release. Do not wait for the next attempt, move traffic by hand now: {by_hand}. Where flipback \
+             has no right to: `kubectl -n {} edit {object}`, and give its selector the value of {to}. {check} tells what flipback may not or \
+             cannot do.",
+            a.namespace
         ),
         Topic::RollbackWithheld => format!(
             "Users are still served by the bad release, and flipback changes nothing, since this guard only monitors. To move traffic, \
              set the selector of {object} to {to} your own way. With mode = \"enforce\" flipback does it."
         ),
-        Topic::RollbackBlocked => format!(
-            "Users are still served by the bad release. flipback tries again as long as it is bad: remove what blocks it, or move traffic \
-             by hand: {by_hand}."
-        ),
+        Topic::RollbackBlocked => format!("Users are still served by the bad release. {}", unblocked(a, &to, &by_hand)),
         Topic::ScalingUp => format!(
             "Users are still served by the bad release until the pods of {to} are Ready; then flipback moves traffic by itself. {status} \
              shows how many are. If they do not come up, look why: `kubectl get pods` tells what they wait for."
@@ -150,7 +158,7 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
             "Users are served by the release that was bad. If nobody meant it, a GitOps tool has applied an old state of {object}: {check} \
              names it, and prints what makes it leave a rollback alone. To move traffic now: {by_hand}."
         ),
-        Topic::Resolved => a.incident.as_ref().map_or_else(
+        Topic::Resolved => a.incident.as_ref().filter(|_| a.evidence.is_some()).map_or_else(
             || "Nothing: it is over.".to_owned(),
             |incident| {
                 format!("Nothing urgent: the evidence has what came after it too. `flipback evidence pin {incident}` keeps it for the post-mortem.")
@@ -181,6 +189,29 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
             .to_owned(),
         Topic::FewFailing => "Nothing: whatever fails from here on is rolled back as usual.".to_owned(),
         Topic::Test => "Nothing: whoever reads this is told.".to_owned(),
+    }
+}
+
+/// How a person gets past what blocks a rollback: no command that would be refused as well.
+fn unblocked(a: &Announcement, to: &str, by_hand: &str) -> String {
+    let (guard, object) = (&a.guard, &a.object);
+    match &a.refusal {
+        Some(Refusal::StandbyNotReady { .. } | Refusal::StandbyScaling { .. }) => format!(
+            "Bring the pods of {to} up (`kubectl -n {} get pods` shows what they wait for): flipback moves traffic the moment they can serve. \
+             Until then it refuses a person's command, too.",
+            a.namespace
+        ),
+        Some(Refusal::StandbyUnseen) => format!(
+            "flipback does not see who is Ready, and moves nothing until it does, whoever asks: `flipback check {guard}` tells why. If you \
+             know that {to} is well, set the selector of {object} to {to} your own way."
+        ),
+        Some(Refusal::Paused { .. }) => {
+            format!("`flipback resume {guard}` lets flipback act again, or move traffic by hand: {by_hand}.")
+        }
+        Some(Refusal::Disarmed { .. }) => {
+            format!("`flipback clear {guard}` arms it again, or move traffic by hand: {by_hand}.")
+        }
+        _ => format!("flipback tries again as long as it is bad: remove what blocks it, or move traffic by hand: {by_hand}."),
     }
 }
 
@@ -235,11 +266,18 @@ fn next_in_monitor_mode(a: &Announcement) -> Option<String> {
     })
 }
 
+/// The replica whose disk the evidence lies on, where there are several.
+fn replica(a: &Announcement) -> Option<&str> {
+    let (replica, _) = a.evidence.as_deref()?.split_once(":/")?;
+    (!replica.is_empty() && !replica.contains('/')).then_some(replica)
+}
+
 fn open_report(a: &Announcement) -> String {
+    let place = replica(a).map_or_else(|| "where flipback runs".to_owned(), |replica| format!("on {replica}"));
     match (&a.link, &a.incident) {
         (Some(link), _) => format!("Open {link}: what happened when, both colors side by side, and the log lines that matter."),
         (None, Some(incident)) => format!(
-            "`flipback evidence open {incident}`, where flipback runs: what happened when, both colors side by side, and the log lines that matter."
+            "`flipback evidence open {incident}`, {place}: what happened when, both colors side by side, and the log lines that matter."
         ),
         (None, None) => "Open report.html in the folder of the evidence.".to_owned(),
     }

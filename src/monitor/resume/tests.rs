@@ -480,3 +480,53 @@ fn a_clock_that_went_backwards_takes_nothing_up_twice() {
     assert!(!left.is_over(at(-3600)));
     assert_eq!(Duration::from_secs(60), LATE);
 }
+
+#[test]
+fn an_end_names_evidence_only_where_there_is_any() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let metrics = crate::metrics::Metrics::new().expect("registers");
+    let keeper = crate::evidence::Keeper::open(folder.path().to_owned(), EvidenceSettings::default(), metrics);
+    let spec = spec(None, Mode::Enforce);
+    let incident = begun(&flip("i1", 5));
+    let told = |incident: &Incident| {
+        let end = TimelineEntry::of(Moment::Resolved, at(90), "Over after 90s");
+        let over = tell::resolved(incident, &traffic("blue", &[]), &end, 1, &keeper, &spec);
+        let next = crate::words::Message::of(&over).next.unwrap_or_default();
+        (over.evidence.is_some(), next.contains("flipback evidence"))
+    };
+    // Somebody else moved the route before the patch came: what had been begun was let go.
+    assert_eq!(told(&incident), (false, false));
+    // An earlier run was killed over it, and it was kept as it was.
+    std::fs::create_dir_all(keeper.folder("i1")).expect("makes it");
+    assert_eq!(told(&incident), (true, true));
+    let moved = Incident {
+        id: "i2".into(),
+        outcome: IncidentOutcome::Failed { error: "403".into() },
+        ..incident
+    };
+    assert_eq!(told(&moved), (true, true));
+}
+
+#[test]
+fn conditions_of_two_clusters_are_two_threads() {
+    let blind = |cluster: &str| {
+        let spec = GuardSpec {
+            cluster: cluster.into(),
+            ..spec(None, Mode::Enforce)
+        };
+        tell::note(&spec, None, at(0), Topic::Blind, String::new()).thread
+    };
+    assert_eq!(
+        [blind(""), blind("eu"), blind("us")],
+        ["shop.web.blind", "eu.shop.web.blind", "us.shop.web.blind"]
+    );
+    let several = GuardSpec {
+        id: GuardId::new("eu", "shop", "web").expect("valid"),
+        cluster: "eu".into(),
+        ..spec(None, Mode::Enforce)
+    };
+    assert_eq!(
+        tell::note(&several, None, at(0), Topic::Sighted, String::new()).thread,
+        "eu.shop.web.blind"
+    );
+}

@@ -79,6 +79,7 @@ function commands(guard) {
   const back = `flipback rollback ${name} --reason "…"`;
   switch (guard.phase) {
     case "paused": return [`flipback resume ${name}`, look];
+    case "disarmed": return [`flipback clear ${name} --reason "…"`, back, look];
     case "blind": case "unreadable": case "unknown_color": return [check, look];
     case "rolled_back": return [look, `flipback pause ${name}`];
     default: return [back, `flipback pause ${name}`, look];
