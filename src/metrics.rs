@@ -1,6 +1,6 @@
 //! Every metric name once. Rooms count through this; nobody else spells a name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -234,13 +234,32 @@ impl Metrics {
         Ok(made)
     }
 
-    /// Removes every series of a guard: what is no longer guarded must not look guarded.
-    pub fn forget(&self, guard: &str) {
+    /// Removes every series of some guards: what is no longer guarded must not look guarded.
+    ///
+    /// All of them at once, since finding them costs a walk over every series there is, and the conductor looks at nothing meanwhile.
+    pub fn forget(&self, guards: &BTreeSet<&str>) {
+        self.forget_by("guard", guards);
+    }
+
+    /// Removes every series of some clusters.
+    pub fn forget_clusters(&self, clusters: &BTreeSet<&str>) {
+        self.forget_by("cluster", clusters);
+    }
+
+    /// Removes every series of some chats.
+    pub fn forget_chats(&self, chats: &BTreeSet<&str>) {
+        self.forget_by("chat", chats);
+    }
+
+    fn forget_by(&self, label: &str, values: &BTreeSet<&str>) {
+        if values.is_empty() {
+            return;
+        }
         for family in self.registry.gather() {
             for metric in family.get_metric() {
-                let labels: Vec<(&str, &str)> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
-                if labels.contains(&("guard", guard)) {
-                    self.remove(family.name(), &labels.into_iter().collect());
+                let labels = metric.get_label();
+                if labels.iter().any(|pair| pair.name() == label && values.contains(pair.value())) {
+                    self.remove(family.name(), &labels.iter().map(|pair| (pair.name(), pair.value())).collect());
                 }
             }
         }
@@ -263,6 +282,9 @@ impl Metrics {
             ("flipback_rollbacks_total", &self.rollbacks),
             ("flipback_switches_total", &self.switches),
             ("flipback_probes_total", &self.probes),
+            ("flipback_prometheus_requests_total", &self.prometheus_requests),
+            ("flipback_watch_errors_total", &self.watch_errors),
+            ("flipback_notifications_total", &self.notifications),
         ];
         let floats = [
             ("flipback_rule_value", &self.rule_value),
@@ -275,6 +297,9 @@ impl Metrics {
             .find(|(of, _)| *of == name)
             .map(|(_, counter)| counter.remove(labels));
         let _ = floats.iter().find(|(of, _)| *of == name).map(|(_, gauge)| gauge.remove(labels));
+        if name == "flipback_prometheus_request_duration_seconds" {
+            let _ = self.prometheus_duration.remove(labels);
+        }
     }
 
     /// The exposition, text format 0.0.4.
@@ -326,8 +351,40 @@ mod tests {
             declared, 14,
             "another metric has a guard's label: let `remove` and this test know it"
         );
-        metrics.forget("shop/web");
+        metrics.forget(&BTreeSet::from(["shop/web"]));
         assert_eq!((of("shop/web"), of("shop/cart")), (0, 14));
+        metrics.forget(&BTreeSet::from(["shop/cart", "shop/unknown"]));
+        assert_eq!(of("shop/cart"), 0);
+    }
+
+    /// The same for clusters and chats, which come and go with configurations too.
+    #[test]
+    fn a_forgotten_cluster_or_chat_leaves_nothing_and_takes_no_other_along() {
+        let metrics = Metrics::new().expect("registers");
+        for name in ["east", "west"] {
+            metrics.prometheus_requests.with_label_values(&[name, "ok"]).inc();
+            metrics.prometheus_duration.with_label_values(&[name]).observe(0.1);
+            metrics.watch_errors.with_label_values(&[name, "Pod"]).inc();
+            metrics.notifications.with_label_values(&[name, "delivered"]).inc();
+        }
+        let of = |wanted: &str| {
+            let text = metrics.expose().expect("encodes");
+            text.lines().filter(|line| !line.starts_with('#') && line.contains(wanted)).count()
+        };
+        // A histogram is its buckets, the infinite one, the sum and the count.
+        let all = 2 + SECONDS.len() + 3;
+        assert_eq!((of(r#"cluster="east""#), of(r#"cluster="west""#)), (all, all));
+        let source = include_str!("metrics.rs");
+        assert_eq!(
+            (source.matches("&[\"cluster\"").count(), source.matches("&[\"chat\"").count()),
+            (3, 1),
+            "another metric has a cluster's or a chat's label: let `remove` and this test know it"
+        );
+        metrics.forget_clusters(&BTreeSet::from(["east"]));
+        assert_eq!((of(r#"cluster="east""#), of(r#"cluster="west""#)), (0, all));
+        assert_eq!(of(r#"chat="east""#), 1, "a chat of the same name is no cluster");
+        metrics.forget_chats(&BTreeSet::from(["east"]));
+        assert_eq!((of(r#"chat="east""#), of(r#"chat="west""#)), (0, 1));
     }
 
     #[test]

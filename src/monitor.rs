@@ -8,6 +8,7 @@
 pub mod act;
 mod caught;
 mod clear;
+mod gone;
 mod hold;
 mod keep;
 mod lead;
@@ -56,6 +57,7 @@ use crate::{
     serve::Request,
 };
 use act::{Arrival, Order, Step};
+use gone::Gone;
 use hold::Holds;
 use keep::FollowUp;
 use lead::Part;
@@ -226,8 +228,8 @@ pub struct Monitor {
     in_force: InForce,
     /// Other configurations, as they are noticed.
     news: mpsc::Receiver<News>,
-    /// Guards that were taken out of the configuration: what they lived through is known if they come back.
-    gone: BTreeMap<GuardId, Guarded>,
+    /// Guards that were taken out of the configuration.
+    gone: Gone,
 }
 
 /// What `assemble` hands out besides the conductor.
@@ -280,7 +282,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         .and_then(|settings| clusters.get(&settings.cluster).map(|cluster| (settings, Arc::clone(cluster))))
         .map(|(settings, cluster)| Replicas::open(settings.clone(), cluster, world.clock.clone(), metrics.clone()));
     let served = config.serve.evidence.is_some();
-    let (begun, known) = (keeper.unfinished(), keeper.known());
+    let (begun, known) = (keeper.unfinished(), Arc::new(keeper.known()));
     let mut incidents = keeper.kept();
     incidents.reverse();
     let kept: Vec<Incident> = incidents.iter().map(|(_, incident)| incident.clone()).collect();
@@ -353,7 +355,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         stop: stop.clone(),
         in_force: InForce::new(config, now),
         news,
-        gone: BTreeMap::new(),
+        gone: Gone::default(),
     };
     monitor.finish_strangers(&begun);
     monitor.show_config("", now);
@@ -554,6 +556,7 @@ impl Monitor {
         self.occupy();
         self.follow_up(now);
         self.given_up();
+        self.gone.forget(now);
         self.tell_of_many(&fleet, now);
         self.fleet = self.fleet_status(&fleet, now);
         self.publish(now);

@@ -29,6 +29,9 @@ const KEEP_AGAIN_MIN: Duration = Duration::from_secs(5);
 const KEEP_AGAIN_MAX: Duration = Duration::from_secs(5 * 60);
 /// What an earlier run left without its second pass is completed only while Prometheus can be expected to remember it.
 const FOLLOW_UP_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Lines of one incident that say of a chat that it was not told: one that refuses for good while a guard stays blocked would add to it
+/// for ever.
+const LOST_MAX: usize = 20;
 /// After a start the first looks go first.
 const FOLLOW_UP_AFTER_START: Duration = Duration::from_secs(30);
 
@@ -332,10 +335,19 @@ impl Monitor {
             if let Some(guard) = self.guards.get_mut(&about.guard) {
                 guard.note(lost.at, what.clone());
             }
-            if let Some(incident) = about.incident.clone() {
+            let incident = about.incident.clone();
+            if let Some(incident) = incident.filter(|incident| self.lost_of(&about.guard, incident) < LOST_MAX) {
                 self.amend(incident, TimelineEntry::of(Moment::NotTold, lost.at, what));
             }
         }
+    }
+
+    /// How often an incident's story, as it is remembered, says that a chat was not told.
+    fn lost_of(&self, guard: &GuardId, incident: &str) -> usize {
+        let guard = self.guards.get(guard);
+        let remembered = guard.and_then(|guard| guard.last.iter().chain(&guard.open).find(|remembered| remembered.id == incident));
+        let story = remembered.into_iter().flat_map(|remembered| &remembered.timeline);
+        story.filter(|entry| entry.moment == Some(Moment::NotTold)).count()
     }
 
     /// Writes a line into the journal.

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -185,14 +186,14 @@ impl Monitor {
     /// Takes guards over from another replica. What that one had begun is on its own disk; what it *did* is in the ledgers, and of
     /// shards that were orphaned by its death the newest flip is taken up from there: looked at, told and proven.
     fn on_leading(&mut self, guards: &[GuardId], orphaned: &BTreeSet<u32>, now: Timestamp) {
-        let known = self.keeper.known();
+        let known = Arc::new(self.keeper.known());
         for id in guards {
             if let Some(guard) = self.guards.get_mut(id) {
                 guard.episode = None;
                 guard.calm_since = None;
                 let died = guard.shard.is_some_and(|shard| orphaned.contains(&shard));
                 let reach = if died { INHERITED } else { Duration::ZERO };
-                guard.remains.inherit(known.clone(), reach, now);
+                guard.remains.inherit(id, Arc::clone(&known), reach, now);
             }
         }
     }

@@ -15,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Guarded, Monitor, show, tell};
+use super::{Guarded, Monitor, gone::Past, show, tell};
 use crate::{
     cluster::{Cluster, Fence},
     config::Config,
@@ -135,6 +135,13 @@ impl Monitor {
                 cluster.close();
             }
         }
+        let gone: Vec<String> = self.in_force.config.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+        let gone = gone
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !clusters.contains_key(*name))
+            .collect();
+        self.metrics.forget_clusters(&gone);
         self.clusters = clusters.into_values().collect();
         let former = std::mem::replace(&mut self.in_force.status.hash, hash.clone());
         self.in_force.status.loaded_at = Some(now);
@@ -180,23 +187,37 @@ impl Monitor {
     fn guards_for(&mut self, config: &Config, clusters: &BTreeMap<String, Arc<Cluster>>, now: Timestamp) -> Changes {
         let mut changes = Changes::default();
         let mut former = std::mem::take(&mut self.guards);
+        let stays: BTreeSet<&GuardId> = config
+            .guards
+            .iter()
+            .filter(|spec| {
+                former
+                    .get(&spec.id)
+                    .zip(clusters.get(&spec.cluster))
+                    .is_some_and(|(guard, cluster)| guard.is(spec, cluster))
+            })
+            .map(|spec| &spec.id)
+            .collect();
+        let ended = former.keys().filter(|id| !stays.contains(id)).map(GuardId::as_str).collect();
+        self.metrics.forget(&ended);
         for spec in &config.guards {
             let Some(cluster) = clusters.get(&spec.cluster) else { continue };
             let share = self.part.as_ref().map(|part| part.share(&spec.id));
             let guard = match former.remove(&spec.id) {
-                Some(guard) if Arc::ptr_eq(&guard.cluster, cluster) && guard.spec.config_hash == spec.config_hash => guard,
+                Some(guard) if stays.contains(&spec.id) => guard,
                 Some(guard) => {
                     changes.changed.push(spec.id.clone());
-                    self.metrics.forget(spec.id.as_str());
                     show::introduce(&self.metrics, spec);
-                    guard.under(spec, cluster, share, now)
+                    Past::from(guard).under(spec, cluster, share, now)
                 }
                 None => {
                     changes.added.push(spec.id.clone());
                     show::introduce(&self.metrics, spec);
-                    let former = self.gone.remove(&spec.id);
-                    let fresh = Guarded::new(spec, cluster, share);
-                    former.map_or(fresh, |former| former.under(spec, cluster, share, now))
+                    let former = self.gone.take(&spec.id, now);
+                    former.map_or_else(
+                        || Guarded::new(spec, cluster, share),
+                        |former| former.under(spec, cluster, share, now),
+                    )
                 }
             };
             self.guards.insert(spec.id.clone(), guard);
@@ -210,7 +231,6 @@ impl Monitor {
 
     /// Lets a guard go that is no longer configured: nobody is left to close its thread of messages later.
     fn dismiss(&mut self, id: GuardId, mut guard: Guarded, now: Timestamp) {
-        self.metrics.forget(id.as_str());
         if let (Some(incident), Some(View::Known(traffic))) = (guard.open.take(), &guard.view) {
             let what = "it is no longer guarded: it was taken out of the configuration".to_owned();
             let told = tell::times(&incident, Moment::Resolved) + 1;
@@ -219,7 +239,7 @@ impl Monitor {
             drop(self.outbox.push(over));
         }
         guard.episode = None;
-        self.gone.insert(id, guard);
+        self.gone.keep(id, Past::from(guard), now);
     }
 
     fn refuse_config(&mut self, why: String, now: Timestamp) {
@@ -247,40 +267,9 @@ impl Monitor {
 }
 
 impl Guarded {
-    /// The same guard under another configuration: what it lived through stays, and where it is judged as before, its streaks too.
-    fn under(self, spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>, share: Option<(u32, &Fence)>, now: Timestamp) -> Self {
-        let same_place = Arc::ptr_eq(&self.cluster, cluster);
-        let engine = Some(self.engine)
-            .filter(|_| same_place && judged_alike(&self.spec, spec))
-            .and_then(|engine| Engine::resume(Arc::clone(spec), engine));
-        let mut guard = Self {
-            last: self.last,
-            open: self.open,
-            thread: self.thread,
-            last_incident: self.last_incident,
-            calm_since: self.calm_since,
-            left_open: self.left_open,
-            events: self.events,
-            // What is under way goes on, and is not begun twice.
-            flipping: self.flipping,
-            begun: self.begun,
-            decided_on: self.decided_on,
-            remains: self.remains,
-            relief: self.relief,
-            scaling: self.scaling,
-            ..Self::new(spec, cluster, share)
-        };
-        let how = match engine {
-            Some(engine) => {
-                guard.engine = engine;
-                guard.episode = self.episode;
-                (guard.decision, guard.view, guard.history) = (self.decision, self.view, self.history);
-                "its streaks stay"
-            }
-            None => "it is judged anew from here on",
-        };
-        guard.note(now, format!("Its configuration was changed; {how}"));
-        guard
+    /// Whether it is this guard already, in every respect.
+    fn is(&self, spec: &GuardSpec, cluster: &Arc<Cluster>) -> bool {
+        Arc::ptr_eq(&self.cluster, cluster) && self.spec.config_hash == spec.config_hash
     }
 
     /// A guard of which nothing is known yet.
@@ -352,7 +341,7 @@ fn connected_alike(one: &ClusterSettings, other: &ClusterSettings) -> bool {
 }
 
 /// Whether two configurations of a guard lead every look to the same verdict.
-fn judged_alike(one: &GuardSpec, other: &GuardSpec) -> bool {
+pub(super) fn judged_alike(one: &GuardSpec, other: &GuardSpec) -> bool {
     one.cluster == other.cluster
         && one.namespace == other.namespace
         && one.route == other.route

@@ -47,8 +47,12 @@ pub(super) struct Remains {
     begun: Vec<Incident>,
     /// Kept lately, oldest first.
     kept: Vec<Incident>,
-    /// Every incident that has a bundle, be it somebody else's in the making.
-    known: BTreeSet<String>,
+    /// Every incident that has a bundle, be it somebody else's in the making; one list for all guards, for it is as long as retention
+    /// allows.
+    known: Arc<BTreeSet<String>>,
+    /// Those that got theirs since, and those that lost it.
+    made: BTreeSet<String>,
+    dropped: BTreeSet<String>,
     /// Begun ones whose thread waits for the next attempt.
     waiting: BTreeSet<String>,
     /// Flips whose preview was looked after.
@@ -84,7 +88,7 @@ pub(super) enum Deed {
 
 impl Remains {
     /// What is left of a guard, of what was begun, what is kept, and the names of all bundles.
-    pub(super) fn of(guard: &GuardId, begun: &[Incident], kept: &[Incident], known: &BTreeSet<String>, started: Timestamp) -> Self {
+    pub(super) fn of(guard: &GuardId, begun: &[Incident], kept: &[Incident], known: &Arc<BTreeSet<String>>, started: Timestamp) -> Self {
         let of_it = |incident: &&Incident| incident.case.guard == *guard;
         let by_age = |mut incidents: Vec<Incident>| {
             incidents.sort_by(|a, b| (a.case.at, &a.id).cmp(&(b.case.at, &b.id)));
@@ -97,7 +101,9 @@ impl Remains {
         Self {
             begun: by_age(begun.iter().filter(of_it).cloned().collect()),
             kept,
-            known: known.clone(),
+            known: Arc::clone(known),
+            made: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             waiting: BTreeSet::new(),
             followed: BTreeSet::new(),
             started,
@@ -108,8 +114,12 @@ impl Remains {
 
     /// Another replica led until now: of what it did, only what it flipped within `reach` may be unfinished. `known` are the bundles
     /// that this replica has by now.
-    pub(super) fn inherit(&mut self, known: BTreeSet<String>, reach: Duration, now: Timestamp) {
-        self.known.extend(known);
+    pub(super) fn inherit(&mut self, guard: &GuardId, known: Arc<BTreeSet<String>>, reach: Duration, now: Timestamp) {
+        let former = std::mem::replace(&mut self.known, known);
+        // What retention took since is no reason to make it anew.
+        let own = former.iter().filter(|id| id.starts_with(&guard.file_name()));
+        self.made.extend(own.filter(|id| !self.known.contains(*id)).cloned());
+        self.dropped.retain(|id| !self.known.contains(id));
         if self.looked {
             self.kept.clear();
         }
@@ -136,8 +146,18 @@ impl Remains {
             .partition(|incident| waiting.contains(&incident.id));
         self.begun = rest;
         // Its bundle goes. Should its patch come through all the same, the ledger alone tells of it.
-        self.known.retain(|known| !waiting.contains(known));
+        self.made.retain(|made| !waiting.contains(made));
+        self.dropped.extend(waiting);
         cut_off
+    }
+
+    fn has_bundle(&self, incident: &str) -> bool {
+        self.made.contains(incident) || (self.known.contains(incident) && !self.dropped.contains(incident))
+    }
+
+    fn has_made(&mut self, incident: &str) {
+        self.dropped.remove(incident);
+        self.made.insert(incident.to_owned());
     }
 
     /// Notes what is being done.
@@ -152,14 +172,13 @@ impl Remains {
                     self.begun.retain(|begun| begun.id != incident.id);
                     self.waiting.remove(&incident.id);
                     if matches!(deed, Deed::LetGo(_)) {
-                        self.known.remove(&incident.id);
+                        self.made.remove(&incident.id);
+                        self.dropped.insert(incident.id.clone());
                     } else {
-                        self.known.insert(incident.id.clone());
+                        self.has_made(&incident.id);
                     }
                 }
-                Deed::Recall(flip) => {
-                    self.known.insert(flip.incident.clone());
-                }
+                Deed::Recall(flip) => self.has_made(&flip.incident),
                 Deed::Finish(flip) => {
                     self.followed.insert(flip.incident.clone());
                 }
@@ -194,7 +213,7 @@ pub(super) fn plan(remains: &Remains, traffic: &Traffic, spec: &GuardSpec, now: 
     }
     let young = |flip: &&FlipRecord| flip.at < remains.started && show::since(now, flip.at) < remains.reach;
     let last = traffic.ledger.last().filter(young);
-    let has_bundle = |flip: &&FlipRecord| remains.known.contains(&file_segment(&flip.incident));
+    let has_bundle = |flip: &&FlipRecord| remains.has_bundle(&file_segment(&flip.incident));
     deeds.extend(last.filter(|flip| !has_bundle(flip)).map(|flip| Deed::Recall(flip.clone())));
     let RouteSpec::Service(route) = &spec.route;
     let follows = route.preview.is_some() && spec.mode == Mode::Enforce;

@@ -7,7 +7,7 @@
 //! what waits, or was accepted, in whichever run, is not taken twice.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
@@ -248,6 +248,10 @@ impl OutboxTask {
             let shared = switch.current();
             Self::carry(&shared, &open, pace, &clock, (&stop, changed), is_first).await;
             is_first = false;
+            // Only now that nobody counts for them any more.
+            let next = switch.current();
+            let gone = shared.names().difference(&next.names()).copied().collect();
+            shared.metrics.forget_chats(&gone);
             // Asked afterwards: what was pushed before a stop is delivered, or lies on disk, however soon it came.
             if stop.is_cancelled() {
                 return;
@@ -342,6 +346,10 @@ impl Shared {
             pending: watch::Sender::new(0),
             metrics,
         }
+    }
+
+    fn names(&self) -> BTreeSet<&str> {
+        self.lanes.iter().map(|lane| lane.chat.name.as_str()).collect()
     }
 
     /// Takes up what an earlier run left.

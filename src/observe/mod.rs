@@ -213,12 +213,12 @@ impl Observer {
             then.is_some_and(|then| then.config_hash == spec.config_hash)
         };
         let unchanged: HashSet<&GuardId> = guards.iter().filter(same).map(|spec| &spec.id).collect();
-        let known = |cluster: &str, settings: &PrometheusSettings| {
+        let known = |cluster: &str, settings: &PrometheusSettings, plan: &Plan| {
             let former = former?;
             let mut places = former.settings.iter();
             let place = places.position(|(of, place)| of == cluster && place == settings)?;
             let (source, _) = former.sources.get(place)?;
-            source.keep_only(|guard| unchanged.contains(guard));
+            source.keep_only(|guard| unchanged.contains(guard), &plan.reads);
             Some(Arc::clone(source))
         };
         let prober = Prober::new(probe_resolve, metrics.clone()).map_err(|source| ObserveError::Probes { source })?;
@@ -228,10 +228,11 @@ impl Observer {
             if let Some(settings) = &cluster.prometheus {
                 let own = || guards.iter().filter(|spec| spec.cluster == cluster.name);
                 source_of.extend(own().map(|spec| (spec.id.clone(), sources.len())));
-                let source = known(&cluster.name, settings)
+                let plan = Plan::new(own().map(Arc::as_ref));
+                let source = known(&cluster.name, settings, &plan)
                     .unwrap_or_else(|| Arc::new(Source::new(&cluster.name, settings.clone(), metrics.clone())));
                 places.push((cluster.name.clone(), settings.clone()));
-                sources.push((source, Plan::new(own().map(Arc::as_ref))));
+                sources.push((source, plan));
             }
         }
         Ok(Self {

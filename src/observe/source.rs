@@ -24,7 +24,7 @@ use super::{
     before::Befores,
     envelope::Answer,
     learn::{Hint, Learned},
-    native::{Ratchet, UNKNOWN_FUNCTION},
+    native::{Ratchet, UNKNOWN_FUNCTION, other_form},
     plan::{Address, QUERY_BYTES_MAX, Query, Read, Role, What, chunks},
     prometheus::{Failure, Server, Session, Span},
     scalar,
@@ -172,14 +172,28 @@ impl Source {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what was learned of the guards that are not `wanted`: their expressions may mean something else by now.
-    pub(super) fn keep_only(&self, wanted: impl Fn(&GuardId) -> bool) {
+    /// Forgets what was learned of the guards that are not `wanted`: their expressions may mean something else by now. What was learned
+    /// of expressions that none of `reads` asks for goes too: names come and go with configurations, and would pile up.
+    pub(super) fn keep_only(&self, wanted: impl Fn(&GuardId) -> bool, reads: &[Arc<Read>]) {
+        let asked: HashSet<&str> = reads.iter().filter_map(|read| read.expression(Role::Newest)).collect();
+        let bounds: HashSet<String> = reads.iter().filter_map(|read| read.bounds()).collect();
+        let forms: HashSet<String> = reads.iter().filter_map(|read| other_form(&read.what)).collect();
         let mut memory = self.memory();
+        memory.spacings.retain(|expression, _| asked.contains(expression.as_str()));
+        memory.bounds.retain(|expression, _| bounds.contains(expression));
+        memory.hints.retain(|expression, _| forms.contains(expression));
         memory.typed.retain(|at| wanted(&at.guard));
         memory.ratchets.retain(|at, _| wanted(&at.guard));
         memory.crowds.retain(|at, _| wanted(&at.guard));
         memory.quarantine.retain(|at, _| wanted(&at.guard));
         memory.befores.keep_only(wanted);
+    }
+
+    /// How many expressions something was learned of.
+    #[cfg(test)]
+    pub(super) fn learned(&self) -> usize {
+        let memory = self.memory();
+        memory.spacings.len() + memory.bounds.len() + memory.hints.len()
     }
 
     /// The usual distance of two samples of `read`, as far as looks have shown.

@@ -124,7 +124,7 @@ fn kept(flip: &FlipRecord, story: &[Moment]) -> Incident {
 fn left(begun: &[&Incident], kept: &[&Incident]) -> Remains {
     let owned = |incidents: &[&Incident]| incidents.iter().copied().cloned().collect::<Vec<_>>();
     let (begun, kept) = (owned(begun), owned(kept));
-    let known = begun.iter().chain(&kept).map(|incident| incident.id.clone()).collect();
+    let known = Arc::new(begun.iter().chain(&kept).map(|incident| incident.id.clone()).collect());
     Remains::of(&guard(), &begun, &kept, &known, at(0))
 }
 
@@ -277,8 +277,29 @@ fn an_old_flip_somebody_elses_newer_one_and_a_known_one_are_not_taken_up() {
         assert_eq!(planned(&mut left(&[], &[]), &traffic("blue", &[&flip]), 5), []);
     }
     let mut known = left(&[], &[]);
-    known.known.insert("i1".into());
+    known.made.insert("i1".into());
     assert_eq!(planned(&mut known, &traffic("blue", &[&flip("i1", 5)]), 1), []);
+}
+
+/// The list is as long as retention allows; one for each of 500 guards would be most of the process.
+#[test]
+fn all_guards_share_one_list_of_bundles() {
+    let known = Arc::new(BTreeSet::from(["i1".to_owned()]));
+    let guards = ["web", "cart"].map(|name| GuardId::new("", "shop", name).expect("valid"));
+    let [mut web, cart] = guards.map(|guard| Remains::of(&guard, &[], &[], &known, at(0)));
+    assert!(Arc::ptr_eq(&web.known, &cart.known));
+    web.has_made("i2");
+    assert!(web.has_bundle("i1") && web.has_bundle("i2") && cart.has_bundle("i1") && !cart.has_bundle("i2"));
+}
+
+#[test]
+fn a_bundle_that_retention_took_before_the_take_over_is_not_made_anew() {
+    let id = format!("{}_20270101T000000.000Z", guard().file_name());
+    let known = Arc::new(BTreeSet::from([id.clone(), "another's".to_owned()]));
+    let mut left = Remains::of(&guard(), &[], &[], &known, at(0));
+    left.inherit(&guard(), Arc::default(), YOUNG, at(10));
+    assert!(left.has_bundle(&id));
+    assert_eq!(left.made.len(), 1, "another guard's bundles are its own affair: {:?}", left.made);
 }
 
 #[test]
@@ -444,7 +465,7 @@ fn what_follows_the_route_is_looked_after_once_while_the_flip_is_young_and_stand
     let flip = flip("i1", 5);
     let finish = |preview, mode, active: &str, flip: &FlipRecord| {
         let mut left = left(&[], &[]);
-        left.known.insert(flip.incident.clone());
+        left.made.insert(flip.incident.clone());
         let deeds = plan(&left, &traffic(active, &[flip]), &spec(preview, mode), at(1));
         left.note(&deeds);
         assert_eq!(plan(&left, &traffic(active, &[flip]), &spec(preview, mode), at(2)), []);

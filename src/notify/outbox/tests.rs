@@ -729,5 +729,8 @@ async fn other_chats_take_up_what_the_former_ones_were_not_told() {
     );
     let names: Vec<String> = running.outbox.health().into_iter().map(|chat| chat.name).collect();
     assert_eq!(names, ["a", "new"]);
+    let shown = running.metrics.expose().expect("encodes");
+    let has = |chat: &str| shown.contains(&format!("chat=\"{chat}\""));
+    assert_eq!((has("a"), has("new"), has("gone")), (true, true, false), "{shown}");
     running.stop().await;
 }

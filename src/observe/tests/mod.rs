@@ -196,3 +196,30 @@ async fn error_rate(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static)
     let readings = look(&observer(std::slice::from_ref(&guard), settings(&stub.url()))).await;
     pick(&readings, &guard, "blue", "error_rate").clone()
 }
+
+/// Names come and go with configurations, and a Prometheus whose settings stay is kept for ever.
+#[tokio::test]
+async fn what_was_learned_of_expressions_that_nobody_asks_for_any_more_is_forgotten() {
+    let stub = Stub::start(|asked| json(200, vector(asked, |e| if e.contains("native") { Vec::new() } else { healthy(e) }))).await;
+    let cluster = ClusterSettings {
+        prometheus: Some(settings(&stub.url())),
+        ..ClusterSettings::default()
+    };
+    let next = |former: &Observer, names: &[&str]| {
+        let guards: Vec<Arc<GuardSpec>> = names.iter().map(|name| Arc::new(plan::tests::guard(name))).collect();
+        let metrics = Metrics::new().expect("metrics");
+        former
+            .successor(&guards, std::slice::from_ref(&cluster), BTreeMap::new(), metrics)
+            .expect("an observer")
+    };
+    let mut observer = observer(&[plan::tests::guard("web")], settings(&stub.url()));
+    look(&observer).await;
+    let known = observer.sources[0].0.learned();
+    assert!(known > 0);
+    for n in 0..5 {
+        observer = next(&observer, &["web", &format!("pr-{n}")]);
+        assert_eq!(observer.sources[0].0.learned(), known, "of the guard that stays, and of no other");
+        look(&observer).await;
+        assert_eq!(observer.sources[0].0.learned(), 2 * known);
+    }
+}
