@@ -77,6 +77,8 @@ pub(super) struct Cell {
     state: RwLock<State>,
     version: Arc<AtomicU64>,
     signals: Arc<Signals>,
+    /// Somebody has seen that the content is wrong.
+    pub doubted: Notify,
 }
 
 /// How the caches wake those who wait.
@@ -182,6 +184,13 @@ impl Caches {
     #[must_use]
     pub fn version(&self, namespace: &str) -> u64 {
         self.found(namespace).map_or(0, |shelf| shelf.version.load(Ordering::Acquire))
+    }
+
+    /// Lists a namespace anew: a request has shown that it is not as its watches tell.
+    pub fn doubt(&self, namespace: &str) {
+        if let Some(shelf) = self.found(namespace) {
+            shelf.cells().iter().for_each(|cell| cell.doubted.notify_one());
+        }
     }
 
     /// How long the oldest cache of a namespace has been without its watch; zero while all are watched.
@@ -296,6 +305,7 @@ impl Cell {
             state: RwLock::new(state),
             version,
             signals,
+            doubted: Notify::new(),
         }
     }
 

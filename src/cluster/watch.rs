@@ -3,13 +3,22 @@
 //! kube's watcher resumes silently after a failure, so that one cannot tell a recovered quiet watch from a dead one.
 //! Here every failure ends the watcher and the next one lists again: a list that came through proves that the cache is
 //! right. The price is one list per failure, spread by a jittered backoff that never exceeds two seconds.
+//!
+//! An answer that ends, be it in the middle of a line, is no failure to kube: it asks again at once, for ever, and a server
+//! that ends every watch would be asked hundreds of times a second and tell nothing. Here a watch that ends at once has failed.
 
-use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use backon::BackoffBuilder as _;
 use futures::{Stream, StreamExt as _};
 use kube::{
     Api, Client, Resource,
+    client::Body,
     core::NamespaceResourceScope,
     runtime::{
         reflector::{Store, store::Writer},
@@ -17,8 +26,12 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
+use tower::BoxError;
 
 use super::{
     Link,
@@ -34,6 +47,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A watch that lived so long after its list is trusted; one that is refused fails within milliseconds.
 const SETTLE: Duration = Duration::from_millis(500);
+/// A watch that is asked for sooner after the one before it follows one that ended at once.
+const BRIEF: Duration = Duration::from_secs(1);
 /// How long one watch request lasts with few namespaces. The end of a watch is the only sign of life that a quiet one
 /// gives, so this, with kube's margin of 5 s, bounds how long a connection that died without a word goes unnoticed.
 const WATCH_FOR: Duration = Duration::from_secs(30);
@@ -79,6 +94,7 @@ where
     pub(super) async fn run(mut self) {
         let stop = self.shared.stop.clone();
         let mut link = self.shared.link.clone();
+        let cell = Arc::clone(&self.cell);
         let mut backoff = backoff();
         while !stop.is_cancelled() {
             let clients = match &*link.borrow_and_update() {
@@ -98,6 +114,10 @@ where
                     Ok(()) => continue,
                     Err(_) => return,
                 },
+                () = cell.doubted.notified() => {
+                    tracing::warn!(cluster = self.shared.cluster, watch = %cell, "Watch tells what is not so: listing anew");
+                    continue;
+                }
                 failed = self.follow(clients.watches.clone()) => failed,
             };
             if lived {
@@ -114,7 +134,7 @@ where
 
     /// Lists, then watches, until something fails; tells also whether the watch had proved itself.
     async fn follow(&mut self, client: Client) -> (Failed, bool) {
-        let api: Api<K> = Api::namespaced(client, &self.cell.namespace);
+        let api: Api<K> = Api::namespaced(unhurried(client, &self.cell.namespace), &self.cell.namespace);
         let seconds = u32::try_from(self.shared.watch_for.as_secs()).unwrap_or(u32::MAX);
         let events = pin!(watcher(api, watcher::Config::default().timeout(seconds).page_size(PAGE)));
         self.take(events).await
@@ -198,6 +218,31 @@ where
             tracing::debug!(cluster, watch = %self.cell, why, "Watch still lost");
         }
     }
+}
+
+/// Why a watch is not asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the watch before it ended at once: is something between flipback and the API server that ends long answers?")]
+struct EndedAtOnce;
+
+/// A client for one watcher, whose watches do not follow each other at once: the next one fails instead, and what failed is listed.
+fn unhurried(client: Client, namespace: &str) -> Client {
+    let began: Arc<Mutex<Option<Instant>>> = Arc::default();
+    let sent = tower::service_fn(move |request: http::Request<Body>| {
+        let now = Instant::now();
+        let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let before = watches
+            .then(|| began.lock().unwrap_or_else(PoisonError::into_inner).replace(now))
+            .flatten();
+        let client = client.clone();
+        async move {
+            if before.is_some_and(|before| now.duration_since(before) < BRIEF) {
+                return Err(BoxError::from(EndedAtOnce));
+            }
+            client.send(request).await.map_err(BoxError::from)
+        }
+    });
+    Client::new(sent, namespace)
 }
 
 /// Waits for the next state of the link; `false` when it is time to stop.

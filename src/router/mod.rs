@@ -338,6 +338,14 @@ pub enum RouterError {
         /// On what.
         object: String,
     },
+    /// Nobody could serve there, though the watches tell otherwise.
+    #[error("did not switch {object}: no pod of {color} is Ready by a reading made just before, whatever its watch tells")]
+    NotReady {
+        /// What was not switched.
+        object: String,
+        /// The color that would have taken over.
+        color: Color,
+    },
     /// The object has no such selector key.
     #[error("failed to {attempted} {object}: its selector has no key {key:?}; correct `selector_key` or the Service")]
     NoSuchKey {

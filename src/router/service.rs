@@ -3,11 +3,12 @@
 //! The file is the adapter between caches, requests and the [`Router`] trait. What is read is judged in [`view`], what
 //! is sent is built in [`patch`], both pure; the order of requests of a flip is in [`flip`], more capacity for a color is
 //! asked for in [`scale`], pods are taken out of service in [`connections`], a person's word about the ledger is carried out
-//! in [`clear`], everything else that talks to the API server is in [`deeds`]. Who else writes the object tells [`owner`].
+//! in [`clear`], whether the standby is still there in [`doubt`], everything else that talks to the API server is in [`deeds`]. Who else writes the object tells [`owner`].
 
 mod clear;
 mod connections;
 mod deeds;
+mod doubt;
 mod flip;
 mod owner;
 mod patch;

@@ -3,6 +3,7 @@
 //! Read, compare with what the decision was based on, send one patch that compares again. A refused patch is sent
 //! again only when a new reading shows that the color did not change (somebody wrote something else on the object).
 //! A patch whose answer was lost is **never** sent again: the ledger in the object tells whether it arrived.
+//! Beside the first reading the standby's pods are read ([`ServiceRouter::is_gone`]).
 //!
 //! The preview Service follows in a patch of its own. Where the process died between the two, the next one brings it
 //! along ([`ServiceRouter::bring_along`]), and only where nobody has touched either Service since.
@@ -71,7 +72,14 @@ impl ServiceRouter {
 
     /// The compare-and-swap; `None`: stale.
     async fn swap(&self, api: &Api<Service>, order: &FlipOrder, to: &str) -> Result<Option<Service>, RouterError> {
-        let mut base = self.basis(api, order).await?;
+        let (base, gone) = tokio::join!(self.basis(api, order), self.is_gone(order, to));
+        let mut base = base?;
+        if gone && self.standing(&base, order) == Standing::Same {
+            return Err(RouterError::NotReady {
+                object: self.object.clone(),
+                color: order.to.clone(),
+            });
+        }
         let mut refused = None;
         for _ in 0..ATTEMPTS {
             match self.standing(&base, order) {

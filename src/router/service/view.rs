@@ -245,18 +245,30 @@ fn is_terminating(endpoint: &SliceEndpoint) -> bool {
     conditions.and_then(|conditions| conditions.terminating).unwrap_or(false)
 }
 
+/// Whether a pod could take traffic: Ready, and neither ended nor ending.
+pub(super) fn can_serve(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let addressed = status
+        .and_then(|status| status.pod_ip.as_deref())
+        .is_some_and(|address| !address.is_empty());
+    addressed && pod.metadata.deletion_timestamp.is_none() && !has_ended(pod) && pod_is_ready(pod)
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase.is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"))
+}
+
 /// What a color could serve with, counted from its pods.
 fn standing_by(color: &Color, service: &Service, objects: &Objects) -> Side {
     let mut side = Side::default();
     for pod in objects.pods.get(color).into_iter().flatten() {
-        let status = pod.status.as_ref();
-        let ended = status
-            .and_then(|status| status.phase.as_deref())
-            .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"));
-        if pod.metadata.deletion_timestamp.is_some() || ended {
+        if pod.metadata.deletion_timestamp.is_some() || has_ended(pod) {
             continue;
         }
-        let address = status
+        let address = pod
+            .status
+            .as_ref()
             .and_then(|status| status.pod_ip.clone())
             .filter(|address| !address.is_empty());
         let ready = address.is_some() && pod_is_ready(pod);

@@ -467,3 +467,83 @@ async fn a_preview_that_cannot_be_brought_along_is_told() {
         "{error}"
     );
 }
+
+// === the standby, asked once more ===
+
+const PODS: &str = "/api/v1/namespaces/shop/pods";
+
+/// The one pod of blue.
+fn standby(ready: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web-blue-1", "namespace": "shop", "labels": {"app": "web", "app.io/color": "web-blue"}},
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready}]}
+    })
+}
+
+fn pods(items: &[Value], further: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "9", "continue": further}, "items": items})
+}
+
+/// As [`run`], with a watch that tells of a Ready pod of blue.
+async fn run_with_standby<S: Future<Output = Server>>(order: &FlipOrder, script: impl FnOnce(Server) -> S) -> Result<Flip, RouterError> {
+    let (router, feed, server) = shop(&["blue", "green"], None);
+    let mut feed = feed.listed();
+    feed.put(green("6"));
+    feed.put(standby("True"));
+    let (flip, mut server) = tokio::join!(router.flip(order), script(server));
+    server.rests().await;
+    flip
+}
+
+#[tokio::test]
+async fn nothing_is_flipped_to_pods_that_are_gone_unseen() {
+    for answer in [pods(&[standby("False")], ""), pods(&[], "")] {
+        let flip = run_with_standby(&order(), |mut server| async {
+            server.expect("GET", WEB, 200, green("9")).await;
+            let asked = server.asked().await;
+            assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", PODS));
+            let selector = asked.query.get("labelSelector").map(String::as_str);
+            assert_eq!(selector, Some("app=web,app.io/color=web-blue"));
+            asked.answer(200, &answer);
+            server
+        })
+        .await;
+        let said = flip.expect_err("nobody is there").to_string();
+        assert!(said.contains("no pod of blue is Ready") && said.contains("\"shop/web\""), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_tells_less_than_the_watch_holds_nothing_up() {
+    let answers = [
+        (200, pods(&[standby("False"), standby("True")], "")),
+        // Not the whole.
+        (200, pods(&[standby("False")], "more")),
+        (403, json!("no right")),
+        (500, json!("trouble")),
+    ];
+    for (code, answer) in answers {
+        let flip = run_with_standby(&order(), |mut server| async {
+            server.expect("GET", WEB, 200, green("9")).await;
+            server.expect("GET", PODS, code, answer).await;
+            server.expect("PATCH", WEB, 200, flipped("10")).await;
+            server
+        })
+        .await;
+        assert_eq!(moved(flip).0, "10", "HTTP {code}");
+    }
+}
+
+#[tokio::test]
+async fn a_person_may_flip_to_whatever_they_like() {
+    let mut order = order();
+    order.record.automatic = false;
+    let flip = run_with_standby(&order, |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        server.expect("PATCH", WEB, 200, flipped("10")).await;
+        server
+    })
+    .await;
+    assert_eq!(moved(flip).0, "10");
+}
