@@ -52,7 +52,8 @@ pub struct Cluster {
     stop: CancellationToken,
     _controllers: Process,
     apiserver: tokio::sync::Mutex<Process>,
-    _etcd: Process,
+    etcd: Process,
+    etcd_url: String,
     node: Arc<Node>,
     assets: Assets,
     arguments: Vec<String>,
@@ -88,12 +89,24 @@ impl Cluster {
     /// # Panics
     /// When a part does not come up; with the end of what it said.
     pub async fn start(assets: &Assets) -> Arc<Self> {
-        install_tls();
-        let assets = assets.clone();
-        testbed().spawn(Self::launch(assets)).await.expect("the control plane starts")
+        Self::start_with(assets, &[]).await
     }
 
-    async fn launch(assets: Assets) -> Arc<Self> {
+    /// The same, with further arguments for the API server.
+    ///
+    /// # Panics
+    /// When a part does not come up; with the end of what it said.
+    pub async fn start_with(assets: &Assets, further: &[&str]) -> Arc<Self> {
+        install_tls();
+        let assets = assets.clone();
+        let further = further.iter().map(|&word| word.to_owned()).collect();
+        testbed()
+            .spawn(Self::launch(assets, further))
+            .await
+            .expect("the control plane starts")
+    }
+
+    async fn launch(assets: Assets, further: Vec<String>) -> Arc<Self> {
         let folder = Folder::new();
         let authority = Authority::new(&folder);
         let etcd_port = free_port();
@@ -102,7 +115,8 @@ impl Cluster {
         let url = format!("https://127.0.0.1:{port}");
         let server = authority.server(&folder, "kube-apiserver");
         let to_kubelet = authority.client(&folder, "kube-apiserver-kubelet-client", None);
-        let arguments = apiserver_arguments(&folder, &authority, port, etcd_port, &server, &to_kubelet);
+        let mut arguments = apiserver_arguments(&folder, &authority, port, etcd_port, &server, &to_kubelet);
+        arguments.extend(further);
         let identity = |user: &str| {
             let pair = authority.client(&folder, user, Some("system:masters"));
             certificate_kubeconfig(&folder, &url, &authority.ca, user, &pair)
@@ -126,7 +140,8 @@ impl Cluster {
             stop,
             _controllers: controllers,
             apiserver: tokio::sync::Mutex::new(apiserver),
-            _etcd: etcd,
+            etcd,
+            etcd_url: format!("http://127.0.0.1:{etcd_port}"),
             node,
             assets,
             arguments,
@@ -348,6 +363,27 @@ impl Cluster {
         self.apiserver.lock().await.signal(name);
     }
 
+    /// Makes etcd hang (`STOP`) or go on (`CONT`) under the API server.
+    pub fn signal_etcd(&self, name: &str) {
+        self.etcd.signal(name);
+    }
+
+    /// Lets etcd forget every version but the present one, as the API server does every five minutes.
+    ///
+    /// # Panics
+    /// When it does not answer, or refuses.
+    pub async fn compact(&self) {
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let ask = async |what: &str, body: serde_json::Value| {
+            let answer = http.post(format!("{}/v3/kv/{what}", self.etcd_url)).json(&body).send().await;
+            let answer = answer.expect("etcd answers").error_for_status().expect("etcd does it");
+            answer.json::<serde_json::Value>().await.expect("JSON")
+        };
+        let now = ask("range", json!({"key": "AA=="})).await;
+        let revision = now["header"]["revision"].as_str().expect("a revision").to_owned();
+        ask("compaction", json!({"revision": revision, "physical": true})).await;
+    }
+
     /// Starts the API server again at the same address; returns when it is ready.
     pub async fn start_apiserver(&self) {
         let mut apiserver = self.apiserver.lock().await;
@@ -456,7 +492,7 @@ async fn client(kubeconfig: &Path) -> Client {
     let read = Kubeconfig::read_from(kubeconfig).expect("our own kubeconfig");
     let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
     let mut config = config.expect("our own kubeconfig");
-    config.connect_timeout = Some(Duration::from_secs(2));
+    config.connect_timeout = Some(Duration::from_secs(10));
     // Watches are silent for long; what a test asks is bounded by the test's own deadline.
     config.read_timeout = Some(Duration::from_secs(295));
     Client::try_from(config).expect("a client")

@@ -38,6 +38,12 @@ pub enum Manner {
     BreaksOff,
     /// Answers 200 with a login page.
     ShowsPage,
+    /// Answers 200 with JSON of the API's form that holds something else.
+    Confuses,
+    /// Answers 200 and says in it that it has failed.
+    Fails,
+    /// Answers 200 with JSON that has no end, as fast as it is read.
+    NeverEnds,
     /// Answers 429 and 503 in turn, with `Retry-After`.
     Refuses,
     /// Takes the question and never answers.
@@ -131,6 +137,22 @@ async fn hand_on(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, 
             (status, json, Body::from_stream(parts)).into_response()
         }
         Manner::ShowsPage => ([(header::CONTENT_TYPE, "text/html")], "<html><title>Sign in</title></html>").into_response(),
+        Manner::Confuses => (
+            status,
+            json,
+            r#"{"status":"success","data":{"resultType":"vector","result":"banana"}}"#,
+        )
+            .into_response(),
+        Manner::Fails => (
+            StatusCode::OK,
+            json,
+            r#"{"status":"error","errorType":"internal","error":"out of order"}"#,
+        )
+            .into_response(),
+        Manner::NeverEnds => {
+            let blank = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[b' '; 64 * 1024])));
+            (status, json, Body::from_stream(blank)).into_response()
+        }
         Manner::Refuses => {
             let again = inner.busy.fetch_xor(true, Ordering::Relaxed);
             let status = if again {

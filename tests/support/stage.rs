@@ -67,16 +67,25 @@ impl Stage {
     pub async fn open(name: &str, guard: &str) -> Option<Self> {
         let assets = real_parts(name, &["etcd", "prometheus"])?;
         let cluster = Cluster::shared(&assets).await;
-        let ground = Ground::on(cluster, 2, guard).await;
+        Some(Self::around(Ground::on(cluster, 2, guard).await).await)
+    }
+
+    /// One more in a cluster that there is.
+    pub async fn within(cluster: &Arc<Cluster>, guard: &str) -> Self {
+        let ground = Ground::on(Arc::clone(cluster), 2, guard).await;
+        Self::around(ground).await
+    }
+
+    async fn around(ground: Ground) -> Self {
         let prometheus = Prometheus::start(&ground.shop.targets().await).await;
         ground.edit(NO_PROMETHEUS, &prometheus.url());
         let traffic = Traffic::start(&ground.cluster, &ground.namespace, &ground.shop.active(), RATE).await;
         traffic.wait_for("blue", 50, SOON).await;
-        Some(Self {
+        Self {
             ground,
             prometheus,
             traffic,
-        })
+        }
     }
 
     /// A release as a team makes it: green is switched on and is good; returns when the daemon watches it.
@@ -102,6 +111,11 @@ impl Ground {
         let assets = real_parts(name, &["etcd"])?;
         let cluster = Cluster::start(&assets).await;
         Some(Self::on(cluster, 1, guard).await)
+    }
+
+    /// One more in a cluster that there is.
+    pub async fn within(cluster: &Arc<Cluster>, guard: &str) -> Self {
+        Self::on(Arc::clone(cluster), 1, guard).await
     }
 
     async fn on(cluster: Arc<Cluster>, replicas: usize, guard: &str) -> Self {

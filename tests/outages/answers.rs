@@ -1,0 +1,196 @@
+//! The API server answers, and not what was hoped for.
+
+use futures::{StreamExt as _, stream};
+
+use super::scene::{DOWN, LIMIT, Recorded, Scene, check_one_flip, told, wait_told};
+use crate::support::{Ground, Held, toll::Asked};
+
+/// Stories that are told at the same time: they mostly wait.
+const AT_ONCE: usize = 4;
+/// More patches than any single attempt sends.
+const ALWAYS: usize = usize::MAX;
+
+/// What the patch is answered with, and how often.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    held: Held,
+    status: u16,
+    times: usize,
+    /// What people are told has failed meanwhile; `None`: nothing has.
+    failed: Option<&'static str>,
+}
+
+impl Answer {
+    const fn new(held: Held, status: u16, times: usize, failed: Option<&'static str>) -> Self {
+        Self {
+            held,
+            status,
+            times,
+            failed,
+        }
+    }
+}
+
+const ANSWERS: [Answer; 10] = [
+    Answer::new(Held::Before, 403, ALWAYS, Some("HTTP 403")),
+    Answer::new(Held::Before, 409, 2, None),
+    Answer::new(Held::Before, 409, ALWAYS, Some("HTTP 409")),
+    Answer::new(Held::Before, 422, 2, None),
+    Answer::new(Held::Before, 429, 2, None),
+    Answer::new(Held::Before, 429, ALWAYS, Some("HTTP 429")),
+    // Nobody can know from the answer that nothing was done.
+    Answer::new(Held::Before, 500, 1, Some("HTTP 500")),
+    Answer::new(Held::Before, 503, ALWAYS, Some("HTTP 503")),
+    // Nor that it was.
+    Answer::new(Held::After, 500, 1, None),
+    Answer::new(Held::After, 504, 1, None),
+];
+
+async fn answered_so(answer: Answer) -> Option<()> {
+    let scene = Scene::open("whatever_the_patch_is_answered_with_traffic_is_moved_once_and_the_truth_is_told").await?;
+    let ground = &scene.ground;
+    let (mut daemon, witness) = scene.released().await;
+    let refusing = scene
+        .toll
+        .refuse(answer.held, answer.status, answer.times, scene.about_active("PATCH"));
+    scene.green_goes_down();
+    let lasts = answer.times == ALWAYS;
+    refusing.wait(if lasts { 1 } else { answer.times }, LIMIT).await;
+    if let Some(words) = answer.failed {
+        wait_told(ground, "rollback_failed", &[words]).await;
+        if lasts {
+            daemon
+                .wait_for("the failure to be shown", |guard| {
+                    let shown = &guard["last_incident"];
+                    guard["active"] == "green" && shown["result"] == "failed" && guard["events"].to_string().contains(words)
+                })
+                .await;
+            assert_eq!(
+                (ground.flips().len(), witness.colors().as_slice()),
+                (0, ["green".to_owned()].as_slice()),
+                "{answer:?}"
+            );
+        }
+    }
+    refusing.stop();
+    check_one_flip(ground, &mut daemon, &witness, Recorded::Once).await;
+    assert_eq!(told(ground, "rollback_failed").is_empty(), answer.failed.is_none(), "{answer:?}");
+    daemon.terminate().await;
+    Some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_patch_is_answered_with_traffic_is_moved_once_and_the_truth_is_told() {
+    stream::iter(ANSWERS)
+        .map(answered_so)
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
+}
+
+/// The answer is lost, and so is that to every question whether it was carried out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_whose_outcome_nobody_tells_is_known_in_the_end() {
+    let Some(scene) = Scene::open("a_patch_whose_outcome_nobody_tells_is_known_in_the_end").await else {
+        return;
+    };
+    let ground = &scene.ground;
+    let (mut daemon, witness) = scene.released().await;
+    let patches = scene.toll.refuse(Held::After, 504, ALWAYS, scene.about_active("PATCH"));
+    let reads = scene.toll.refuse(Held::Before, 500, ALWAYS, scene.about_active("GET"));
+    scene.green_goes_down();
+    patches.wait(1, LIMIT).await;
+    reads.wait(4, LIMIT).await;
+    reads.stop();
+    patches.stop();
+    check_one_flip(ground, &mut daemon, &witness, Recorded::Once).await;
+    daemon.terminate().await;
+}
+
+// === what is read ===
+
+/// The reading before the patch is refused: the patch goes by the cache, and compares.
+async fn read_so(status: u16) -> Option<()> {
+    let scene = Scene::open("a_refused_reading_before_the_patch_holds_nothing_up").await?;
+    let ground = &scene.ground;
+    let (mut daemon, witness) = scene.released().await;
+    let refusing = scene.toll.refuse(Held::Before, status, ALWAYS, scene.about_active("GET"));
+    scene.green_goes_down();
+    ground.wait_selected("blue", LIMIT).await;
+    assert!(refusing.count() >= 1, "it was never read");
+    refusing.stop();
+    let incident = check_one_flip(ground, &mut daemon, &witness, Recorded::Once).await;
+    assert!(
+        daemon
+            .process
+            .output()
+            .contains("Service not read before the flip: going by the cache")
+    );
+    assert!(incident["case"]["why"].is_string(), "{incident:#}");
+    daemon.terminate().await;
+    Some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_reading_before_the_patch_holds_nothing_up() {
+    let statuses = [403, 409, 422, 429, 500];
+    stream::iter(statuses)
+        .map(read_so)
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
+}
+
+/// Watches break, and neither lists nor watches are answered for a while in which green goes down and so does blue.
+async fn listed_so((status, words): (u16, &'static str)) -> Option<()> {
+    let ground = Ground::open("while_lists_and_watches_are_refused_nothing_is_flipped_on_what_is_stale", DOWN).await?;
+    let scene = Scene::over(ground).await;
+    let ground = &scene.ground;
+    let (mut daemon, witness) = scene.released().await;
+    let namespace = format!("/namespaces/{}/", ground.namespace);
+    let collections = ["services", "pods", "endpointslices", "deployments"];
+    let lists = move |asked: &Asked| {
+        let path = asked.uri.split('?').next().unwrap_or_default();
+        asked.method == "GET" && asked.uri.contains(&namespace) && collections.iter().any(|plural| path.ends_with(plural))
+    };
+    let refusing = scene.toll.refuse(Held::Before, status, ALWAYS, lists);
+    scene.toll.cut_watches();
+    refusing.wait(4, LIMIT).await;
+    ground.cluster.set_ready(&ground.namespace, "shop-blue", false);
+    scene.green_goes_down();
+    for color in ["shop-blue", "shop-green"] {
+        ground.cluster.wait_ready(&ground.namespace, color, false).await;
+    }
+    daemon
+        .wait_for("the loss to be shown", |guard| {
+            guard["rules"].to_string().contains("the watch of the cluster is lost")
+        })
+        .await;
+    let log = daemon.process.output();
+    assert!(log.lines().any(|line| line.contains("Watch lost") && line.contains(words)), "{log}");
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert!(
+        ground.stored().iter().all(|event| event.resource == "events"),
+        "{:#?}",
+        ground.stored()
+    );
+
+    // Well again: green is down, and so is blue; when blue is back it is flipped to.
+    refusing.stop();
+    wait_told(ground, "rollback_blocked", &["Ready"]).await;
+    assert_eq!(ground.flips().len(), 0, "{:#?}", ground.flips());
+    ground.cluster.set_ready(&ground.namespace, "shop-blue", true);
+    check_one_flip(ground, &mut daemon, &witness, Recorded::Once).await;
+    daemon.terminate().await;
+    Some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_lists_and_watches_are_refused_nothing_is_flipped_on_what_is_stale() {
+    let refusals = [(403, "the account may not list"), (429, "HTTP 429"), (500, "HTTP 500")];
+    stream::iter(refusals)
+        .map(listed_so)
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
+}
