@@ -1,5 +1,5 @@
 # make test    everything: lints, unit tests, and the end-to-end tests on a real API server and a real Prometheus
-# make lint    formatting and lints
+# make lint    formatting, lints, and the dependencies' licences, sources and known faults
 # make demo    the story, in the sandbox
 # make bench   the figures, measured
 # make bench-engine   only the engine's: nanoseconds per look, detection medians beside those of the rules
@@ -25,7 +25,7 @@ parts:
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
-	if command -v cargo-deny >/dev/null; then cargo deny --locked check; else echo "cargo-deny is not installed: licences and sources are not checked"; fi
+	tests/deny.sh
 
 # Most of these wait for scrapes, looks and deadlines: four tests of two suites at a time keep two cores busy.
 rust-tests: parts
