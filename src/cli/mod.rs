@@ -21,6 +21,7 @@ pub mod check;
 pub mod clear;
 pub mod client;
 pub mod command;
+mod cores;
 pub mod demo;
 pub mod evidence;
 mod follow;
@@ -264,6 +265,9 @@ impl From<ConfigErrors> for Failure {
 
 /// Parses, does, and answers with the exit code. Needs the TLS provider installed, makes its own runtime.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    if let Err(error) = cores::forbid() {
+        anstream::eprintln!("flipback: failed to turn core dumps off, which would hold secrets: {error}");
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
