@@ -114,6 +114,15 @@ pub(super) struct Sample {
 }
 
 impl Envelope {
+    /// The same with all that the server says in its own words passed through `clean`.
+    pub(super) fn cleaned(self, clean: impl Fn(String) -> String) -> Self {
+        Self {
+            error: self.error.map(&clean),
+            warnings: self.warnings.into_iter().map(clean).collect(),
+            ..self
+        }
+    }
+
     /// The series and what casts doubt on all of them; notes on style ("PromQL info") do not.
     pub(super) fn into_answer(self) -> Answer {
         Answer {

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 mod advise;
 mod answer;
 mod before;
+mod credentials;
 mod envelope;
 mod fuzzed;
 mod history;

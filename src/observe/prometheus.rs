@@ -3,21 +3,20 @@
 //! Requests are form POSTs (queries are long), never follow a redirect (it would carry credentials elsewhere), and are bounded in time
 //! on both sides and in the size of the answer. Credentials and TLS files are read again for every look, so that a rotated one is picked
 //! up; the client is rebuilt only when TLS material changed. No text made here holds a credential: errors are shown without their URL,
-//! and the server is named without user and password.
+//! the server is named without user and password, and what it says is left out where it repeats what it was sent ([`Credentials`]).
 
 use std::{error::Error as _, sync::Arc, time::Duration};
 
-use base64::Engine as _;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE},
-};
+use http::{StatusCode, header::CONTENT_TYPE};
 use prometheus_http_query::{Client, Error as ClientError};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::{sync::Mutex, time::Instant};
 use url::Url;
 
-use super::envelope::{Answer, Envelope};
+use super::{
+    credentials::Credentials,
+    envelope::{Answer, Envelope},
+};
 use crate::{
     metrics::Metrics,
     model::{
@@ -34,6 +33,9 @@ const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Characters of a server's own error text that are passed on.
 const MESSAGE_CHARS_MAX: usize = 300;
+
+/// Characters of a media type that are passed on.
+const KIND_CHARS_MAX: usize = 80;
 
 /// Why there is no answer. Sentences are for people.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +75,7 @@ pub(super) struct Server {
 pub(super) struct Session {
     client: Client,
     tls: Tls,
-    headers: HeaderMap,
+    credentials: Credentials,
 }
 
 impl std::fmt::Debug for Session {
@@ -127,20 +129,23 @@ impl Server {
     pub(super) async fn session(&self) -> Result<Arc<Session>, Failure> {
         let settings = self.settings.clone();
         // Files on a stuck mount must not stop the other tasks of this thread.
-        let read = tokio::task::spawn_blocking(move || Ok((headers(&settings)?, tls(&settings)?)));
-        let (headers, tls) = match read.await {
+        let read = tokio::task::spawn_blocking(move || Ok((Credentials::read(&settings)?, tls(&settings)?)));
+        let (credentials, tls) = match read.await {
             Ok(material) => material.map_err(Failure::Other)?,
             Err(_) => return Err(Failure::Other("the credentials could not be read".to_owned())),
         };
         let mut kept = self.session.lock().await;
-        if let Some(session) = kept.as_ref().filter(|session| session.tls == tls && session.headers == headers) {
+        if let Some(session) = kept
+            .as_ref()
+            .filter(|session| session.tls == tls && session.credentials.headers == credentials.headers)
+        {
             return Ok(session.clone());
         }
         let client = match kept.as_ref().filter(|session| session.tls == tls) {
             Some(session) => session.client.clone(),
             None => self.client(&tls).map_err(Failure::Other)?,
         };
-        let session = Arc::new(Session { client, tls, headers });
+        let session = Arc::new(Session { client, tls, credentials });
         *kept = Some(session.clone());
         Ok(session)
     }
@@ -206,14 +211,14 @@ impl Server {
                     let millis = then.as_millisecond();
                     request = request.query("time", format!("{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000)));
                 }
-                for (name, value) in &session.headers {
+                for (name, value) in &session.credentials.headers {
                     request = request.header(name.clone(), value.clone());
                 }
                 request.post_raw().await
             }
             Span::Range(from, to, step) => {
                 let mut request = session.client.query_range(query, from, to, step).timeout(millis);
-                for (name, value) in &session.headers {
+                for (name, value) in &session.credentials.headers {
                     request = request.header(name.clone(), value.clone());
                 }
                 request.post_raw().await
@@ -221,14 +226,15 @@ impl Server {
         };
         let response = sent.map_err(|error| self.unsent(&error))?;
         let status = response.status();
+        let credentials = &session.credentials;
         let kind = response
             .headers()
             .get(CONTENT_TYPE)
             .and_then(|kind| kind.to_str().ok())
-            .unwrap_or("")
-            .to_owned();
+            .unwrap_or("");
+        let kind: String = credentials.clean(kind.to_owned()).chars().take(KIND_CHARS_MAX).collect();
         let body = self.body(response).await?;
-        match serde_json::from_slice::<Envelope>(&body) {
+        match serde_json::from_slice::<Envelope>(&body).map(|envelope| envelope.cleaned(|said| credentials.clean(said))) {
             Ok(envelope) if status.is_success() && envelope.status == "success" => Ok(envelope.into_answer()),
             Ok(envelope) => Err(self.refusal(status, &envelope)),
             Err(error) => Err(self.strange(status, &kind, &error)),
@@ -379,39 +385,6 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Erro
             None => error.source(),
         }
     })
-}
-
-/// The headers that prove who we are, read now.
-fn headers(settings: &PrometheusSettings) -> Result<HeaderMap, String> {
-    let secret = |what: &str, secret: &Secret| secret.read().map_err(|error| format!("{what} cannot be read: {}", chain(&error)));
-    let mut headers = HeaderMap::new();
-    for (name, value) in &settings.headers {
-        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no valid name of a header"))?;
-        let value = secret(&format!("the header {name}"), value)?;
-        headers.insert(header, sensitive(&format!("the header {name}"), value.expose_secret())?);
-    }
-    if let Some(bearer) = &settings.bearer {
-        let token = secret("the bearer token", bearer)?;
-        headers.insert(
-            AUTHORIZATION,
-            sensitive("the bearer token", &format!("Bearer {}", token.expose_secret()))?,
-        );
-    } else if let Some((user, password)) = &settings.basic {
-        let password = secret("the password", password)?;
-        headers.insert(AUTHORIZATION, basic(user, password.expose_secret())?);
-    }
-    Ok(headers)
-}
-
-fn sensitive(what: &str, text: &str) -> Result<HeaderValue, String> {
-    let mut value = HeaderValue::from_str(text).map_err(|_| format!("{what} holds characters that no header may hold"))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn basic(user: &str, password: &str) -> Result<HeaderValue, String> {
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-    sensitive("the basic credentials", &format!("Basic {pair}"))
 }
 
 /// The TLS files, read now.

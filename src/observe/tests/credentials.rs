@@ -65,11 +65,26 @@ async fn no_failure_shows_a_credential() {
         .local_addr()
         .expect("bound");
     let stub = Stub::start(|_| (StatusCode::UNAUTHORIZED, "no").into_response()).await;
+    let rude = Stub::start(|asked| {
+        let error = format!(
+            "check who you are: {:?}",
+            asked.headers.get(AUTHORIZATION).map(|value| value.to_str())
+        );
+        json(
+            422,
+            serde_json::json!({"status": "error", "errorType": "bad_data", "error": error}).to_string(),
+        )
+    })
+    .await;
     let missing = Secret::File("/nonexistent/token".into());
     let said = [
         settings(&format!("http://bob:hunter2@{dead}/?token=hunter2")),
         settings(&format!("http://bob:hunter2@{}/", stub.address)),
         settings("http://bob:hunter2@no-such-host.invalid/"),
+        PrometheusSettings {
+            bearer: Some(value("hunter2")),
+            ..settings(&rude.url())
+        },
         PrometheusSettings {
             bearer: Some(value("hunter2\nhunter2")),
             ..settings(&stub.url())
@@ -92,7 +107,7 @@ async fn no_failure_shows_a_credential() {
         let everything = format!("{why} {reports} {ranged:?} {observer:?}");
         assert!(!everything.contains("hunter2"), "{everything}");
         assert!(
-            why.contains("check") || why.contains("cannot be read") || why.contains("may hold"),
+            why.contains("check") || why.contains("cannot be read") || why.contains("may hold") || why.contains("left out"),
             "{why}"
         );
     }
