@@ -46,9 +46,10 @@ impl Keeper {
     /// [`EvidenceError`] when the disk refuses or hangs, or another incident has the name; [`Self::keep`] tries anew.
     pub async fn begin(&self, incident: &Incident, spec: &GuardSpec, record: Option<String>) -> Result<(), EvidenceError> {
         let begun = Instant::now();
+        let (incident, record) = self.cleaned(incident.clone(), record);
         let incident = Incident {
             outcome: IncidentOutcome::Decided,
-            ..incident.clone()
+            ..incident
         };
         let first = || async {
             let mut held = self.hold(&incident.id).await?;
@@ -236,9 +237,25 @@ impl Keeper {
         Ok((folder, missing))
     }
 
+    /// What is in memory as it goes on disk: the path of a probe and the query of a rule may carry a secret like any other address.
+    /// Neither is part of the judgement, so that the record replays all the same.
+    fn cleaned(&self, mut incident: Incident, record: Option<String>) -> (Incident, Option<String>) {
+        if let Ok(mut rules) = serde_json::to_value(&incident.rules) {
+            self.scrub.values(&mut rules);
+            // What was hidden may be a whole value, and rules are what the report is made of: they stay rules, or go.
+            incident.rules = serde_json::from_value(rules).unwrap_or_default();
+        }
+        let record = record.map(|record| match record.split_once('\n') {
+            Some((header, looks)) => format!("{}\n{looks}", self.scrub.text(header)),
+            None => record,
+        });
+        (incident, record)
+    }
+
     /// Takes up the bundle of an incident, begun or not, and writes what is in memory; tried a few times where the disk is
     /// full, since this is what must not be lost.
     async fn take_up(&self, incident: Incident, record: Option<String>) -> Result<(Taken, Held), EvidenceError> {
+        let (incident, record) = self.cleaned(incident, record);
         let first = || async {
             let mut held = self.hold(&incident.id).await?;
             let (incidents, space, edit) = (self.incidents.clone(), self.space(), Arc::clone(&self.edit));

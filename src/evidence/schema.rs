@@ -158,6 +158,7 @@ fn all_kinds() -> Vec<Incident> {
     let mut fullest = incident();
     fullest.rules = rules();
     fullest.switched_at = Some(fullest.case.at);
+    fullest.thread = Some("shop.web_20261121T041200.000Z".into());
     fullest.followed_up_at = Some(fullest.case.at);
     fullest.partial = true;
     fullest.capture_errors = vec!["metrics: no answer in time".into()];

@@ -88,6 +88,20 @@ impl Scrub {
         self.walk(object);
     }
 
+    /// Cleans whatever text is in a value.
+    pub(super) fn values(&self, value: &mut Value) {
+        match value {
+            Value::String(found) => {
+                if let Cow::Owned(clean) = self.text(found) {
+                    *found = clean;
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.values(item)),
+            Value::Object(fields) => fields.values_mut().for_each(|value| self.values(value)),
+            _ => {}
+        }
+    }
+
     fn walk(&self, value: &mut Value) {
         match value {
             Value::Object(fields) => {

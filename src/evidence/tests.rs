@@ -15,7 +15,7 @@ use super::{
     fixture::{self, AT, ApiDouble, Quirks, at, incident, series, spec},
     *,
 };
-use crate::model::GuardSpec;
+use crate::model::{GuardSpec, ProbeRule, RuleKind, RuleSpec};
 
 struct Kept {
     data: tempfile::TempDir,
@@ -130,6 +130,44 @@ async fn a_bundle_holds_everything_and_no_secret() {
         "{asked:?}"
     );
     assert_eq!(keeper.metrics.evidence_bundles.with_label_values(&["complete"]).get(), 1);
+}
+
+#[tokio::test]
+async fn what_a_rule_asks_for_is_cleaned_in_the_case_the_record_and_the_report() {
+    let Kept { data: _data, keeper } = keeper();
+    let api = ApiDouble::new(Quirks::default());
+    let mut incident = incident();
+    let probe = RuleSpec {
+        name: fixture::rule("probe"),
+        kind: RuleKind::Probe(ProbeRule {
+            threshold: 0.5,
+            path: "/health?token=hunter2hunter2".into(),
+            port: None,
+            status: (200, 299),
+            body_contains: None,
+            timeout: Duration::from_secs(2),
+            retries: 1,
+            endpoints_max: 20,
+        }),
+        ..spec().rules[0].clone()
+    };
+    incident.rules = vec![probe.clone()];
+    let probe = serde_json::to_string(&probe).expect("serializes");
+    let record = format!("{{\"flipback_trace\":1,\"rules\":[{probe}]}}\n{{\"t\":1.0}}\n");
+    let sources = Sources {
+        record: Some(record),
+        ..api.sources()
+    };
+    let folder = keeper.keep(incident, &spec(), sources).await.expect("keeps");
+    for file in files(&folder) {
+        let bytes = fs::read(folder.join(&file)).expect("readable");
+        assert!(!String::from_utf8_lossy(&bytes).contains("hunter2"), "{file}");
+    }
+    assert!(read(&folder, "incident.json").contains("/health?token=[redacted]"));
+    let record = read(&folder, "decision.jsonl");
+    let header: serde_json::Value = serde_json::from_str(record.lines().next().expect("a header")).expect("still JSON");
+    assert_eq!(header["rules"][0]["path"], "/health?token=[redacted]");
+    assert_eq!(record.lines().nth(1), Some("{\"t\":1.0}"));
 }
 
 #[tokio::test]
