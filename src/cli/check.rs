@@ -171,6 +171,10 @@ fn configuration(findings: &mut Findings, config: &Config) {
             )
             .todo("give the daemon's account the folder, or set data_dir");
     }
+    if !config.chats.is_empty() && config.evidence.public_url.is_none() {
+        let what = "messages name the folder of the evidence and link to no report: evidence.public_url says where a browser finds it";
+        findings.add(ABOUT, Level::Ok, what);
+    }
     match config.serve.token.as_ref().map(crate::model::settings::Secret::read) {
         Some(Ok(_)) => {
             findings.add(ABOUT, Level::Ok, "a token guards commands over HTTP");
@@ -686,6 +690,22 @@ mod tests {
             );
         }
         insta::assert_snapshot!(anstream::adapter::strip_str(&table(&findings.list)).to_string());
+    }
+
+    #[test]
+    fn it_is_said_where_no_message_will_link_to_a_report() {
+        let said = |config: &Config| {
+            let mut findings = Findings::default();
+            configuration(&mut findings, config);
+            findings.list.iter().any(|finding| finding.what.contains("evidence.public_url"))
+        };
+        let url = crate::model::settings::Secret::File("/nonexistent/url".into());
+        let mut config = Config::default();
+        assert!(!said(&config), "nobody is told anything");
+        config.chats = vec![ChatSettings::new("slack", crate::model::settings::Channel::Slack { url })];
+        assert!(said(&config));
+        config.evidence.public_url = Some("https://flipback.example.com/incidents".parse().expect("a URL"));
+        assert!(!said(&config));
     }
 
     #[tokio::test]
