@@ -13,8 +13,10 @@ mod hold;
 mod keep;
 mod lead;
 mod left;
+mod lifted;
 mod meddler;
 mod person;
+mod recall;
 mod relieve;
 mod reload;
 mod resume;
@@ -61,6 +63,7 @@ use gone::Gone;
 use hold::Holds;
 use keep::FollowUp;
 use lead::Part;
+use recall::Recalled;
 use relieve::Relieving;
 use reload::InForce;
 pub use reload::News;
@@ -211,6 +214,8 @@ pub struct Monitor {
     arrivals: BTreeMap<String, Arrival>,
     /// Evidence, events: nobody waits for them.
     errands: JoinSet<()>,
+    /// What is read of the disk for guards that a reload has added.
+    reads: JoinSet<recall::Read>,
     /// Second passes that are owed, by incident.
     follow_ups: BTreeMap<String, FollowUp>,
     /// Our own server shows the evidence.
@@ -283,17 +288,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         .map(|(settings, cluster)| Replicas::open(settings.clone(), cluster, world.clock.clone(), metrics.clone()));
     let served = config.serve.evidence.is_some();
     let (begun, known) = (keeper.unfinished(), Arc::new(keeper.known()));
-    let mut incidents = keeper.kept();
-    incidents.reverse();
-    let kept: Vec<Incident> = incidents.iter().map(|(_, incident)| incident.clone()).collect();
-    let remembered: BTreeMap<GuardId, (IncidentSummary, Incident)> = incidents
-        .into_iter()
-        .map(|(folder, incident)| {
-            let report = keeper.link(&incident.id).or_else(|| served.then(|| show::served(&incident.id)));
-            let summary = show::summary(&incident, Some(folder.display().to_string()), report);
-            (incident.case.guard.clone(), (summary, incident))
-        })
-        .collect();
+    let recalled = Recalled::new(&keeper, keeper.kept(), begun, known, served);
     let guards = config
         .guards
         .iter()
@@ -302,19 +297,8 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
             show::introduce(&metrics, spec);
             let shard = replicas.as_ref().map(|replicas| replicas.shard(&spec.id));
             let share = replicas.as_ref().zip(shard).map(|(replicas, shard)| (shard, replicas.fence(shard)));
-            let guarded = Guarded {
-                engine: engine(spec, remembered.get(&spec.id).map(|(_, incident)| incident), now),
-                remains: resume::Remains::of(&spec.id, &begun, &kept, &known, now),
-                last_incident: remembered.get(&spec.id).map(|(summary, _)| summary.clone()),
-                thread: remembered.get(&spec.id).map(|(_, incident)| incident.thread().to_owned()),
-                last: remembered.get(&spec.id).map(|(_, incident)| incident.clone()),
-                open: remembered
-                    .get(&spec.id)
-                    .map(|(_, incident)| incident)
-                    .filter(|incident| tell::is_open(incident))
-                    .cloned(),
-                ..Guarded::new(spec, cluster, share)
-            };
+            let mut guarded = Guarded::new(spec, cluster, share);
+            guarded.recall(&recalled, now);
             (spec.id.clone(), guarded)
         })
         .collect();
@@ -346,10 +330,11 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         flips: JoinSet::new(),
         arrivals: BTreeMap::new(),
         errands: JoinSet::new(),
+        reads: JoinSet::new(),
         follow_ups: BTreeMap::new(),
         served,
         alone: false,
-        holds: Holds::new(config.blast_radius),
+        holds: Holds::new(config.blast_radius, lifted::read(&config.data_dir, now)),
         fleet: FleetStatus::default(),
         world: world.clone(),
         stop: stop.clone(),
@@ -357,7 +342,8 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         news,
         gone: Gone::default(),
     };
-    monitor.finish_strangers(&begun);
+    monitor.finish_strangers(&recalled.begun);
+    monitor.finish_replacing(&recalled.kept);
     monitor.show_config("", now);
     let owed = monitor.keeper.awaiting();
     monitor.remember_follow_ups(owed, now);
@@ -369,15 +355,6 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         status: receiver,
         metrics,
     })
-}
-
-/// An engine that has seen nothing, and knows what an earlier run was waiting for.
-fn engine(spec: &Arc<GuardSpec>, newest: Option<&Incident>, now: Timestamp) -> Engine {
-    let mut engine = Engine::new(Arc::clone(spec));
-    if let Some((color, since)) = newest.and_then(|incident| scale::earlier(incident, spec, now)) {
-        engine.awaits(color, since);
-    }
-    engine
 }
 
 /// Carries out one command without a daemon: same road, same evidence, same messages.
@@ -444,6 +421,7 @@ impl Monitor {
         let watched = format!("flipback {} watches {} {plural}", env!("CARGO_PKG_VERSION"), self.guards.len());
         self.audit(self.clock.now(), Actor::Flipback, None, "started", &watched, None);
         self.tidy();
+        self.still_lifted(self.clock.now());
         if let Some(part) = &self.part {
             part.start();
         }
@@ -463,6 +441,7 @@ impl Monitor {
                 biased;
                 () = stop.cancelled() => break,
                 Some(done) = self.flips.join_next() => self.settled(done, self.clock.now()),
+                Some(read) = self.reads.join_next() => self.learned(read),
                 Some(news) = self.news.recv() => self.heard_of(news, self.clock.now()),
                 Some(request) = commands.recv() => self.command(request, self.clock.now()),
                 Some(looked) = OptionFuture::from(look.as_mut()) => {

@@ -104,10 +104,17 @@ async fn a_rollback_by_hand_is_the_same_with_and_without_a_daemon() {
         64,
         &["no color \"pink\"", "blue, green"],
     );
+    let heard = stage.topics().len();
     expect(
         &stage.run(&["switch", "shop", "green", "--reason", "fixed"]).await,
         0,
         &["from blue to green"],
+    );
+    // A switch is no rollback, and nobody is woken as if it were one.
+    let said = topics_since(&stage, heard);
+    assert!(
+        said.contains(&"switched".to_owned()) && !said.contains(&"rollback_initiated".to_owned()),
+        "{said:?}"
     );
     assert_eq!((stage.shop.selected().await.as_str(), stage.flips().len()), ("green", 2));
     stage.shop.wait_endpoints("green", 2).await;

@@ -231,6 +231,98 @@ async fn guards_come_and_go_and_credentials_rotate_while_the_daemon_runs() {
     }
 }
 
+/// The threads that a topic was told in, and its sentences.
+fn told(ground: &Ground, topic: &str) -> Vec<(String, String)> {
+    let deliveries = ground.chat.deliveries();
+    let own = deliveries
+        .iter()
+        .filter(|one| one.path == "/webhook" && one.body["data"]["topic"] == topic);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    own.map(|one| (text(&one.body["data"]["thread"]), text(&one.body["data"]["why"])))
+        .collect()
+}
+
+/// Waits until a thread was closed since its guard is configured no more.
+async fn wait_abandoned(ground: &Ground, thread: &str) {
+    eventually("its thread to be closed", VERDICT_LIMIT, async || {
+        let closed = told(ground, "resolved");
+        let ours = closed.iter().find(|(closed, _)| closed == thread)?;
+        ours.1.contains("/cart is no longer guarded").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_is_gone_leaves_no_thread_open_and_one_that_is_added_knows_its_past() {
+    let Some(ground) = Ground::open("a_guard_that_is_gone", &probed(2)).await else {
+        return;
+    };
+    let alone = fs::read_to_string(&ground.config).expect("readable");
+    let (cart, guard) = another(&ground, "cart", "[guards.policy]\nconsecutive = 2\n").await;
+    append(&ground.config, &guard);
+    let both = fs::read_to_string(&ground.config).expect("readable");
+    let without = {
+        // Addresses of its pods are no guard; they may stay.
+        let from = both.find("[[guards]]\nname = \"cart\"").expect("it was appended");
+        both.get(..from).expect("a boundary").to_owned()
+    };
+    assert!(alone.len() < both.len() && !without.contains("name = \"cart\""));
+    let of_cart = |status: &Value| -> Option<Value> {
+        let guards = status["guards"].as_array().into_iter().flatten();
+        guards
+            .into_iter()
+            .find(|guard| guard["guard"].as_str().is_some_and(|name| name.ends_with("/cart")))
+            .cloned()
+    };
+
+    let mut daemon = ground.start(&[]).await;
+    cart.switch_to("green").await;
+    wait_status(&daemon, "green to be watched", |status| {
+        of_cart(status).is_some_and(|cart| cart["active"] == "green")
+    })
+    .await;
+    sick(&cart, "green");
+    eventually("cart to flip", VERDICT_LIMIT, async || {
+        (cart.selected().await == "blue").then_some(())
+    })
+    .await;
+    eventually("its evidence", VERDICT_LIMIT, async || {
+        told(&ground, "evidence_ready").first().map(|_| ())
+    })
+    .await;
+    // Somebody moves it back: a thread that stays open while green is live.
+    cart.switch_to("green").await;
+    let undone = eventually("that to be told", VERDICT_LIMIT, async || {
+        told(&ground, "flipped_back").first().cloned()
+    })
+    .await;
+
+    // Taken out while the daemon is down: the next run closes what nobody else would.
+    daemon.process.kill();
+    fs::write(&ground.config, &without).expect("writable");
+    let mut daemon = ground.start(&[]).await;
+    wait_abandoned(&ground, &undone.0).await;
+
+    // Put back while it runs: it knows what an earlier run did.
+    fs::write(&ground.config, &both).expect("writable");
+    daemon.process.signal("HUP");
+    wait_status(&daemon, "its past", |status| {
+        of_cart(status).is_some_and(|cart| cart["last_incident"]["result"] == "rolled_back")
+    })
+    .await;
+
+    // Taken out while it runs, and while a thread of another kind is open.
+    cart.select("purple").await;
+    let unknown = eventually("the unknown color to be told", VERDICT_LIMIT, async || {
+        told(&ground, "unknown_color").first().cloned()
+    })
+    .await;
+    fs::write(&ground.config, &without).expect("writable");
+    daemon.process.signal("HUP");
+    wait_abandoned(&ground, &unknown.0).await;
+    daemon.terminate().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maintenance_holds_tells_once_and_flips_the_moment_it_ends() {
     let until = now() + 1.hour();
@@ -305,6 +397,21 @@ async fn many_guards_failing_at_once_are_held_told_of_once_and_let_go_by_a_perso
     .await;
     assert_eq!(held["fleet"]["flipped"].as_array().map(Vec::len), Some(1), "{held:#}");
     assert_eq!(on_blue().await, 1);
+    // Each has its evidence; of the report on what is held nobody is told: it is one page for all of them.
+    let bundles = ground.folder.path().join("data/incidents");
+    eventually("three bundles", VERDICT_LIMIT, async || {
+        let found = fs::read_dir(&bundles).ok()?.filter_map(Result::ok);
+        let whole = found.filter(|one| !one.file_name().to_string_lossy().starts_with('.'));
+        (whole.count() == 3).then_some(())
+    })
+    .await;
+    let flipped = held["fleet"]["flipped"][0].clone();
+    ground.wait_topic("evidence_ready", SOON).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let deliveries = ground.chat.deliveries();
+    let ready = deliveries.iter().filter(|one| one.body["data"]["topic"] == "evidence_ready");
+    let of: Vec<Value> = ready.map(|one| one.body["data"]["guard"].clone()).collect();
+    assert_eq!(of, [flipped]);
     let page = ground.wait_topic("many_failing", SOON).await;
     for name in held["fleet"]["held"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         assert!(page.to_string().contains(name), "{name} is not named in {page}");
@@ -331,6 +438,14 @@ async fn many_guards_failing_at_once_are_held_told_of_once_and_let_go_by_a_perso
         (on_blue().await == 3).then_some(())
     })
     .await;
+    // A word that was given holds for the next run, too, until it ends.
+    daemon.process.kill();
+    let mut daemon = ground.start(&[]).await;
+    let fleet = status(&daemon).await["fleet"].clone();
+    assert!(
+        fleet["lifted_by"] == "ann@bastion" && fleet["lifted_until"].is_string(),
+        "{fleet:#}"
+    );
     daemon.terminate().await;
     let moved = |shop: &Shop| {
         let stored = ground.stored();

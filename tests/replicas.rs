@@ -153,6 +153,15 @@ async fn a_follower_goes_on_with_the_streak_of_a_leader_that_was_killed() {
         "{answer}"
     );
 
+    // A person's word about all guards is everybody's, whoever it was said to.
+    let lift = json!({"command": "override", "for": "10m", "by": "ann", "reason": "the release"});
+    let (code, answer) = follower.command(TOKEN, &lift).await;
+    assert_eq!(code, 200, "{answer}");
+    eventually("the leader to know it", SOON, async || {
+        (leader.status().await?["fleet"]["lifted_by"] == "ann").then_some(())
+    })
+    .await;
+
     // 30 % of errors take five intervals; the leader dies after three.
     stage.shop.set_errors("green", 0.3);
     let held = leader.wait_for("a streak of three", |guard| streak(guard) >= 3).await;

@@ -171,6 +171,17 @@ async fn is_made_again_twice(name: &str, after: u64) {
     assert_eq!((&history["disarmed"], &history["flips_left"]), (&json!(true), &json!(0)));
     assert_eq!(history["bad"][0]["colors"], json!(["green"]));
 
+    // The story of the first says that it was undone, and made again.
+    let first = history["flips"][2]["incident"].as_str().expect("an incident");
+    let bundle = ground.folder.path().join("data/incidents").join(first).join("incident.json");
+    eventually("its story to say so", SOON, async || {
+        let incident: Value = serde_json::from_str(&std::fs::read_to_string(&bundle).ok()?).ok()?;
+        let story = incident["timeline"].as_array()?.clone();
+        let at = |wanted: &str| story.iter().position(|entry| entry["moment"] == wanted);
+        (at("flipped_back")? < at("made_again")?).then_some(())
+    })
+    .await;
+
     // Arming it again is a person's word; what was given up stays given up.
     let armed = ground.run(&["clear", "shop", "--reason", "Git says blue now"]).await;
     assert_eq!(armed.code, 0, "{armed:?}");
@@ -343,5 +354,11 @@ async fn the_owner_is_named_before_anything_happens() {
     let log = daemon.process.output();
     let warned = log.lines().filter(|line| line.contains("may undo a rollback")).count();
     assert_eq!(warned, 1, "it is said once:\n{log}");
+    for part in ["ignoreDifferences:", "- /spec/selector/color", "RespectIgnoreDifferences=true"] {
+        assert!(
+            log.contains(part),
+            "the log has no {part:?}, which makes it leave a flip alone:\n{log}"
+        );
+    }
     daemon.terminate().await;
 }

@@ -196,6 +196,17 @@ async fn a_cold_standby_is_scaled_up_probed_and_flipped_to_across_a_restart() {
     ground.shop.blue.iter().for_each(|app| app.set_healthy(true));
     ground.wait_selected("blue", VERDICT_LIMIT).await;
     ground.wait_topic("rollback_completed", SOON).await;
+    // What was waited for is told on by the incident that came of it: no bundle of mere waiting is left, over the restart neither.
+    let kept = eventually("nothing but what came of it", SOON, async || {
+        let kept = bundles(&ground);
+        let waiting = |incident: &Value| incident["outcome"]["refusal"] == "standby_scaling";
+        let moved = kept.iter().filter(|incident| incident["outcome"]["result"] == "rolled_back");
+        (moved.count() == 1 && !kept.iter().any(waiting)).then_some(kept)
+    })
+    .await;
+    let scaled: Vec<&Value> = kept.iter().filter(|incident| moments(incident).contains(&"scaled_up")).collect();
+    assert_eq!(scaled.len(), 1, "{kept:#?}");
+    assert!(scaled[0]["replaces"].is_string(), "{kept:#?}");
     daemon.terminate().await;
 
     let (scalings, flips) = (changed(&ground, "deployments", "scale"), ground.flips());
@@ -221,6 +232,21 @@ async fn a_cold_standby_is_scaled_up_probed_and_flipped_to_across_a_restart() {
         Some(3),
         "it is not scaled down again"
     );
+}
+
+/// The incidents of all whole bundles.
+fn bundles(ground: &Ground) -> Vec<Value> {
+    let folders = std::fs::read_dir(ground.folder.path().join("data/incidents"));
+    let folders = folders.into_iter().flatten().filter_map(Result::ok);
+    let whole = folders.filter(|one| !one.file_name().to_string_lossy().starts_with('.'));
+    whole
+        .filter_map(|one| serde_json::from_str(&std::fs::read_to_string(one.path().join("incident.json")).ok()?).ok())
+        .collect()
+}
+
+fn moments(incident: &Value) -> Vec<&str> {
+    let story = incident["timeline"].as_array().into_iter().flatten();
+    story.filter_map(|entry| entry["moment"].as_str()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,6 +341,18 @@ async fn a_person_may_ask_for_a_color_that_is_scaled_down_with_and_without_a_dae
     ground.wait_selected("blue", SOON).await;
     let done = ground.wait_topic("rollback_completed", SOON).await;
     assert_eq!((&done["trigger"], &done["to"]), (&json!("manual"), &json!("blue")), "{done}");
+    // What was waited for, and what came of it, is one incident: one bundle with the whole story, one thread, one report.
+    let ready = ground.wait_topic("evidence_ready", VERDICT_LIMIT).await;
+    let kept = eventually("one bundle", SOON, async || {
+        let kept = bundles(&ground);
+        (kept.len() == 1).then_some(kept)
+    })
+    .await;
+    let story = moments(&kept[0]);
+    let count = |wanted: &str| story.iter().filter(|moment| **moment == wanted).count();
+    assert_eq!((count("scaled_up"), count("decided"), count("patched")), (1, 1, 1), "{:#}", kept[0]);
+    assert_eq!((&ready["incident"], &done["incident"]), (&kept[0]["id"], &kept[0]["id"]));
+    assert_eq!(ready["thread"], kept[0]["replaces"], "the thread of the first message");
     daemon.terminate().await;
 
     // Alone there is nobody to come back to: the command waits, and says how it ended.
@@ -388,6 +426,7 @@ async fn pods_that_were_left_are_isolated_a_few_at_a_time_after_their_evidence()
     else {
         return;
     };
+    ground.edit("after = \"1s\"\n", "after = \"1s\"\nfollow_up = \"35s\"\n");
     scale(&ground, "green", 3).await;
     scale(&ground, "blue", 2).await;
     budget(&ground, 1).await;
@@ -399,7 +438,9 @@ async fn pods_that_were_left_are_isolated_a_few_at_a_time_after_their_evidence()
     ground.wait_selected("blue", VERDICT_LIMIT).await;
     let isolated = eventually("three isolated pods", VERDICT_LIMIT, async || {
         let pods = pods(&ground, "flipback.dev/isolated").await;
-        (pods.len() == 3).then_some(pods)
+        // Their ReplicaSet lets them go a moment after they have lost its labels.
+        let free = pods.iter().all(|pod| pod.owner_references().is_empty());
+        (pods.len() == 3 && free).then_some(pods)
     })
     .await;
     let incident = ground.evidence().await.file_name().expect("a name").to_string_lossy().into_owned();
@@ -440,6 +481,22 @@ async fn pods_that_were_left_are_isolated_a_few_at_a_time_after_their_evidence()
     for pod in &old {
         assert!(folder.join("logs/green").join(pod).join("app.log").exists(), "no log of {pod}");
     }
+    // They run on, and the second look lists them, though no color's selector finds them any more.
+    let listed = eventually("the second look to list them", VERDICT_LIMIT, async || {
+        let text = std::fs::read_to_string(folder.join("after/manifests/isolated-pods.json")).ok()?;
+        serde_json::from_str::<Value>(&text).ok()
+    })
+    .await;
+    let names = listed["items"].as_array().into_iter().flatten();
+    let mut names: Vec<&str> = names.filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+    names.sort_unstable();
+    let mut expected: Vec<&str> = old.iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    for pod in &old {
+        let log = folder.join("after/logs/isolated-pods").join(pod).join("app.log");
+        assert!(log.exists(), "no later log of {pod}");
+    }
     daemon.terminate().await;
     let relabelled = changed(&ground, "pods", "");
     assert_eq!(relabelled.len(), 3, "{relabelled:#?}");
@@ -450,15 +507,12 @@ async fn pods_that_were_left_are_isolated_a_few_at_a_time_after_their_evidence()
             .all(|event| event.received > flip.answered && old.contains(&event.name))
     );
     let read = ground.cluster.audit_of(&ground.namespace, "flipback");
-    let logs = read
-        .iter()
-        .filter(|event| event.subresource == "log")
-        .map(|event| event.answered)
-        .max();
-    assert!(
-        logs.is_none_or(|logs| relabelled.iter().all(|event| event.received > logs)),
-        "the evidence goes first"
-    );
+    let isolated = relabelled.iter().map(|event| event.received).min();
+    let read_first = |pod: &String| {
+        let mut logs = read.iter().filter(|event| event.subresource == "log" && event.name == *pod);
+        logs.any(|event| isolated.is_none_or(|isolated| event.answered < isolated))
+    };
+    assert!(old.iter().all(read_first), "the evidence goes first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use crate::model::Command;
   flipback override --for 10m --reason \"the release train is to blame, not the database\"
 
 Only guards that fail are flipped, each by its own rules; what is lifted is how many may at once ([blast_radius]). It takes a running
-daemon and its token; of several replicas each holds its own guards, and each is told for itself. It ends by itself, and with a restart.")]
+daemon and its token. It ends by itself; until then it survives restarts, and replicas tell each other of it.")]
 pub struct OverrideArgs {
     /// For how long, at most a day
     #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]

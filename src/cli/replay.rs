@@ -31,13 +31,13 @@ const RECORD: &str = "decision.jsonl";
     after_help = "Examples:
   flipback replay trace.jsonl
   flipback replay /var/lib/flipback/incidents/shop.web_20261121T050042.123Z --explain
-  kubectl exec flipback-0 -- cat /data/incidents/ID/decision.jsonl | flipback replay -
+  kubectl exec flipback-0 -- cat /var/lib/flipback/incidents/ID/decision.jsonl | flipback replay -
 
 Exit codes: 0 no rollback, 10 rollback, 11 suppressed or blocked, 2 the trace is wrong or cannot be read, 64 usage",
     after_long_help = "Examples:
   flipback replay trace.jsonl
   flipback replay /var/lib/flipback/incidents/shop.web_20261121T050042.123Z --explain
-  kubectl exec flipback-0 -- cat /data/incidents/ID/decision.jsonl | flipback replay -
+  kubectl exec flipback-0 -- cat /var/lib/flipback/incidents/ID/decision.jsonl | flipback replay -
 
 One JSON object per look: {\"t\", \"rules\": {name: {\"outcome\", \"streak\", \"of\", \"bad\", \"total\"}}, \"events\", \"decision\", \"why\"}.
 The format of a trace is explained in docs/trace-format.md.

@@ -20,6 +20,7 @@ mod members;
 mod object;
 pub mod rights;
 pub mod spread;
+mod word;
 
 use std::time::Duration;
 

@@ -37,7 +37,7 @@ use super::{
     series,
     shelf::{LogFile, Shelf},
 };
-use crate::model::{chain, file_segment};
+use crate::model::{ISOLATED_LABEL, chain, file_segment, isolated_label};
 
 mod rollouts;
 
@@ -138,15 +138,17 @@ impl Capture<'_> {
         let (services, slices, deployments) = tokio::join!(join_all(services), join_all(slices), join_all(deployments));
         let service = services.first().cloned().flatten();
         let colors = self.plan.colors.iter().zip(&deployments);
-        let colors = join_all(colors.map(|(color, deployment)| self.color(color, service.as_ref(), deployment.as_ref()))).await;
+        let colors = join_all(colors.map(|(color, deployment)| self.color(color, service.as_ref(), deployment.as_ref())));
+        let (colors, isolated) = tokio::join!(colors, self.isolated());
 
         let named = |object: &Value| {
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             (kind, plan::name_of(object).to_owned())
         };
         let single = services.iter().chain(&deployments).flatten();
-        let listed = slices.iter().flatten().chain(colors.iter().flat_map(|of_color| &of_color.objects));
-        let rollouts = rollouts::rollouts_of(colors.iter().flat_map(|of_color| &of_color.objects));
+        let of_colors = || colors.iter().chain([&isolated]).flat_map(|of_color| &of_color.objects);
+        let listed = slices.iter().flatten().chain(of_colors());
+        let rollouts = rollouts::rollouts_of(of_colors());
         let of_argo = rollouts.iter().map(|name| ("Rollout".to_owned(), name.clone()));
         let involved: BTreeSet<_> = single.chain(listed).map(named).chain(of_argo).collect();
         let labels: Vec<_> = colors
@@ -154,7 +156,7 @@ impl Capture<'_> {
             .zip(&deployments)
             .map(|(of, deployment)| of.labels(deployment.as_ref()))
             .collect();
-        let mut steps: Vec<LogStep> = colors.into_iter().flat_map(|of_color| of_color.logs).collect();
+        let mut steps: Vec<LogStep> = colors.into_iter().chain([isolated]).flat_map(|of_color| of_color.logs).collect();
         steps.sort_by_key(|step| step.urgency);
         // Known from here on: what the deadline cuts off is named.
         steps.iter().for_each(|step| self.progress.expect(&step.file));
@@ -195,6 +197,20 @@ impl Capture<'_> {
             logs: plan::logs(color, &pods, self.plan),
             pods: pods.iter().map(|pod| plan::labels_of(&pod["metadata"])).collect(),
             objects: pods.into_iter().chain(replica_sets).collect(),
+        }
+    }
+
+    /// The pods that were isolated, and the logs to read of them: they run on for somebody to look at, and no color's selector finds them.
+    async fn isolated(&self) -> OfColor {
+        let Some(incident) = &self.plan.isolated_by else {
+            return OfColor::default();
+        };
+        let selector: Selector = [(ISOLATED_LABEL.to_owned(), isolated_label(incident))].into_iter().collect();
+        let pods = self.objects::<Pod>(plan::ISOLATED.to_owned(), selector).await;
+        OfColor {
+            logs: plan::logs_of_isolated(&pods, self.plan),
+            pods: Vec::new(),
+            objects: pods,
         }
     }
 

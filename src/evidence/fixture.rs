@@ -141,6 +141,7 @@ pub(super) fn incident() -> Incident {
         rules: Vec::new(),
         switched_at: None,
         thread: None,
+        replaces: None,
         followed_up_at: None,
         outcome: IncidentOutcome::RolledBack {
             at: at("2026-11-21T04:12:34.576Z"),

@@ -43,7 +43,7 @@ impl Keeper {
             second.drop_it();
             return Ok(self.folder(incident));
         }
-        let plan = Plan::follow_up(spec, &second.incident.case, self.settings.retention.bytes, now);
+        let plan = Plan::follow_up(spec, &second.incident, self.settings.retention.bytes, now);
         let missing = self.captured(&plan, sources, second.building.clone()).await;
         let (edit, space, folder) = (Arc::clone(&self.edit), self.space(), second.sealed.clone());
         let lacking = missing.len();

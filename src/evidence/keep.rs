@@ -12,7 +12,7 @@ use super::{
     desk::{Held, Open},
     disk::{self, Begun, EvidenceError},
     plan::Plan,
-    report, seal,
+    report, retention, seal,
 };
 use crate::model::{GuardSpec, Incident, IncidentOutcome, file_segment};
 
@@ -125,6 +125,22 @@ impl Keeper {
         })
         .await
         .map(drop)
+    }
+
+    /// Lets go of a whole bundle, since that of another incident has taken its story up; waits for a capture that is under way. One
+    /// that a person has pinned stays. Whether it went; there being none is no error.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when somebody is at it for too long, or the disk refuses or hangs.
+    pub async fn let_go(&self, incident: &str) -> Result<bool, EvidenceError> {
+        let held = self.hold(incident).await?;
+        let (incidents, id, edit) = (self.incidents.clone(), file_segment(incident), Arc::clone(&self.edit));
+        disk::bounded(&self.places, DISK_TIMEOUT, "delete", self.folder(incident), move || {
+            let _held = held;
+            let _edit = edit.hold();
+            retention::let_go(&incidents, &id)
+        })
+        .await
     }
 
     /// Gives a bundle that was begun its name with what there is, marked as partial: of what nobody can tell any more.

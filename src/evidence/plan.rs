@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 use serde_json::Value;
 
-use crate::model::{Case, Color, EvidenceSpec, GuardSpec, Incident, Moment, RouteSpec, TimelineEntry, file_segment};
+use crate::model::{Case, Color, EvidenceSpec, GuardSpec, Incident, Moment, Relief, RouteSpec, TimelineEntry, file_segment};
 
 /// The part of the deadline after which no request is waited for any more, in tenths: the rest is for the disk.
 const ASKING_TENTHS: u32 = 9;
@@ -27,6 +27,10 @@ const REST_BYTES: u64 = 32 * 1024 * 1024;
 const CONTAINERS: u64 = 2;
 /// One bundle may have this part of what may be kept altogether.
 const SHARE_OF_ALL: u64 = 2;
+/// How much less urgent the logs of a color are that was not left: more than any of one color's own.
+const OTHER_COLOR: u8 = 4;
+/// Where the isolated pods are listed, and their logs lie; no color has such a name with its pods.
+pub(super) const ISOLATED: &str = "isolated-pods";
 /// Where the second pass puts what is not a longer version of the first.
 const AFTER: &str = "after/";
 
@@ -59,6 +63,8 @@ pub(super) struct Plan {
     pub(super) place: &'static str,
     /// Whose logs are read; `None`: everybody's.
     pub(super) logs_of: Option<Color>,
+    /// The incident whose isolated pods are looked for, which no color's selector finds; `None`: none were.
+    pub(super) isolated_by: Option<String>,
 }
 
 /// One color.
@@ -124,18 +130,23 @@ impl Plan {
             bytes_max: bytes_max(spec, kept_bytes),
             place: "",
             logs_of: None,
+            isolated_by: None,
         }
     }
 
     /// The pass after the incident: everything as it is now, the logs of the color that took over, and metrics from before
     /// the decision until now, or as long after it as was asked for where flipback comes late.
-    pub(super) fn follow_up(spec: &GuardSpec, case: &Case, kept_bytes: u64, now: Timestamp) -> Self {
+    pub(super) fn follow_up(spec: &GuardSpec, incident: &Incident, kept_bytes: u64, now: Timestamp) -> Self {
+        let case = &incident.case;
+        let relieved = incident.timeline.iter().any(|entry| entry.moment == Some(Moment::Relieved));
+        let isolates = spec.connections.action == Relief::Isolate;
         let latest = case.at.checked_add(spec.evidence.follow_up).unwrap_or(case.at);
         Self {
             to: now.clamp(case.at, latest.max(case.at)),
             settle: Duration::ZERO,
             place: AFTER,
             logs_of: Some(case.to.clone()),
+            isolated_by: (relieved && isolates).then(|| incident.id.clone()),
             ..Self::new(spec, case, kept_bytes)
         }
     }
@@ -191,6 +202,21 @@ pub(super) fn logs(color: &ColorPlan, pods: &[Value], plan: &Plan) -> Vec<LogSte
         return Vec::new();
     }
     let was_left = plan.colors.first().is_some_and(|first| first.color == color.color);
+    let of = file_segment(color.color.as_str());
+    logs_below(&of, pods, plan, if was_left { 0 } else { OTHER_COLOR })
+}
+
+/// The logs of the pods that were isolated, which say most of all by then.
+pub(super) fn logs_of_isolated(pods: &[Value], plan: &Plan) -> Vec<LogStep> {
+    if plan.bounds.log_lines == 0 || plan.bounds.log_bytes == 0 {
+        return Vec::new();
+    }
+    logs_below(ISOLATED, pods, plan, 0)
+}
+
+/// The logs of some pods, into a folder of that name; `later` is what they are less urgent by.
+fn logs_below(folder: &str, pods: &[Value], plan: &Plan, later: u8) -> Vec<LogStep> {
+    let bounds = &plan.bounds;
     let mut pods: Vec<&Value> = pods.iter().collect();
     pods.sort_by_key(|pod| (is_ready(pod), std::cmp::Reverse(restarts(pod)), name_of(pod).to_owned()));
     let mut steps = Vec::new();
@@ -213,13 +239,13 @@ pub(super) fn logs(color: &ColorPlan, pods: &[Value], plan: &Plan) -> Vec<LogSte
                     (true, false, _) => 3,
                 };
                 let end = if previous { "previous.log" } else { "log" };
-                let (of, name) = (file_segment(color.color.as_str()), file_segment(name_of(pod)));
+                let name = file_segment(name_of(pod));
                 steps.push(LogStep {
                     pod: name_of(pod).to_owned(),
                     container: container.to_owned(),
                     previous,
-                    file: format!("{}logs/{of}/{name}/{}.{end}", plan.place, file_segment(container)),
-                    urgency: if was_left { urgency } else { urgency + 4 },
+                    file: format!("{}logs/{folder}/{name}/{}.{end}", plan.place, file_segment(container)),
+                    urgency: urgency + later,
                 });
             }
         }
@@ -386,7 +412,7 @@ mod tests {
         let plan = Plan::new(&spec, &incident().case, u64::MAX);
         insta::assert_snapshot!(files(&plan).join("\n"));
 
-        let second = Plan::follow_up(&spec, &incident().case, u64::MAX, incident().case.at);
+        let second = Plan::follow_up(&spec, &incident(), u64::MAX, incident().case.at);
         let of_second = files(&second);
         assert!(of_second.iter().all(|file| file.starts_with("after/logs/blue/")), "{of_second:?}");
         spec.evidence.log_bytes = 0;
@@ -395,8 +421,13 @@ mod tests {
 
     #[test]
     fn the_second_pass_shows_what_came_after_and_no_more() {
-        let (spec, case) = (spec(), incident().case);
-        let to = |now: &str| Plan::follow_up(&spec, &case, u64::MAX, now.parse().expect("valid")).to.to_string();
+        let (spec, incident) = (spec(), incident());
+        let case = incident.case.clone();
+        let to = |now: &str| {
+            Plan::follow_up(&spec, &incident, u64::MAX, now.parse().expect("valid"))
+                .to
+                .to_string()
+        };
         assert_eq!(to("2026-11-21T04:16:00Z"), "2026-11-21T04:16:00Z", "recovered early: until now");
         assert_eq!(
             to("2026-11-24T00:00:00Z"),
@@ -404,11 +435,31 @@ mod tests {
             "days late: what was asked for"
         );
         assert_eq!(to("2026-11-21T00:00:00Z"), "2026-11-21T04:12:34.567Z", "a clock that went back");
-        let plan = Plan::follow_up(&spec, &case, u64::MAX, case.at);
+        let plan = Plan::follow_up(&spec, &incident, u64::MAX, case.at);
         assert_eq!(
             (plan.from.to_string().as_str(), plan.settle),
             ("2026-11-21T03:42:34.567Z", Duration::ZERO)
         );
+    }
+
+    #[test]
+    fn the_second_pass_looks_for_pods_that_were_isolated_and_reads_what_they_say_first() {
+        let (mut spec, mut incident) = (spec(), incident());
+        let looks = |spec: &GuardSpec, incident: &Incident| Plan::follow_up(spec, incident, u64::MAX, incident.case.at).isolated_by;
+        spec.connections.action = Relief::Isolate;
+        assert_eq!(looks(&spec, &incident), None, "nothing was taken out of service");
+        incident
+            .timeline
+            .push(TimelineEntry::of(Moment::Relieved, incident.case.at, "Isolated web-green-1"));
+        assert_eq!(looks(&spec, &incident), Some(incident.id.clone()));
+        let pod = json!({"metadata": {"name": "web-green-1"}, "spec": {"containers": [{"name": "app"}]}, "status": {}});
+        let plan = Plan::follow_up(&spec, &incident, u64::MAX, incident.case.at);
+        let blue = logs(&plan.colors[1], std::slice::from_ref(&pod), &plan);
+        let isolated = logs_of_isolated(std::slice::from_ref(&pod), &plan);
+        assert!(isolated.iter().all(|step| step.urgency < blue[0].urgency), "{isolated:?} {blue:?}");
+        assert_eq!(isolated[0].file, "after/logs/isolated-pods/web-green-1/app.previous.log");
+        spec.connections.action = Relief::Evict;
+        assert_eq!(looks(&spec, &incident), None, "what was evicted is gone");
     }
 
     #[test]

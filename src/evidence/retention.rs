@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::{
     copy,
     disk::{EvidenceError, LEAVING, failed, sync_folder},
-    stock::{Kept, stock},
+    stock::{Kept, PINNED, stock},
 };
 use crate::model::settings::{EvidenceSettings, Retention};
 
@@ -316,6 +316,26 @@ pub fn obey(incidents: &Path, plan: &Plan) -> Result<Pruned, EvidenceError> {
         warn!(incident, error, "Evidence cannot be deleted");
     }
     Ok(pruned)
+}
+
+/// Deletes one bundle that another has taken the place of; `false`: there is none, or a person has pinned it.
+///
+/// # Errors
+/// [`EvidenceError`] when the disk refuses.
+pub(super) fn let_go(incidents: &Path, id: &str) -> Result<bool, EvidenceError> {
+    let (from, to) = (incidents.join(id), incidents.join(format!("{LEAVING}{id}")));
+    if from.join(PINNED).exists() {
+        return Ok(false);
+    }
+    match fs::rename(&from, &to) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed("delete", &from)(error)),
+    }
+    sync_folder(incidents)?;
+    remove(&to)?;
+    info!(incident = id, "Let go of evidence that a later incident has taken up");
+    Ok(true)
 }
 
 /// Removes what an interrupted deletion left; returns how many bytes that gave.

@@ -43,6 +43,10 @@ pub struct Incident {
     /// The incident that the same bad time began with, whose thread of messages it goes on with; `None`: it began with this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread: Option<String>,
+    /// The incident that this one tells on, with its story: it waited for a standby that was scaled up. Its bundle goes once this one's
+    /// is whole; `None`: there is no such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
     /// When the second pass, after the incident, was captured; `None`: not yet, or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followed_up_at: Option<Timestamp>,
@@ -164,6 +168,8 @@ pub enum Moment {
     DidNotHelp,
     /// Somebody moved traffic back.
     FlippedBack,
+    /// And the rollback was made again.
+    MadeAgain,
     /// The bad time is over.
     Resolved,
     /// The second pass was captured.

@@ -1,8 +1,8 @@
 //! The shared nouns. Data and the little arithmetic that belongs to it: no IO, no clock, no import from another room.
 //!
 //! Reading order: who is guarded ([`name`], [`spec`], [`preset`]), what is live ([`traffic`]), who else writes it ([`owner`]), what was
-//! measured ([`reading`], of old [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`], [`audit`]),
-//! what stands against it ([`maintenance`]), what is told ([`announcement`], [`status`], [`flip_history`]) and what a person may ask
+//! measured ([`reading`], of old [`history`]), what follows from it ([`decision`]), what is kept ([`ledger`], [`incident`], [`isolated`], [`audit`]),
+//! what stands against it ([`maintenance`]) and what a person lifts ([`lifted`]), what is told ([`announcement`], [`status`], [`flip_history`]) and what a person may ask
 //! for ([`command`]); what went wrong, in one line, is a [`chain`] of causes.
 
 pub mod announcement;
@@ -14,7 +14,9 @@ pub mod decision;
 pub mod flip_history;
 pub mod history;
 pub mod incident;
+pub mod isolated;
 pub mod ledger;
+pub mod lifted;
 pub mod maintenance;
 pub mod name;
 pub mod owner;
@@ -34,7 +36,9 @@ pub use decision::{Case, Decision, Note, Outcome, Path, Reaction, Refusal, RuleS
 pub use flip_history::{BadRelease, FlipHistory};
 pub use history::{Evaluation, Past, Survey, Track};
 pub use incident::{Incident, IncidentOutcome, Moment, TimelineEntry};
+pub use isolated::{ISOLATED_LABEL, isolated_label};
 pub use ledger::{Clear, Clearance, FlipRecord, Ledger, Pause};
+pub use lifted::Lifted;
 pub use maintenance::{Day, MaintenanceTime, MaintenanceWindow};
 pub use name::{Color, GuardId, NameError, RuleName, file_segment};
 pub use owner::{Advice, Owner, Tool};

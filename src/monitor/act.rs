@@ -18,6 +18,8 @@ use crate::{
 
 /// How the remark begins that an incident goes on with what an earlier attempt announced.
 const EARLIER: &str = "An earlier attempt";
+/// The remark of a person's switch, which is no rollback: people are told of it once it is done.
+pub(super) const SWITCH: &str = "A switch by hand: it calls no release bad";
 
 /// Where a command's answer goes.
 pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
@@ -65,7 +67,9 @@ impl Guarded {
     /// A new incident; every attempt is one, so that the ledger, the folder and the messages name the same.
     pub(super) fn incident(&self, case: Case, seen: Seen) -> Incident {
         let at = case.at;
-        let mut timeline = vec![TimelineEntry::of(Moment::Decided, at, format!("Decided: {}", case.why))];
+        let waited = self.waited(&case);
+        let mut timeline: Vec<TimelineEntry> = waited.map(told_on).unwrap_or_default();
+        timeline.push(TimelineEntry::of(Moment::Decided, at, format!("Decided: {}", case.why)));
         // Told of, and caught by a kill before its bundle was begun: the outbox alone knows of it.
         let told = self.left_open.iter().rev().find(|open| open.topic == Topic::RollbackInitiated);
         let cut_off = self.remains.cut_off().filter(|cut_off| cut_off.case.from == case.from);
@@ -93,6 +97,7 @@ impl Guarded {
             rules: self.spec.rules.clone(),
             switched_at: self.engine.switched_at(),
             thread: open.or_else(|| told.map(|told| told.thread.clone())),
+            replaces: waited.map(|waited| waited.id.clone()),
             followed_up_at: None,
             outcome: IncidentOutcome::Decided,
             partial: false,
@@ -114,6 +119,13 @@ impl Guarded {
         policy.stretch + policy.warm_up.max(policy.warm_up_latency)
     }
 
+    /// The incident that has waited for the standby to be scaled up, for what is decided or refused now: one bad time is one incident.
+    fn waited(&self, case: &Case) -> Option<&Incident> {
+        let open = self.open.as_ref()?;
+        let same = open.case.from == case.from && open.case.to == case.to;
+        (same && tell::topic(open) == Topic::ScalingUp).then_some(open)
+    }
+
     /// The failed attempt that the present episode consists of so far.
     fn failed(&self) -> Option<&Incident> {
         let incident = &self.episode.as_ref()?.incident;
@@ -128,8 +140,17 @@ pub(super) fn is_announced(incident: &Incident) -> bool {
         incident.outcome,
         IncidentOutcome::Decided | IncidentOutcome::RolledBack { .. } | IncidentOutcome::Failed { .. }
     );
-    let goes_on = |entry: &TimelineEntry| entry.moment.is_none() && entry.what.starts_with(EARLIER);
-    flips && incident.mode == Mode::Enforce && !incident.timeline.iter().any(goes_on)
+    let silent = |entry: &TimelineEntry| entry.moment.is_none() && (entry.what.starts_with(EARLIER) || entry.what == SWITCH);
+    flips && incident.mode == Mode::Enforce && !incident.timeline.iter().any(silent)
+}
+
+/// The story of an incident, for the one that tells it on: decided is what comes now.
+fn told_on(waited: &Incident) -> Vec<TimelineEntry> {
+    let mut story = waited.timeline.clone();
+    for entry in &mut story {
+        entry.moment = entry.moment.filter(|moment| *moment != Moment::Decided);
+    }
+    story
 }
 
 /// What the pods of the color that is left report to run: the digests behind the tags. From the caches, so that nothing waits.
@@ -311,6 +332,7 @@ impl Monitor {
                 }
                 self.metrics.flip_duration.observe(took.as_secs_f64());
                 tracing::warn!(guard = %id, to = %incident.case.to, took_ms, incident = %incident.id, "Traffic moved");
+                self.made_again(&id, &incident, at);
                 incident.outcome = IncidentOutcome::RolledBack {
                     at,
                     took_ms,
@@ -400,17 +422,37 @@ impl Monitor {
         else {
             return;
         };
-        let Some(guard) = self.guards.get(&id) else { return };
+        let Some(guard) = self.guards.get_mut(&id) else { return };
         let (entry, arrived) = verified.map_or_else(|| tell::unverified(now), |verified| tell::verified(now, verified));
         incident.timeline.push(entry.clone());
         let topic = if arrived { topic } else { Topic::RollbackFailed };
-        self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
-        self.amend(incident.id.clone(), entry);
+        if !arrived && guard.open.is_none() {
+            // A person's switch opens no thread; that it has not arrived does.
+            guard.open = Some(incident.clone());
+        }
+        let told = self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
+        self.amend_told(incident.id.clone(), entry, told);
         if let Some(reply) = reply {
             // A caller that went away is no concern of ours.
             let _ = reply.send(Ok(CommandReply::Flip {
                 incident: Box::new(incident),
             }));
+        }
+    }
+
+    /// The story of a rollback that somebody undid says that it was made again.
+    fn made_again(&mut self, id: &GuardId, incident: &Incident, at: Timestamp) {
+        let Trigger::Reassert { attempt, of, .. } = &incident.case.trigger else {
+            return;
+        };
+        let undone = self
+            .guards
+            .get(id)
+            .and_then(|guard| guard.last.as_ref())
+            .map(|last| last.id.clone());
+        if let Some(undone) = undone {
+            let what = format!("The rollback was made again, attempt {attempt} of {of}: {}", incident.id);
+            self.amend(undone, TimelineEntry::of(Moment::MadeAgain, at, what));
         }
     }
 
@@ -492,6 +534,9 @@ impl Monitor {
         });
         // This one has the thread now, and is its proof.
         let cut_off = guard.remains.take_cut_off();
+        if let Some(replaced) = &incident.replaces {
+            self.follow_ups.remove(replaced);
+        }
         let result = show::result(&incident.outcome);
         let trigger = if matches!(incident.case.trigger, Trigger::Manual { .. }) {
             "manual"
@@ -550,9 +595,14 @@ impl Monitor {
             show::sentence(&decision.why)
         );
         guard.note(now, what.clone());
-        let told = tell::times(&incident, Moment::Resolved) + 1;
+        let times = tell::times(&incident, Moment::Resolved) + 1;
         let entry = TimelineEntry::of(Moment::Resolved, now, what);
-        let over = tell::resolved(&incident, traffic, &entry, told, &self.keeper, &guard.spec);
+        let over = tell::resolved(&incident, traffic, &entry, times, &self.keeper, &guard.spec);
+        // Of a guard that was held since many failed, people were told together.
+        if hold::is_of_the_fleet(&incident.outcome) && incident.thread() == incident.id {
+            self.amend(incident.id, entry);
+            return;
+        }
         if guard.remains.cut_off().is_some() {
             // Kept right below, as what they were.
             let evidence = Some(self.keeper.place(&incident.id));
@@ -560,9 +610,9 @@ impl Monitor {
             self.outbox.push(Announcement { evidence, link, ..over });
             self.keep_cut_off(id, entry);
         } else {
-            self.outbox.push(over);
+            let told = self.outbox.push(over);
             if tell::leaves_evidence(&incident, &self.keeper) {
-                self.amend(incident.id, entry);
+                self.amend_told(incident.id, entry, told);
             }
         }
     }

@@ -10,11 +10,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Monitor, TELL_AGAIN, act::Reply, show, tell};
+use super::{Monitor, TELL_AGAIN, show, tell};
 use crate::{
     decide::fleet::Fleet,
     model::{
-        Actor, Announcement, CommandReply, FleetStatus, GuardId, Held, Hold, IncidentOutcome, Mode, Refusal, Topic, View, maintenance,
+        Actor, Announcement, FleetStatus, GuardId, Held, Hold, IncidentOutcome, Lifted, Mode, Refusal, Topic, View, maintenance,
         settings::BlastRadius,
     },
 };
@@ -23,8 +23,6 @@ use crate::{
 const GROUPED: Duration = Duration::from_secs(30);
 /// Nobody is held for so long: it is over. A streak that expires and begins anew meanwhile is no end.
 const CALM: Duration = Duration::from_secs(60);
-/// A word of a person is good for so long; afterwards they say it again.
-const LIFTED_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Names in one message; the page has all of them.
 const NAMES_MAX: usize = 20;
 
@@ -37,7 +35,8 @@ pub(super) struct Holds {
     now: BTreeSet<GuardId>,
     /// What people were told.
     many: Option<Many>,
-    lifted: Option<Lifted>,
+    /// The newest word of a person that any number may flip.
+    pub(super) lifted: Option<Lifted>,
 }
 
 /// Many guards failing, from the first that was held.
@@ -51,20 +50,14 @@ struct Many {
     news: bool,
 }
 
-/// A person's word that any number may flip.
-struct Lifted {
-    until: Timestamp,
-    by: String,
-}
-
 impl Holds {
-    pub(super) fn new(radius: BlastRadius) -> Self {
+    pub(super) fn new(radius: BlastRadius, lifted: Option<Lifted>) -> Self {
         Self {
             radius,
             flips: BTreeMap::new(),
             now: BTreeSet::new(),
             many: None,
-            lifted: None,
+            lifted,
         }
     }
 
@@ -78,8 +71,9 @@ impl Holds {
         self.flips.remove(guard);
     }
 
-    fn lifted(&self, now: Timestamp) -> Option<&Lifted> {
-        self.lifted.as_ref().filter(|lifted| now < lifted.until)
+    /// The word that is in force.
+    pub(super) fn lifted(&self, now: Timestamp) -> Option<&Lifted> {
+        self.lifted.as_ref().filter(|lifted| lifted.holds(now))
     }
 }
 
@@ -101,6 +95,7 @@ pub(super) fn held(outcome: &IncidentOutcome) -> Option<Hold> {
 impl Monitor {
     /// Who flipped by themselves lately: as all ledgers tell, and as this process knows.
     pub(super) fn fleet(&mut self, now: Timestamp) -> Fleet {
+        self.hear_of_lift(now);
         let mut fleet = Fleet::new(&self.holds.radius, self.guards.len(), now);
         for (id, guard) in &self.guards {
             if let View::Known(traffic) = guard.router.view() {
@@ -200,20 +195,6 @@ impl Monitor {
                 self.metrics.maintenance.with_label_values(&[id.as_str()]).set(i64::from(lasts));
             }
         }
-    }
-
-    /// Lets any number of guards flip for a while.
-    pub(super) fn lift(&mut self, lasts: Duration, by: &str, reason: &str, reply: Reply, now: Timestamp) {
-        let lasts = jiff::SignedDuration::try_from(lasts.min(LIFTED_MAX)).unwrap_or_default();
-        let until = now.checked_add(lasts).unwrap_or(Timestamp::MAX);
-        self.holds.lifted = Some(Lifted { until, by: by.to_owned() });
-        tracing::warn!(by, reason, %until, "Any number of guards may flip");
-        let why = format!("any number of guards may flip until {until}: {reason}");
-        self.audit(now, Actor::Person { name: by.to_owned() }, None, "override", &why, None);
-        // A caller that went away is no concern of ours.
-        let _ = reply.send(Ok(CommandReply::Done {
-            what: format!("any number of guards may flip until {until}"),
-        }));
     }
 
     /// The fleet as shown.

@@ -1,7 +1,12 @@
 //! The proof of what was done: captured in the background, told when it is there, told louder when it is not, and completed
 //! once it is known what came after.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{FutureExt, future::BoxFuture};
@@ -13,7 +18,7 @@ use crate::{
     cluster::Cluster,
     evidence::{EvidenceError, Keeper, Ranges, Sources},
     model::{Actor, Announcement, AuditEntry, Clock, GuardId, GuardSpec, Incident, Moment, TimelineEntry, Topic},
-    notify::Outbox,
+    notify::{Outbox, Pushed},
     observe::Measure,
 };
 
@@ -88,6 +93,9 @@ impl Archivist {
                     let incident = named(incident, &folder);
                     self.note(&incident, "evidence_kept", folder.display().to_string());
                     self.ready(&incident, topic);
+                    if let Some(replaced) = &incident.replaces {
+                        let_go(&self.keeper, replaced).await;
+                    }
                     if told {
                         self.over(&incident, topic, Some(&folder), "its evidence could be kept after all");
                     }
@@ -132,9 +140,9 @@ impl Archivist {
         }
     }
 
-    /// Tells that the report can be opened. A person's switch has one too, and nobody waits for it.
+    /// Tells that the report can be opened, where somebody waits for it.
     fn ready(&self, incident: &Incident, topic: Topic) {
-        if topic != Topic::Switched {
+        if tell::is_awaited(incident, topic) {
             self.outbox.push(tell::evidence_ready(
                 incident,
                 Topic::EvidenceReady,
@@ -199,6 +207,26 @@ pub(super) async fn amend(keeper: &Keeper, incident: &str, entry: TimelineEntry)
             }
             Ok(()) => return,
         }
+    }
+}
+
+/// [`amend`], once the message that tells of it cannot be lost any more.
+async fn amend_once_kept(keeper: &Keeper, incident: &str, entry: TimelineEntry, told: Pushed) {
+    if !told.kept().await {
+        tracing::debug!(%incident, "The disk does not keep what is told: its line is tried all the same");
+    }
+    amend(keeper, incident, entry).await;
+}
+
+/// Lets go of the bundle of an incident whose story another tells on, now that the other's is whole.
+async fn let_go(keeper: &Keeper, incident: &str) {
+    let mut pauses = pauses();
+    while let Err(error) = keeper.let_go(incident).await {
+        let Some(pause) = pauses.next() else {
+            tracing::warn!(%incident, error = %tell::chain(&error), "Failed to let go of evidence that a later incident has taken up");
+            return;
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -290,6 +318,8 @@ impl Monitor {
     /// What earlier runs left without its second pass.
     pub(super) fn remember_follow_ups(&mut self, incidents: Vec<Incident>, started: Timestamp) {
         let earliest = started.checked_add(FOLLOW_UP_AFTER_START).unwrap_or(started);
+        let replaced: BTreeSet<String> = incidents.iter().filter_map(|incident| incident.replaces.clone()).collect();
+        let incidents = incidents.into_iter().filter(|incident| !replaced.contains(&incident.id));
         for incident in incidents {
             let Some(guard) = self.guards.get(&incident.case.guard) else {
                 continue;
@@ -303,6 +333,15 @@ impl Monitor {
             if let Some(owed) = self.follow_ups.get_mut(&incident.id) {
                 owed.due = owed.due.max(earliest);
             }
+        }
+    }
+
+    /// Of what a later incident tells on, an earlier run may have had no time to let go.
+    pub(super) fn finish_replacing(&mut self, kept: &[Incident]) {
+        let replaced: Vec<String> = kept.iter().filter_map(|incident| incident.replaces.clone()).collect();
+        for incident in replaced.into_iter().filter(|replaced| kept.iter().any(|kept| kept.id == *replaced)) {
+            let keeper = Arc::clone(&self.keeper);
+            self.errand(async move { let_go(&keeper, &incident).await });
         }
     }
 
@@ -364,15 +403,27 @@ impl Monitor {
 
     /// Adds a line to an incident's story.
     pub(super) fn amend(&mut self, incident: String, entry: TimelineEntry) {
-        // What is remembered of it here tells how often its turns were told.
+        self.learn(&incident, &entry);
+        let keeper = Arc::clone(&self.keeper);
+        self.errand(async move { amend(&keeper, &incident, entry).await });
+    }
+
+    /// Adds a line to an incident's story that people are told of: to the one on the disk only once no crash can lose the message any
+    /// more. What lies there says to the next run that it was told, and however old the incident is by then, it is believed.
+    pub(super) fn amend_told(&mut self, incident: String, entry: TimelineEntry, told: Pushed) {
+        self.learn(&incident, &entry);
+        let keeper = Arc::clone(&self.keeper);
+        self.errand(async move { amend_once_kept(&keeper, &incident, entry, told).await });
+    }
+
+    /// What is remembered of an incident here tells how often its turns were told.
+    fn learn(&mut self, incident: &str, entry: &TimelineEntry) {
         for guard in self.guards.values_mut() {
             let remembered = guard.last.iter_mut().chain(guard.open.iter_mut());
             for remembered in remembered.filter(|remembered| remembered.id == incident) {
                 remembered.timeline.push(entry.clone());
             }
         }
-        let keeper = Arc::clone(&self.keeper);
-        self.errand(async move { amend(&keeper, &incident, entry).await });
     }
 
     /// Runs something nobody waits for.
@@ -383,5 +434,108 @@ impl Monitor {
         } else {
             tracing::error!(max = ERRANDS_MAX, "Too much is being recorded at once: one piece is dropped");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::{
+        evidence::Sources,
+        metrics::Metrics,
+        model::{
+            Moment,
+            settings::{Channel, ChatSettings, EvidenceSettings, Secret},
+        },
+        notify::OutboxTask,
+    };
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        keeper: Keeper,
+        incident: Incident,
+        outbox: Outbox,
+        task: OutboxTask,
+    }
+
+    /// An incident that is kept, and an outbox whose task does not run yet: what is pushed lies in memory only.
+    async fn scene() -> Scene {
+        let folder = tempfile::tempdir().expect("a folder");
+        let metrics = Metrics::new().expect("registers");
+        let keeper = Keeper::open(folder.path().to_owned(), EvidenceSettings::default(), metrics.clone());
+        let (spec, incident) = super::super::resume::tests::an_incident();
+        let nothing: Ranges = Box::new(|_, _| async { Ok(Vec::new()) }.boxed());
+        let sources = Sources {
+            record: None,
+            client: Err("there is no cluster here".into()),
+            ranges: nothing,
+        };
+        keeper.keep(incident.clone(), &spec, sources).await.expect("kept");
+        let url = Secret::Value(secrecy::SecretString::from("http://127.0.0.1:9/"));
+        let chats = vec![ChatSettings::new("slack", Channel::Slack { url })];
+        let (outbox, task) = Outbox::open(folder.path().join("outbox"), chats, metrics);
+        Scene {
+            folder,
+            keeper,
+            incident,
+            outbox,
+            task,
+        }
+    }
+
+    impl Scene {
+        fn run(task: OutboxTask, stop: &CancellationToken) -> JoinHandle<()> {
+            tokio::spawn(task.run(stop.clone(), Clock::new(|| Timestamp::UNIX_EPOCH)))
+        }
+
+        async fn story(&self) -> Vec<Option<Moment>> {
+            let incident = self.keeper.read(&self.incident.id).await.expect("kept");
+            incident.timeline.iter().map(|entry| entry.moment).collect()
+        }
+    }
+
+    /// Guards what a kill between the two would lose: a story that says "told" is believed by the next run, however old it is.
+    #[tokio::test]
+    async fn a_story_says_that_it_was_told_only_once_no_crash_can_lose_the_message() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let scene = scene().await;
+        let announcement = crate::model::Announcement::example(Topic::Recovered);
+        let told = scene.outbox.push(announcement);
+        let entry = TimelineEntry::of(Moment::Recovered, scene.incident.case.at, "Well again");
+        let (keeper, id) = (scene.keeper.clone(), scene.incident.id.clone());
+        let amending = tokio::spawn(async move { amend_once_kept(&keeper, &id, entry, told).await });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(
+            !scene.story().await.contains(&Some(Moment::Recovered)),
+            "the message lies in memory only"
+        );
+        let stop = CancellationToken::new();
+        let Scene { task, .. } = scene;
+        let running = Scene::run(task, &stop);
+        tokio::time::timeout(Duration::from_secs(30), amending)
+            .await
+            .expect("in time")
+            .expect("no panic");
+        let folder = scene.folder.path().join("outbox");
+        let incident = scene.keeper.read(&scene.incident.id).await.expect("kept");
+        assert!(incident.timeline.iter().any(|entry| entry.moment == Some(Moment::Recovered)));
+        assert!(folder.exists(), "and the message is in its file by then");
+        stop.cancel();
+        running.await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn what_another_incident_tells_on_is_let_go_of_unless_it_was_pinned() {
+        let scene = scene().await;
+        let bundle = scene.keeper.folder(&scene.incident.id);
+        std::fs::write(bundle.join(".pinned"), "").expect("written");
+        let_go(&scene.keeper, &scene.incident.id).await;
+        assert!(bundle.exists(), "a person wants to keep it");
+        std::fs::remove_file(bundle.join(".pinned")).expect("ours");
+        let_go(&scene.keeper, &scene.incident.id).await;
+        assert!(!bundle.exists());
+        let_go(&scene.keeper, &scene.incident.id).await;
     }
 }

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use super::{Guarded, Monitor, act::Reply, show, tell};
 use crate::{
     cluster::{Fence, Replicas, lease::keep::Tenure},
-    model::{Actor, CommandError, Decision, GuardId, Incident, Moment, Observation, Phase, ReplicaStatus, TimelineEntry, Verdict, View},
+    model::{
+        Actor, CommandError, Decision, GuardId, Incident, Lifted, Moment, Observation, Phase, ReplicaStatus, TimelineEntry, Verdict, View,
+    },
     router::RouterError,
 };
 
@@ -62,6 +64,16 @@ impl Part {
     /// Who is who.
     pub(super) fn status(&self) -> ReplicaStatus {
         (**self.status.borrow()).clone()
+    }
+
+    /// Passes a person's word about all guards on to the other replicas.
+    pub(super) fn lift(&self, word: Lifted) {
+        self.replicas.lift(word);
+    }
+
+    /// The newest such word that any replica was told.
+    pub(super) fn lifted(&self) -> Option<Lifted> {
+        self.replicas.lifted()
     }
 
     /// Gives every Lease back.

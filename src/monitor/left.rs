@@ -11,13 +11,14 @@
 //! - An incident that is known from its bundle is closed by calm or recovery as ever. One that is not (its evidence was lost,
 //!   or a person's switch opened it by losing its evidence) is closed here, once the guard is calm.
 //!
-//! Threads of guards that are no longer configured stay open: nobody looks at what they were about.
+//! - A guard that is no longer configured: whatever is open of it is closed at once, and says so. Nobody looks any more at what it was
+//!   about, and a page that nobody can resolve rings for ever.
 
 use jiff::Timestamp;
 
 use super::{Guarded, Monitor, show, tell};
 use crate::{
-    model::{Decision, GuardId, Moment, Observation, Phase, TimelineEntry, Topic, Traffic, View},
+    model::{Announcement, Decision, GuardId, GuardSpec, Mode, Moment, Observation, Phase, TimelineEntry, Topic, Traffic, View},
     notify::OpenThread,
 };
 
@@ -37,8 +38,20 @@ impl Monitor {
     pub(super) fn take_up_threads(&mut self) {
         for open in self.outbox.take_left_open().unwrap_or_default() {
             tracing::info!(thread = open.thread, topic = open.topic.as_str(), since = %open.since, "An earlier run has left this open");
-            if let Some(guard) = self.guards.get_mut(&open.guard) {
-                guard.left_open.push(open);
+            match self.guards.get_mut(&open.guard) {
+                Some(guard) => guard.left_open.push(open),
+                None => drop(self.outbox.push(abandoned(&open, None, self.clock.now()))),
+            }
+        }
+    }
+
+    /// Closes every thread that is open about a guard which is configured no more.
+    pub(super) fn abandon_threads(&mut self, spec: &GuardSpec, now: Timestamp) {
+        for open in self.outbox.open_of(&spec.id) {
+            // Of what concerns all guards the others still tell.
+            if !open.topic.is_of_all() {
+                tracing::info!(guard = %spec.id, thread = open.thread, "Closing a thread of a guard that is no longer configured");
+                drop(self.outbox.push(abandoned(&open, Some(spec), now)));
             }
         }
     }
@@ -80,12 +93,15 @@ impl Monitor {
         message.thread.clone_from(&open.thread);
         message.incident.clone_from(&open.incident);
         let kept = open.incident.clone().filter(|incident| self.keeper.folder(incident).is_dir());
-        if let Some(incident) = kept {
-            message.evidence = Some(self.keeper.place(&incident));
-            message.link = self.keeper.link(&incident);
-            self.amend(incident, TimelineEntry::of(Moment::Resolved, seen.at, line));
+        let kept = kept.map(|incident| (incident, TimelineEntry::of(Moment::Resolved, seen.at, line)));
+        if let Some((incident, _)) = &kept {
+            message.evidence = Some(self.keeper.place(incident));
+            message.link = self.keeper.link(incident);
         }
-        self.outbox.push(message);
+        let told = self.outbox.push(message);
+        if let Some((incident, entry)) = kept {
+            self.amend_told(incident, entry, told);
+        }
     }
 }
 
@@ -120,10 +136,83 @@ impl Guarded {
     }
 }
 
+/// What a guard that is no longer configured leaves untold the end of, closed. It names no color: nobody looks which is active.
+fn abandoned(open: &OpenThread, spec: Option<&GuardSpec>, now: Timestamp) -> Announcement {
+    let (topic, why) = if open.topic.is_of_all() {
+        let why = "flipback began anew, and guards that failed then are configured no more; what is held from here on is told of anew";
+        (Topic::FewFailing, why.to_owned())
+    } else {
+        let after = tell::people(show::since(now, open.since));
+        let why = format!(
+            "{} is no longer guarded: it was taken out of the configuration. What was told {after} ago is not known to be over, and nobody looks any more",
+            open.guard
+        );
+        (Topic::Resolved, why)
+    };
+    let mut parts = open.guard.as_str().rsplit('/').skip(1);
+    let namespace = parts.next().unwrap_or_default().to_owned();
+    Announcement {
+        id: format!("{}.{}.{}", open.thread, topic.as_str(), open.since.as_millisecond()),
+        guard: open.guard.clone(),
+        at: now,
+        topic,
+        why,
+        mode: spec.map_or(Mode::Enforce, |spec| spec.mode),
+        cluster: parts.next().unwrap_or_default().to_owned(),
+        namespace,
+        object: spec.map(|spec| spec.route.object()).unwrap_or_default(),
+        from: None,
+        to: None,
+        from_release: None,
+        to_release: None,
+        trigger: None,
+        incident: open.incident.clone(),
+        thread: open.thread.clone(),
+        evidence: None,
+        link: None,
+        picture: None,
+        refusal: None,
+        took_ms: None,
+        decided_at: None,
+        switched_at: None,
+        repeats: None,
+        // Whoever was told of it is told; where the configuration is gone, it does not say any more who that was.
+        chats: spec.map(|spec| spec.chats.clone()).unwrap_or_default(),
+    }
+}
+
 fn over(after: &str, traffic: &Traffic, decision: &Decision) -> String {
     format!(
         "over after {after}, a restart of flipback between: {} is active. {}",
         traffic.active,
         show::sentence(&decision.why)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_nobody_will_end_is_closed_once_and_says_why() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        let open = |topic| OpenThread {
+            thread: "prod.shop.web_1".into(),
+            guard: GuardId::new("prod", "shop", "web").expect("valid"),
+            topic,
+            since: at(0),
+            incident: Some("prod.shop.web_1".into()),
+        };
+        let end = abandoned(&open(Topic::RollbackBlocked), None, at(125));
+        assert_eq!(
+            (end.topic, end.thread.as_str(), end.id.as_str()),
+            (Topic::Resolved, "prod.shop.web_1", "prod.shop.web_1.resolved.0")
+        );
+        assert_eq!((end.cluster.as_str(), end.namespace.as_str(), end.to), ("prod", "shop", None));
+        assert!(end.why.starts_with("prod/shop/web is no longer guarded"), "{}", end.why);
+        assert!(end.why.contains("2m 5s ago is not known to be over"), "{}", end.why);
+        assert_eq!(abandoned(&open(Topic::Blind), None, at(999)).id, end.id, "whichever run tells it");
+        let fleet = abandoned(&open(Topic::ManyFailing), None, at(125));
+        assert_eq!(fleet.topic, Topic::FewFailing, "it is not about the guard that it names");
+    }
 }

@@ -6,13 +6,16 @@ use jiff::Timestamp;
 
 use super::{
     Monitor,
-    act::{Order, Reply},
+    act::{self, Order, Reply},
     scale::Waits,
     tell,
 };
 use crate::{
     decide,
-    model::{Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Mode, Observation, Pause, Refusal, Traffic, Trigger, View},
+    model::{
+        Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Mode, Observation, Pause, Refusal, TimelineEntry, Traffic, Trigger,
+        View,
+    },
     router::RouterError,
 };
 
@@ -117,7 +120,10 @@ impl Monitor {
             Ok(case) => case,
             Err(refusal) => return self.waits(id, traffic, &to, trigger, refusal, asked.dry_run, now),
         };
-        let incident = guard.incident(case, traffic.seen.clone());
+        let mut incident = guard.incident(case, traffic.seen.clone());
+        if !asked.bad {
+            incident.timeline.push(TimelineEntry::remark(now, act::SWITCH));
+        }
         Ok(Made::Order(Box::new(Order {
             incident,
             automatic: false,

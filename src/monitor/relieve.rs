@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Monitor, act::Step, show, tell};
 use crate::{
-    model::{Actor, Color, GuardId, Moment, Relief, TimelineEntry, Traffic},
+    model::{Actor, Color, GuardId, Moment, Relief, TimelineEntry, Traffic, isolated_label},
     router::{HeldPod, ReliefOrder, Relieved, RouterError},
 };
 
@@ -210,7 +210,7 @@ fn taken(action: Relief, pods: &[String], incident: &str) -> String {
         Relief::Evict => format!("Evicted {names}"),
         Relief::Isolate | Relief::Keep => format!(
             "Isolated {names}: no Service and no ReplicaSet selects them any more; they run on, labelled flipback.dev/isolated={}",
-            crate::router::isolated(incident)
+            isolated_label(incident)
         ),
     }
 }

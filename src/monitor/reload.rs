@@ -20,7 +20,7 @@ use crate::{
     cluster::{Cluster, Fence},
     config::Config,
     decide::{Engine, record::Recorder},
-    model::{Actor, ConfigStatus, GuardId, GuardSpec, Moment, RefusedConfig, TimelineEntry, View, settings::ClusterSettings},
+    model::{Actor, ConfigStatus, GuardId, GuardSpec, Moment, RefusedConfig, TimelineEntry, settings::ClusterSettings},
     observe::Measure,
     router,
 };
@@ -130,6 +130,11 @@ impl Monitor {
         }
         let (clusters, opened) = self.clusters_for(&config);
         let changes = self.guards_for(&config, &clusters, now);
+        let fresh = changes
+            .added
+            .iter()
+            .filter(|id| self.guards.get(*id).is_some_and(|guard| guard.last.is_none()));
+        self.read_for(fresh.cloned().collect(), now);
         for cluster in &self.clusters {
             if !clusters.values().any(|kept| Arc::ptr_eq(kept, cluster)) {
                 cluster.close();
@@ -229,15 +234,14 @@ impl Monitor {
         changes
     }
 
-    /// Lets a guard go that is no longer configured: nobody is left to close its thread of messages later.
+    /// Lets a guard go that is no longer configured: nobody is left to close its threads of messages later.
     fn dismiss(&mut self, id: GuardId, mut guard: Guarded, now: Timestamp) {
-        if let (Some(incident), Some(View::Known(traffic))) = (guard.open.take(), &guard.view) {
-            let what = "it is no longer guarded: it was taken out of the configuration".to_owned();
-            let told = tell::times(&incident, Moment::Resolved) + 1;
-            let entry = TimelineEntry::of(Moment::Resolved, now, what);
-            let over = tell::resolved(&incident, traffic, &entry, told, &self.keeper, &guard.spec);
-            drop(self.outbox.push(over));
+        self.abandon_threads(&guard.spec, now);
+        if let Some(incident) = guard.open.take() {
+            let what = "No longer guarded: taken out of the configuration".to_owned();
+            self.amend(incident.id, TimelineEntry::of(Moment::Resolved, now, what));
         }
+        guard.left_open.clear();
         guard.episode = None;
         self.gone.keep(id, Past::from(guard), now);
     }
@@ -359,9 +363,19 @@ fn fixed(one: &Config, other: &Config) -> Vec<String> {
         ("[log]", one.log != other.log),
         ("[replicas]", one.replicas != other.replicas),
     ];
-    let differ = checks.into_iter().filter(|(_, differs)| *differs);
+    // Leading rests on this one's connection, and nobody leads while it is made anew.
+    let of_leases = |config: &'_ Config| {
+        let settings = config.replicas.as_ref()?;
+        config.clusters.iter().find(|cluster| cluster.name == settings.cluster).cloned()
+    };
+    let alike = match (of_leases(one), of_leases(other)) {
+        (Some(one), Some(other)) => connected_alike(&one, &other),
+        _ => true,
+    };
+    let named = checks.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key);
+    let differ = named.chain((!alike).then_some("the connection of the cluster with the replicas' Leases"));
     differ
-        .map(|(key, _)| {
+        .map(|key| {
             format!("{key} cannot change while flipback runs: restart it, or put {key} back; nothing of the changed file is in force")
         })
         .collect()
@@ -391,6 +405,29 @@ mod tests {
         other.audit.files += 1;
         other.log.filter = "debug".into();
         assert_eq!(fixed(&one, &other).len(), 3);
+    }
+
+    #[test]
+    fn the_connection_that_leading_rests_on_stays_as_it_is() {
+        let with = |context: &str, replicas: bool| Config {
+            clusters: vec![ClusterSettings {
+                context: Some(context.into()),
+                ..ClusterSettings::default()
+            }],
+            replicas: replicas.then(crate::model::settings::ReplicaSettings::default),
+            ..Config::default()
+        };
+        assert_eq!(
+            fixed(&with("a", false), &with("b", false)),
+            Vec::<String>::new(),
+            "it leads by nothing"
+        );
+        assert_eq!(fixed(&with("a", true), &with("a", true)), Vec::<String>::new());
+        let refused = fixed(&with("a", true), &with("b", true));
+        assert!(
+            refused[0].starts_with("the connection of the cluster with the replicas' Leases cannot change"),
+            "{refused:?}"
+        );
     }
 
     #[test]

@@ -263,7 +263,10 @@ fn recalled(flip: &FlipRecord, traffic: &Traffic, spec: &GuardSpec) -> Incident 
             }
         }
     };
-    let recorded = TimelineEntry::of(Moment::Decided, flip.at, format!("Decided: {}", flip.why));
+    let mut timeline = vec![TimelineEntry::of(Moment::Decided, flip.at, format!("Decided: {}", flip.why))];
+    if arrival(Some(flip)) == Topic::Switched {
+        timeline.push(TimelineEntry::remark(flip.at, act::SWITCH));
+    }
     Incident {
         schema: INCIDENT_SCHEMA,
         flipback: env!("CARGO_PKG_VERSION").to_owned(),
@@ -291,10 +294,11 @@ fn recalled(flip: &FlipRecord, traffic: &Traffic, spec: &GuardSpec) -> Incident 
         rules: spec.rules.clone(),
         switched_at: None,
         thread: None,
+        replaces: None,
         followed_up_at: None,
         outcome: IncidentOutcome::Decided,
         partial: true,
-        timeline: vec![recorded],
+        timeline,
         capture_errors: vec!["decision.jsonl: flipback ended before it was written; the rest is from after its return".to_owned()],
     }
 }
@@ -509,4 +513,4 @@ impl Monitor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

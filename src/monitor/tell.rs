@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Monitor, act, show};
+use super::{Monitor, act, hold, show};
 pub use crate::model::chain;
 use crate::{
     evidence::Keeper,
@@ -50,6 +50,8 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         Topic::RollbackInitiated => case.at,
         _ => incident.timeline.last().map_or(case.at, |entry| entry.at),
     };
+    // What waits for the standby is told on by another incident, in its own place.
+    let evidence = (topic != Topic::ScalingUp).then(|| keeper.place(&incident.id));
     Announcement {
         id: message_id(&incident.id, topic, 1),
         guard: case.guard.clone(),
@@ -67,7 +69,7 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         trigger: Some(case.trigger.to_string()),
         incident: Some(incident.id.clone()),
         thread: incident.thread().to_owned(),
-        evidence: Some(keeper.place(&incident.id)),
+        evidence,
         // The report is not there yet; whoever knows that it is says where.
         link: None,
         picture: None,
@@ -101,6 +103,12 @@ pub(super) fn evidence_ready(incident: &Incident, topic: Topic, at: Timestamp, k
         picture: Some(keeper.picture(&incident.id)),
         ..self::incident(incident, topic, keeper, spec)
     }
+}
+
+/// Whether somebody waits for the report on an incident. Nobody does for that of a person's switch, which calls nothing bad; of guards that
+/// were held since many failed people are told together, and not of each; and what waits for a standby that is scaled up has not ended.
+pub(super) fn is_awaited(incident: &Incident, topic: Topic) -> bool {
+    !matches!(topic, Topic::Switched | Topic::ScalingUp) && !hold::is_of_the_fleet(&incident.outcome)
 }
 
 fn recovered_at(incident: &Incident) -> Timestamp {
@@ -319,7 +327,8 @@ pub(super) fn owed(
     }
     let moved = matches!(incident.outcome, IncidentOutcome::RolledBack { .. });
     let switched = moved && arrival == Topic::Switched;
-    if !switched {
+    let told = if moved { arrival } else { self::topic(incident) };
+    if is_awaited(incident, told) {
         owed.push(evidence_ready(incident, Topic::EvidenceReady, now, keeper, spec));
     }
     let mut told: BTreeMap<Moment, usize> = BTreeMap::new();
@@ -628,9 +637,10 @@ impl Monitor {
                         why: text,
                         ..turn(last, topic, &entry, times(last, moment) + 1, traffic, &self.keeper, &guard.spec)
                     };
+                    let told = self.outbox.push(message);
                     let incident = last.id.clone();
-                    self.amend(incident, entry);
-                    message
+                    self.amend_told(incident, entry, told);
+                    continue;
                 }
                 None => note(&guard.spec, traffic, seen.at, topic, text),
             };

@@ -140,6 +140,11 @@ impl Lane {
         self.ready.notify_one();
     }
 
+    /// What the chat was, or is about to be, told of and not of its end.
+    pub(super) fn open(&self) -> Vec<OpenThread> {
+        self.inner().queue.open()
+    }
+
     /// Where a message is; `None` where it does not wait.
     pub(super) fn place(&self, id: &str) -> Option<Place> {
         self.inner().queue.place(id)

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    model::{Announcement, ChatStatus, Clock, settings::ChatSettings},
+    model::{Announcement, ChatStatus, Clock, GuardId, settings::ChatSettings},
     words::clipped,
 };
 
@@ -188,6 +188,14 @@ impl Outbox {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// What people were, or are about to be, told of one guard and not of its end, as of now.
+    #[must_use]
+    pub fn open_of(&self, guard: &GuardId) -> Vec<OpenThread> {
+        let shared = self.switch.current();
+        let open = shared.lanes.iter().flat_map(Lane::open).filter(|open| open.guard == *guard);
+        earliest(open).into_values().collect()
     }
 
     /// How each chat fares.
@@ -355,17 +363,12 @@ impl Shared {
     /// Takes up what an earlier run left.
     async fn restore(&self, clock: &Clock) {
         let chats: Vec<String> = self.lanes.iter().map(|lane| lane.chat.name.clone()).collect();
-        let mut left_open: BTreeMap<String, OpenThread> = BTreeMap::new();
+        let mut left_open: Vec<OpenThread> = Vec::new();
         for lane in &self.lanes {
             let chat = lane.chat.name.clone();
             let left = self.spool.run(move |root| spool::load(root, &chat)).await;
             let (given_up, open) = lane.restore(left.unwrap_or_default(), clock.now());
-            for open in open {
-                let earliest = left_open.entry(open.thread.clone()).or_insert_with(|| open.clone());
-                if open.since < earliest.since {
-                    *earliest = open;
-                }
-            }
+            left_open.extend(open);
             self.overflowed(lane, given_up, clock.now());
             lane.settle(&self.spool).await;
         }
@@ -373,7 +376,8 @@ impl Shared {
         for chat in strangers.unwrap_or_default() {
             warn!(chat, "Messages wait for a chat that is not configured; they are kept");
         }
-        *self.left_open.lock().unwrap_or_else(PoisonError::into_inner) = Some(left_open.into_values().collect());
+        let left_open = earliest(left_open).into_values().collect();
+        *self.left_open.lock().unwrap_or_else(PoisonError::into_inner) = Some(left_open);
         self.recount();
         // Whatever was pushed before the task ran.
         self.unlaid.notify_one();
@@ -498,6 +502,18 @@ impl Shared {
         self.metrics.notification_oldest_pending.set(oldest.map_or(0, Timestamp::as_second));
         self.pending.send_replace(pending);
     }
+}
+
+/// Each thread once, as the chat tells it that was told first.
+fn earliest(all: impl IntoIterator<Item = OpenThread>) -> BTreeMap<String, OpenThread> {
+    let mut threads: BTreeMap<String, OpenThread> = BTreeMap::new();
+    for open in all {
+        let earliest = threads.entry(open.thread.clone()).or_insert_with(|| open.clone());
+        if open.since < earliest.since {
+            *earliest = open;
+        }
+    }
+    threads
 }
 
 #[cfg(test)]

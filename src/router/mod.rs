@@ -201,12 +201,6 @@ pub enum Relieved {
     Withheld,
 }
 
-/// The value of the label `flipback.dev/isolated` for an incident.
-#[must_use]
-pub fn isolated(incident: &str) -> String {
-    service::isolated(incident)
-}
-
 /// A pod that may not go yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldPod {

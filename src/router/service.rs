@@ -17,8 +17,6 @@ mod scale;
 mod tests;
 mod view;
 
-pub(super) use connections::label as isolated;
-
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},

@@ -358,6 +358,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_is_no_longer_guarded_is_not_said_to_be_over() {
+        let message = Message::of(&Announcement {
+            why: "shop/web is no longer guarded: it was taken out of the configuration".into(),
+            from: None,
+            to: None,
+            took_ms: None,
+            ..example(Topic::Resolved)
+        });
+        assert_eq!(message.title, "Closed: shop/web is no longer guarded");
+        let next = message.next.unwrap_or_default();
+        assert!(next.contains("put shop/web back into the configuration"), "{next}");
+        assert!(!format!("{} {next}", message.title).to_lowercase().contains("over"), "{next}");
+    }
+
+    #[test]
     fn the_report_is_one_link_and_else_the_folder() {
         let names = |link: Option<&str>| {
             let message = Message::of(&Announcement {

@@ -39,6 +39,7 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::Recovered => format!("Recovered: {guard} is healthy on {to}"),
         Topic::DidNotHelp => format!("Rollback did not help: {guard} is bad on {to} too"),
         Topic::FlippedBack => format!("Flipped back: somebody moved {guard} to {to} again"),
+        Topic::Resolved if is_abandoned(a) => format!("Closed: {guard} is no longer guarded"),
         Topic::Resolved if moved => format!("Resolved: {guard} is on {to}, and the incident is over"),
         Topic::Resolved => format!("Resolved: the incident of {guard} is over"),
         Topic::EvidenceReady if moved => format!("Report ready: why {guard} was rolled back from {from}"),
@@ -158,6 +159,9 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
             "Users are served by the release that was bad. If nobody meant it, a GitOps tool has applied an old state of {object}: {check} \
              names it, and prints what makes it leave a rollback alone. To move traffic now: {by_hand}."
         ),
+        Topic::Resolved if is_abandoned(a) => {
+            format!("Nothing, if you know of it. Otherwise put {guard} back into the configuration: until then nobody rolls it back, and nobody says how it fares.")
+        }
         Topic::Resolved => a.incident.as_ref().filter(|_| a.evidence.is_some()).map_or_else(
             || "Nothing: it is over.".to_owned(),
             |incident| {
@@ -270,6 +274,11 @@ fn next_in_monitor_mode(a: &Announcement) -> Option<String> {
 fn replica(a: &Announcement) -> Option<&str> {
     let (replica, _) = a.evidence.as_deref()?.split_once(":/")?;
     (!replica.is_empty() && !replica.contains('/')).then_some(replica)
+}
+
+/// Whether a thread ends since its guard is configured no more: every other end tells what is active.
+fn is_abandoned(a: &Announcement) -> bool {
+    a.topic == Topic::Resolved && a.to.is_none()
 }
 
 fn open_report(a: &Announcement) -> String {

@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,10 +28,11 @@ use super::{
     Act, Observed, Record, Wish,
     members::{self, Members},
     next, object, spread,
+    word::Word,
 };
 use crate::{
     metrics::Metrics,
-    model::{Clock, GuardId, ReplicaStatus, ShardStatus, settings::ReplicaSettings},
+    model::{Clock, GuardId, Lifted, ReplicaStatus, ShardStatus, settings::ReplicaSettings},
 };
 
 /// Who we are in `managedFields`.
@@ -59,6 +60,8 @@ struct Shared {
     shards: Vec<Shard>,
     /// Shards that are not handed over now.
     busy: Mutex<BTreeSet<u32>>,
+    /// A person's word about all guards.
+    word: Mutex<Word>,
     shown: watch::Sender<Arc<ReplicaStatus>>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -120,6 +123,7 @@ impl Replicas {
             origin,
             shards,
             busy: Mutex::default(),
+            word: Mutex::default(),
             shown: watch::channel(Arc::default()).0,
             stop: CancellationToken::new(),
             task: Mutex::default(),
@@ -175,6 +179,17 @@ impl Replicas {
         *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = shards;
     }
 
+    /// Passes a person's word on to all replicas, with the next round.
+    pub fn lift(&self, word: Lifted) {
+        self.0.word().said(word);
+    }
+
+    /// The newest such word that any replica was told.
+    #[must_use]
+    pub fn lifted(&self) -> Option<Lifted> {
+        self.0.word().newest().cloned()
+    }
+
     /// Gives every Lease back, so that another replica need not wait for it to run out, and takes no further part.
     ///
     /// A shard for which a write is still under way is not given back.
@@ -194,6 +209,10 @@ impl Replicas {
 impl Shared {
     fn numbered(&self) -> impl Iterator<Item = (u32, &Shard)> {
         (0..).zip(&self.shards)
+    }
+
+    fn word(&self) -> MutexGuard<'_, Word> {
+        self.word.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run(self: Arc<Self>) {
@@ -404,6 +423,7 @@ impl Shared {
         let line = members::line(self.clock.now(), self.is_seasoned());
         let mut lines: serde_json::Map<String, Value> = strike.iter().map(|name| (members::key(name), Value::Null)).collect();
         lines.insert(members::key(&self.me), Value::String(line.clone()));
+        lines.extend(self.word().line().map(|(key, text)| (key.to_owned(), Value::String(text))));
         let patch = json!({"metadata": {"annotations": lines}});
         let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
@@ -423,7 +443,9 @@ impl Shared {
             }
             written => written?,
         };
-        Ok(written.metadata.annotations.unwrap_or_default())
+        let lines = written.metadata.annotations.unwrap_or_default();
+        self.word().met(&lines);
+        Ok(lines)
     }
 
     /// Gives back what we hold, and strikes ourselves off.

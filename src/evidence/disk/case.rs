@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::SignedDuration;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tracing::warn;
@@ -20,6 +21,8 @@ const NEXT_MANIFEST: &str = ".next-MANIFEST.sha256";
 const INCIDENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Lines of an incident's story; what is beyond says nothing new.
 const TIMELINE_MAX: usize = 500;
+/// What people are told of is written down once the message is safe, which takes ten seconds at most, and some tries.
+const OVERTAKEN: SignedDuration = SignedDuration::from_secs(30);
 
 /// The incidents kept below a data folder, newest first; a folder that cannot be read is skipped with a warning.
 ///
@@ -124,8 +127,19 @@ pub(in crate::evidence) fn amend(incidents: &Path, id: &str, entry: TimelineEntr
         warn!(incident = id, lines = TIMELINE_MAX, "Story of an incident is full");
         return Ok(Amended::Nothing);
     }
-    incident.timeline.push(entry);
+    let place = place_of(&entry, &incident.timeline);
+    incident.timeline.insert(place, entry);
     replace_incident(&folder, &incident).map(|()| amended)
+}
+
+/// Where a line belongs: before what happened after it and overtook it on its way here. What is later by more than that was written by a
+/// clock that has been put right since, and order is then what came first.
+fn place_of(entry: &TimelineEntry, story: &[TimelineEntry]) -> usize {
+    let overtook = |line: &TimelineEntry| {
+        let later = line.at.duration_since(entry.at);
+        later.is_positive() && later < OVERTAKEN
+    };
+    story.iter().rposition(|line| !overtook(line)).map_or(0, |last| last + 1)
 }
 
 /// Replaces the `incident.json` of a bundle and its line in the list, where there is one already. The list that will hold
@@ -170,4 +184,23 @@ pub(super) fn finish_replacing(folder: &Path) -> Result<(), EvidenceError> {
         fs::remove_file(&next).map_err(failed("remove", &next))?;
     }
     sync_folder(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_overtaken_on_its_way_comes_before_what_happened_later() {
+        let line = |second: i64| TimelineEntry::remark(Timestamp::from_second(second).expect("in range"), "");
+        let story = [line(0), line(100), line(110)];
+        assert_eq!(place_of(&line(120), &story), 3);
+        assert_eq!(place_of(&line(110), &story), 3, "of the same moment the later one comes last");
+        assert_eq!(place_of(&line(105), &story), 2);
+        assert_eq!(place_of(&line(99), &story), 1);
+        assert_eq!(place_of(&line(50), &story), 3, "a clock that was put right has overtaken nobody");
+        assert_eq!(place_of(&line(5), &[]), 0);
+    }
 }

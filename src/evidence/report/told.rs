@@ -45,6 +45,12 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
             format!("The API server accepted the patch from {from} to {to}, and traffic was not seen to follow."),
             format!("Look at the Service's selector and its EndpointSlices now: users may still be on {from}."),
         ),
+        IncidentOutcome::RolledBack { .. } if made_again(course).is_some() => told(
+            "Moved back, made again",
+            "warn",
+            format!("Traffic was moved from {from} to {to}, somebody moved it back to {from}, and the rollback was made again."),
+            "Teach whoever moves it back to leave a rollback alone: `flipback check` names them, and prints how.".to_owned(),
+        ),
         IncidentOutcome::RolledBack { .. } if has(Moment::FlippedBack).is_some() => told(
             "Moved back by somebody",
             "bad",
@@ -58,7 +64,11 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
             "Look for what both colors share: a database, a dependency, the network. Another flip will not help.".to_owned(),
         ),
         IncidentOutcome::RolledBack { preview_error, .. } => {
-            let word = if manual { "Switched by hand" } else { "Rolled back" };
+            let word = match case.trigger {
+                Trigger::Manual { .. } => "Switched by hand",
+                Trigger::Reassert { .. } => "Rolled back again",
+                Trigger::Rule { .. } => "Rolled back",
+            };
             let preview = preview_error
                 .as_ref()
                 .map(|_| " The preview Service was not swapped along.")
@@ -150,12 +160,19 @@ pub(super) fn roles(incident: &Incident, course: &Course) -> (String, String) {
         at.map(|at| format!(" since {}", words::clock(at, incident.case.at)))
             .unwrap_or_default()
     };
-    let manual = matches!(incident.case.trigger, Trigger::Manual { .. });
-    let took_over = if manual { "switched to" } else { "restored" };
+    let took_over = match incident.case.trigger {
+        Trigger::Manual { .. } => "switched to",
+        Trigger::Reassert { .. } => "restored again",
+        Trigger::Rule { .. } => "restored",
+    };
     let (from, to) = match &incident.outcome {
         IncidentOutcome::RolledBack { .. } if at(Moment::NotArrived).is_some() => (
             "traffic was not seen to leave it".to_owned(),
             "traffic was not seen to arrive".to_owned(),
+        ),
+        IncidentOutcome::RolledBack { .. } if made_again(course).is_some() => (
+            "left, moved back to, then left again".to_owned(),
+            format!("{took_over}, left, then restored again: serves{}", since(made_again(course))),
         ),
         IncidentOutcome::RolledBack { .. } if at(Moment::FlippedBack).is_some() => (
             format!("left, then moved back to: serves{}", since(at(Moment::FlippedBack))),
@@ -171,6 +188,13 @@ pub(super) fn roles(incident: &Incident, course: &Course) -> (String, String) {
         _ => ("traffic stayed on it".to_owned(), "traffic was not moved to it".to_owned()),
     };
     (from, to)
+}
+
+/// When a rollback that somebody undid was made again, if it was not undone once more.
+fn made_again(course: &Course) -> Option<Timestamp> {
+    let last = |moment: Moment| course.steps.iter().rposition(|step| step.moment == Some(moment));
+    let again = last(Moment::MadeAgain).filter(|again| last(Moment::FlippedBack).is_none_or(|undone| undone < *again))?;
+    course.steps.get(again).map(|step| step.at)
 }
 
 /// How traffic is moved by a person: flipback withholds a person's commands, too, where it only monitors.
@@ -429,6 +453,64 @@ pub(super) fn policy(policy: &Policy, mode: Mode) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::evidence::fixture::{incident, spec};
+
+    /// A course of nothing but these moments, a second apart.
+    fn course(moments: &[Moment]) -> Course {
+        let step = |(second, moment): (i64, &Moment)| crate::evidence::report::course::Step {
+            at: incident()
+                .case
+                .at
+                .saturating_add(SignedDuration::from_secs(second))
+                .expect("in range"),
+            moment: Some(*moment),
+            what: String::new(),
+            derived: false,
+            after: None,
+        };
+        Course {
+            steps: (1..).zip(moments).map(step).collect(),
+            first_bad: None,
+            breaches: std::collections::BTreeMap::new(),
+            moved: None,
+            durations: crate::evidence::report::course::Durations::default(),
+            hit: None,
+        }
+    }
+
+    #[test]
+    fn what_was_undone_and_made_again_is_told_by_its_last_turn() {
+        use Moment::{FlippedBack, MadeAgain, Patched};
+        let told = |moments: &[Moment]| {
+            let course = course(moments);
+            (outcome(&incident(), &course).word, roles(&incident(), &course))
+        };
+        let (word, roles) = told(&[Patched, FlippedBack]);
+        assert_eq!(word, "Moved back by somebody");
+        assert!(roles.0.starts_with("left, then moved back to: serves since"), "{roles:?}");
+        let (word, roles) = told(&[Patched, FlippedBack, MadeAgain]);
+        assert_eq!(
+            (word.as_str(), roles.0.as_str()),
+            ("Moved back, made again", "left, moved back to, then left again")
+        );
+        assert!(
+            roles.1.starts_with("restored, left, then restored again: serves since"),
+            "{roles:?}"
+        );
+        assert_eq!(told(&[Patched, FlippedBack, MadeAgain, FlippedBack]).0, "Moved back by somebody");
+    }
+
+    #[test]
+    fn a_rollback_that_was_made_again_says_so_of_itself() {
+        let mut again = incident();
+        again.case.trigger = Trigger::Reassert {
+            by: "argocd-controller".into(),
+            attempt: 1,
+            of: 2,
+        };
+        let course = course(&[Moment::Patched]);
+        assert_eq!(outcome(&again, &course).word, "Rolled back again");
+        assert!(roles(&again, &course).1.starts_with("restored again: serves"));
+    }
 
     #[test]
     fn a_version_is_the_tag_that_people_know() {

@@ -94,6 +94,13 @@ fn begun(flip: &FlipRecord) -> Incident {
     }
 }
 
+/// An incident that moved traffic, and the guard that it is of.
+pub(in crate::monitor) fn an_incident() -> (GuardSpec, Incident) {
+    let mut spec = spec(None, Mode::Enforce);
+    spec.evidence.after = Duration::ZERO;
+    (spec, kept(&flip("shop.web_20270115T075955.000Z", 5), &[Moment::Patched]))
+}
+
 /// One that a person asked for.
 fn asked_for(flip: &FlipRecord) -> (Incident, FlipRecord) {
     let flip = FlipRecord {
@@ -437,6 +444,42 @@ fn a_story_owes_each_of_its_messages_by_a_name_that_does_not_change() {
         names(&well, Topic::Switched),
         ["i1.rollback_initiated", "i1.switched", "i1.recovered"]
     );
+}
+
+#[test]
+fn a_switch_by_hand_is_told_when_it_is_done_and_is_no_rollback() {
+    let (_, flip) = asked_for(&flip("i1", 5));
+    let (rollback, switch) = (flip.clone(), FlipRecord { bad: false, ..flip });
+    let of = |flip: &FlipRecord| kept(flip, &[Moment::Arrived, Moment::Recovered]);
+    assert_eq!(
+        names(&of(&rollback), arrival(Some(&rollback))),
+        [
+            "i1.rollback_initiated",
+            "i1.rollback_completed",
+            "i1.evidence_ready",
+            "i1.recovered"
+        ]
+    );
+    assert_eq!(names(&of(&switch), arrival(Some(&switch))), ["i1.switched", "i1.recovered"]);
+}
+
+#[test]
+fn nobody_waits_for_the_report_on_what_is_told_of_together_or_goes_on() {
+    let flip = flip("i1", 5);
+    let blocked = |refusal| Incident {
+        outcome: IncidentOutcome::Blocked { refusal },
+        ..begun(&flip)
+    };
+    let held = |by| blocked(crate::model::Refusal::Held(crate::model::Held { by, why: "so".into() }));
+    let scaling = blocked(crate::model::Refusal::StandbyScaling {
+        ready: 0,
+        needed: 1,
+        until: at(60),
+    });
+    let waits = |incident: &Incident| tell::is_awaited(incident, tell::topic(incident));
+    assert!(!waits(&held(crate::model::Hold::ManyFailing)) && !waits(&scaling));
+    assert!(waits(&held(crate::model::Hold::Maintenance)) && waits(&kept(&flip, &[])));
+    assert_eq!(names(&scaling, Topic::RollbackCompleted), ["i1.scaling_up"]);
 }
 
 #[test]

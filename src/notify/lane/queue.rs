@@ -290,7 +290,7 @@ impl Queue {
     }
 
     /// What the chat was, or is about to be, told of and not of its end.
-    fn open(&self) -> Vec<OpenThread> {
+    pub(super) fn open(&self) -> Vec<OpenThread> {
         let mut open: BTreeMap<String, OpenThread> = self.threads.open().map(|open| (open.thread.clone(), open)).collect();
         for waiting in &self.waiting {
             let announcement = &waiting.letter.announcement;

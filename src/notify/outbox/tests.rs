@@ -380,6 +380,14 @@ async fn a_run_knows_what_an_earlier_one_left_open() {
     }
     // One chat has heard it all and the other nothing.
     running.until(|pending| pending == 4).await;
+    let open: Vec<String> = running
+        .outbox
+        .open_of(&numbered(1).guard)
+        .into_iter()
+        .map(|open| open.thread)
+        .collect();
+    assert_eq!(open, ["blind"], "as of now, whether told or about to be");
+    assert_eq!(running.outbox.open_of(&GuardId::new("", "shop", "other").expect("valid")), []);
     running.stop().await;
 
     let running = Running::start(dir.path(), chats());

@@ -150,6 +150,7 @@ fn kind(moment: Option<Moment>) -> (&'static str, &'static str) {
         Some(Moment::Recovered) => ("recovered", "good"),
         Some(Moment::DidNotHelp) => ("did not help", "bad"),
         Some(Moment::FlippedBack) => ("moved back", "bad"),
+        Some(Moment::MadeAgain) => ("made again", "act"),
         Some(Moment::Resolved) => ("over", "good"),
         Some(Moment::FollowedUp) => ("second pass", "plain"),
         Some(Moment::ScaledUp) => ("scaled up", "good"),
