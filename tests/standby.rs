@@ -558,6 +558,11 @@ async fn pods_that_were_left_are_evicted_within_their_budget_over_a_restart_and_
 
     daemon.process.kill();
     budget(&ground, 1).await;
+    // A pause that has ended holds nobody any more, though its annotation is still there.
+    let ended = json!({"by": "ann", "at": "2026-01-01T00:00:00Z", "reason": "", "until": "2026-01-01T01:00:00Z"});
+    let (service, pause) = (ground.shop.active(), format!("flipback.dev/paused={ended}"));
+    let arguments = ["-n", &ground.namespace, "annotate", "service", &service, &pause];
+    ground.cluster.kubectl(&arguments, "").await.expect("annotated");
     let mut daemon = start(&ground).await;
     eventually("both to be gone", VERDICT_LIMIT, async || {
         let pods = pods(&ground, "color=green").await;

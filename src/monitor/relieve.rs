@@ -94,7 +94,7 @@ impl Monitor {
         let relief = &mut guard.relief;
         let waits = arriving || guard.flipping || relief.asking || relief.again.is_some_and(|again| now < again);
         let over = relief.over.as_ref() == Some(&flip.incident) || show::since(now, flip.at) > RELIEVED_FOR;
-        if connections.action == Relief::Keep || over || waits || traffic.paused.is_some() {
+        if connections.action == Relief::Keep || over || waits || traffic.paused_at(now).is_some() {
             return;
         }
         let evidence = &guard.spec.evidence;
