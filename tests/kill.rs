@@ -352,9 +352,13 @@ async fn killed_flip(step: Step) -> Option<()> {
 async fn every_step_of_a_flip_survives_a_kill() {
     let kills = kills();
     let rounds = (0..kills).flat_map(|_| STEPS);
-    let mut done = stream::iter(rounds).map(killed_flip).buffer_unordered(AT_ONCE);
+    // Each in a task of its own, so that none waits while another reads a long audit log.
+    let mut done = stream::iter(rounds)
+        .map(|step| tokio::spawn(killed_flip(step)))
+        .buffer_unordered(AT_ONCE);
     let mut count = 0;
     while let Some(killed) = done.next().await {
+        let killed = killed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         count += usize::from(killed.is_some());
     }
     println!("{count} kills -9 at {} steps: one flip, one bundle, one thread each", STEPS.len());

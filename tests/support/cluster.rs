@@ -282,7 +282,7 @@ impl Cluster {
     #[must_use]
     pub fn audit_of(&self, namespace: &str, account: &str) -> Vec<AuditEvent> {
         let user = format!("system:serviceaccount:{namespace}:{account}");
-        let mut events = self.audit();
+        let mut events = audit::read_of(&self.folder.path().join("audit.jsonl"), &user);
         events.retain(|event| event.user == user);
         events
     }
