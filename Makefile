@@ -8,11 +8,12 @@
 # make fuzz    ten minutes of fuzzing without cargo-fuzz; FLIPBACK_FUZZ_SECONDS says how long
 # make bench-backtest   the cost of judging a week of 50 guards
 # make bench-evidence   the cost of keeping evidence: 20 pods x 2 containers x 5 MB of logs
+# make soak    500 guards, everything going wrong, for as many looks as an hour has; FLIPBACK_SOAK_MINUTES says how long
 # make parts   only installs and builds what the tests need besides Rust
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo bench bench-engine bench-backtest bench-evidence parts rust-tests alerts montecarlo simulation fuzz
+.PHONY: test lint demo bench bench-engine bench-backtest bench-evidence soak parts rust-tests alerts montecarlo simulation fuzz
 
 test: parts lint alerts rust-tests montecarlo
 
@@ -69,3 +70,8 @@ bench-evidence: parts
 	cargo build --profile bench-fast --locked
 	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 FLIPBACK_BINARY=$(CURDIR)/target/bench-fast/flipback \
 		cargo bench --locked --profile dev --bench evidence
+
+soak: parts
+	cargo build --profile bench-fast --locked
+	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 FLIPBACK_BINARY=$(CURDIR)/target/bench-fast/flipback \
+		cargo bench --locked --profile dev --bench soak

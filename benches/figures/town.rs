@@ -50,18 +50,8 @@ impl Drop for Town {
 impl Town {
     /// Builds one; returns when every active Service has its endpoint and every pod was scraped.
     pub async fn build(cluster: &Arc<Cluster>, shops: usize) -> Self {
-        let mut guards = Vec::new();
-        for quarter in 0..NAMESPACES {
-            let namespace = cluster.namespace("town").await;
-            guards.extend((quarter..shops).step_by(NAMESPACES).map(|n| Guard {
-                namespace: namespace.clone(),
-                name: format!("shop-{n:03}"),
-            }));
-        }
+        let guards = open(cluster, shops).await;
         let admin = cluster.admin().await;
-        stream::iter(&guards)
-            .for_each_concurrent(AT_ONCE, async |guard| found(&admin, guard).await)
-            .await;
         let app = App::start("town").await;
         let users = tokio::spawn(visit(format!("http://{}/work", app.address())));
         let labels = |guard: &Guard, color: &str| {
@@ -84,6 +74,23 @@ impl Town {
             users,
         }
     }
+}
+
+/// Makes the objects of all shops, without anybody who scrapes them; their Services may have no endpoints yet.
+pub async fn open(cluster: &Arc<Cluster>, shops: usize) -> Vec<Guard> {
+    let mut guards = Vec::new();
+    for quarter in 0..NAMESPACES {
+        let namespace = cluster.namespace("town").await;
+        guards.extend((quarter..shops).step_by(NAMESPACES).map(|n| Guard {
+            namespace: namespace.clone(),
+            name: format!("shop-{n:03}"),
+        }));
+    }
+    let admin = cluster.admin().await;
+    stream::iter(&guards)
+        .for_each_concurrent(AT_ONCE, async |guard| found(&admin, guard).await)
+        .await;
+    guards
 }
 
 /// Makes the objects of one shop.
@@ -144,7 +151,7 @@ fn from<T: serde::de::DeserializeOwned>(object: Value) -> T {
 }
 
 /// Waits until every Service has a Ready endpoint.
-async fn settled(admin: &Client, guards: &[Guard]) {
+pub async fn settled(admin: &Client, guards: &[Guard]) {
     let slices: Api<EndpointSlice> = Api::all(admin.clone());
     eventually("every shop to have endpoints", LIMIT, async || {
         tokio::time::sleep(Duration::from_secs(1)).await;
