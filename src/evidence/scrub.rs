@@ -172,7 +172,7 @@ fn names_pass(name: &str) -> bool {
         let next = name.get(at + word.len()..).and_then(|after| after.chars().next());
         // `smtpPassFile` goes on with a capital, `PASSENGER` does too.
         let shouted = found.chars().all(|c| c.is_ascii_uppercase());
-        let ends = next.is_none_or(|c| !c.is_ascii_lowercase() && !(shouted && c.is_ascii_alphabetic()));
+        let ends = next.is_none_or(|c| !(c.is_ascii_lowercase() || shouted && c.is_ascii_alphabetic()));
         ends && !NO_PASS.iter().any(|word| before.ends_with(word))
     })
 }
