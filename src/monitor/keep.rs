@@ -375,18 +375,19 @@ impl Monitor {
                 guard.note(lost.at, what.clone());
             }
             let incident = about.incident.clone();
-            if let Some(incident) = incident.filter(|incident| self.lost_of(&about.guard, incident) < LOST_MAX) {
+            if let Some(incident) = incident.filter(|incident| self.story(&about.guard, incident).is_none_or(takes_another_loss)) {
                 self.amend(incident, TimelineEntry::of(Moment::NotTold, lost.at, what));
             }
         }
     }
 
-    /// How often an incident's story, as it is remembered, says that a chat was not told.
-    fn lost_of(&self, guard: &GuardId, incident: &str) -> usize {
-        let guard = self.guards.get(guard);
-        let remembered = guard.and_then(|guard| guard.last.iter().chain(&guard.open).find(|remembered| remembered.id == incident));
-        let story = remembered.into_iter().flat_map(|remembered| &remembered.timeline);
-        story.filter(|entry| entry.moment == Some(Moment::NotTold)).count()
+    /// The story of an incident of a guard, as far as it is remembered.
+    fn story(&self, guard: &GuardId, incident: &str) -> Option<&[TimelineEntry]> {
+        let guard = self.guards.get(guard)?;
+        let mut remembered = guard.last.iter().chain(&guard.open);
+        remembered
+            .find(|remembered| remembered.id == incident)
+            .map(|found| found.timeline.as_slice())
     }
 
     /// Writes a line into the journal.
@@ -435,6 +436,12 @@ impl Monitor {
             tracing::error!(max = ERRANDS_MAX, "Too much is being recorded at once: one piece is dropped");
         }
     }
+}
+
+/// Whether an incident's story still tells of a further message that a chat was not told.
+fn takes_another_loss(story: &[TimelineEntry]) -> bool {
+    let lost = story.iter().filter(|entry| entry.moment == Some(Moment::NotTold));
+    lost.count() < LOST_MAX
 }
 
 #[cfg(test)]
@@ -537,5 +544,20 @@ mod tests {
         let_go(&scene.keeper, &scene.incident.id).await;
         assert!(!bundle.exists());
         let_go(&scene.keeper, &scene.incident.id).await;
+    }
+
+    #[test]
+    fn a_story_does_not_grow_for_ever_by_what_a_chat_was_not_told() {
+        let mut story = vec![TimelineEntry::remark(Timestamp::UNIX_EPOCH, "Decided")];
+        for _ in 0..10 * LOST_MAX {
+            if takes_another_loss(&story) {
+                story.push(TimelineEntry::of(
+                    Moment::NotTold,
+                    Timestamp::UNIX_EPOCH,
+                    "The chat slack was not told".to_owned(),
+                ));
+            }
+        }
+        assert_eq!(story.len(), 1 + LOST_MAX);
     }
 }
