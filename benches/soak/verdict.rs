@@ -20,6 +20,8 @@ use super::{
 pub const LOOKS_PER_HOUR: f64 = 720.0;
 /// Resident memory may grow by so much in an hour of looks, MiB: a few hundred in a fortnight.
 const GROWTH_MAX: f64 = 1.0;
+/// The windows of the judgement are full after so many seconds, and the allocator has what it needs for them.
+const FILLED: f64 = 330.0;
 /// Descriptors in the calm afterwards, beyond those in the calm before: connections that are kept for the next request.
 const DESCRIPTORS_KEPT: f64 = 8.0;
 /// Threads in the calm afterwards: one that waits for a disk ends after 10 s without work, and a calm daemon has two pieces of such work
@@ -143,7 +145,8 @@ fn growth(name: &str, unit: &str, points: &[(f64, f64)], looks_per_second: f64, 
 pub fn judge(story: &Story, parts: Parts, flips: &BTreeMap<String, u64>, ended_well: bool) -> Vec<Line> {
     let readings = &story.readings;
     let (before, during) = (between(readings, 0.0, parts.begins), between(readings, parts.begins, parts.ends));
-    let half = f64::midpoint(parts.begins, parts.ends);
+    // Not before what is kept of the last five minutes is full: a second of it costs as much memory as the one that it pushes out.
+    let half = f64::midpoint(parts.begins, parts.ends).max(parts.begins + FILLED);
     let second = between(readings, half, parts.ends);
     // The last half minute: what is kept for the next request is let go after a minute and a half.
     let last = readings.last().map_or(0.0, |one| one.at);
