@@ -237,7 +237,9 @@ impl Scene {
             1,
             "{incident:#}"
         );
-        assert!(support::bundle::holds(folder), "the list of {} does not hold", folder.display());
+        // The report may just be made anew, and its list with it.
+        let holds = async || support::bundle::holds(folder).then_some(());
+        eventually(&format!("the list of {} to hold", folder.display()), LIMIT, holds).await;
 
         // One thread, and each of its messages under one name.
         let told = self.told();
@@ -360,6 +362,9 @@ async fn every_step_of_a_flip_survives_a_kill() {
     while let Some(killed) = done.next().await {
         let killed = killed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         count += usize::from(killed.is_some());
+        if count % STEPS.len() == 0 {
+            let _ = writeln!(std::io::stderr(), "{count} kills");
+        }
     }
     println!("{count} kills -9 at {} steps: one flip, one bundle, one thread each", STEPS.len());
 }
