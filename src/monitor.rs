@@ -11,6 +11,7 @@ mod clear;
 mod gone;
 mod hold;
 mod keep;
+mod late;
 mod lead;
 mod left;
 mod lifted;
@@ -168,6 +169,8 @@ struct Guarded {
     begun: Option<CancellationToken>,
     /// What earlier runs left.
     remains: resume::Remains,
+    /// What came to nothing, as far as was seen.
+    attempts: late::Attempts,
     /// A flip is under way: further verdicts wait for it.
     flipping: bool,
     /// The bad time that is going on.
@@ -502,6 +505,7 @@ impl Monitor {
             if self.leads(&id) {
                 self.resume(&id, &view, now);
             }
+            self.own_up(&id, &view, now);
             let hold = self.hold(&id, &fleet, now);
             let Some(guard) = self.guards.get_mut(&id) else { continue };
             let seen = Observation {

@@ -256,6 +256,7 @@ impl World {
                     reassert: None,
                     forgotten: None,
                     discounted: None,
+                    thread: None,
                     rest: serde_json::Map::new(),
                 };
                 traffic.ledger = traffic.ledger.with(flip);

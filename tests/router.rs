@@ -276,6 +276,7 @@ fn order(view: View, incident: &str) -> FlipOrder {
             reassert: None,
             forgotten: None,
             discounted: None,
+            thread: None,
             rest: serde_json::Map::new(),
         },
         seen: traffic.seen,

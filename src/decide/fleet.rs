@@ -123,6 +123,7 @@ mod tests {
             reassert: None,
             forgotten: None,
             discounted: None,
+            thread: None,
             rest: serde_json::Map::new(),
         }
     }

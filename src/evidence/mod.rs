@@ -15,7 +15,11 @@
 //! - It refuses to read Secret objects, and hides what looks like a secret in everything it captures ([`scrub`]).
 //! - Only the user that flipback runs as can read it: folders 0700, files 0600.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -273,11 +277,31 @@ impl Keeper {
     /// # Errors
     /// [`EvidenceError`] when there is no such incident, a newer flipback wrote it, or the disk refuses or hangs.
     pub async fn amend(&self, incident: &str, entry: TimelineEntry) -> Result<(), EvidenceError> {
+        self.edit(incident, "amend", move |incidents, id| disk::amend(incidents, id, entry.clone()))
+            .await
+    }
+
+    /// Says in an incident's bundle, be it whole or in the making, what became of it after all: its outcome, and what has been
+    /// added to its story. Whatever else lies there stays.
+    ///
+    /// # Errors
+    /// [`EvidenceError`] when there is no such incident, a newer flipback wrote it, or the disk refuses or hangs.
+    pub async fn correct(&self, incident: &Incident) -> Result<PathBuf, EvidenceError> {
+        let now = incident.clone();
+        self.edit(&incident.id, "correct", move |incidents, id| disk::correct(incidents, id, &now))
+            .await?;
+        Ok(self.folder(&incident.id))
+    }
+
+    async fn edit<F>(&self, incident: &str, attempted: &'static str, change: F) -> Result<(), EvidenceError>
+    where
+        F: Fn(&Path, &str) -> Result<Amended, EvidenceError> + Send + 'static,
+    {
         let (edit, incidents, id) = (Arc::clone(&self.edit), self.incidents.clone(), file_segment(incident));
         let space = self.space();
-        let amended = disk::bounded(&self.places, DISK_TIMEOUT, "amend", self.folder(incident), move || {
+        let amended = disk::bounded(&self.places, DISK_TIMEOUT, attempted, self.folder(incident), move || {
             let _edit = edit.hold();
-            space.with(|| disk::amend(&incidents, &id, entry.clone()))
+            space.with(|| change(&incidents, &id))
         })
         .await?;
         if amended == Amended::Whole {

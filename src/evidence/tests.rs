@@ -15,7 +15,7 @@ use super::{
     fixture::{self, AT, ApiDouble, Quirks, at, incident, series, spec},
     *,
 };
-use crate::model::{GuardSpec, ProbeRule, RuleKind, RuleSpec};
+use crate::model::{GuardSpec, IncidentOutcome, Moment, ProbeRule, RuleKind, RuleSpec};
 
 struct Kept {
     data: tempfile::TempDir,
@@ -490,6 +490,75 @@ async fn one_incident_kept_twice_is_one_folder() {
     assert_eq!(first.expect("keeps"), second.expect("keeps"));
     keeper.keep(incident(), &spec, nothing()).await.expect("is kept");
     assert_eq!(names(&data.path().join("incidents")), [incident().id]);
+}
+
+/// The same incident, as it was told before and after it was seen to have moved traffic.
+fn failed_and_moved() -> (Incident, Incident) {
+    let mut failed = incident();
+    failed.outcome = IncidentOutcome::Failed { error: "no answer".into() };
+    failed
+        .timeline
+        .push(TimelineEntry::of(Moment::PatchFailed, at(AT), "Failed: no answer"));
+    let mut moved = failed.clone();
+    moved.outcome = IncidentOutcome::RolledBack {
+        at: at(AT),
+        took_ms: 0.0,
+        resource_version: "8".into(),
+        preview_error: None,
+    };
+    moved.timeline.push(TimelineEntry::of(Moment::Patched, at(AT), "carried out"));
+    (failed, moved)
+}
+
+#[tokio::test]
+async fn a_bundle_that_tells_of_a_failure_is_corrected_where_it_lies() {
+    let Kept { keeper, data } = keeper();
+    let (spec, (failed, moved)) = (spec(), failed_and_moved());
+    let missing = keeper.correct(&moved).await.expect_err("there is none yet");
+    assert!(matches!(missing, EvidenceError::Missing { .. }), "{missing}");
+    let folder = keeper.keep(failed.clone(), &spec, nothing()).await.expect("keeps");
+    keeper
+        .amend(&failed.id, TimelineEntry::remark(at(AT), "a chat was not told"))
+        .await
+        .expect("amends");
+    let report = |folder: &Path| read(folder, "report.md");
+    assert!(report(&folder).contains("no answer"), "{}", report(&folder));
+    assert_eq!(keeper.correct(&moved).await.expect("corrects"), folder);
+    keeper.correct(&moved).await.expect("again, and nothing changes");
+    keeper.rendered().await;
+    assert_whole(&folder);
+    let found = disk::read(&folder).expect("reads");
+    assert_eq!(found.outcome, moved.outcome);
+    let story: Vec<&str> = found.timeline.iter().map(|entry| entry.what.as_str()).collect();
+    let end = story.len() - 3;
+    assert_eq!(
+        story[end..],
+        ["Failed: no answer", "a chat was not told", "carried out"],
+        "{story:?}"
+    );
+    assert!(report(&folder).contains("carried out"), "{}", report(&folder));
+    // A try to keep what was known before comes late, and changes nothing.
+    assert_eq!(keeper.keep(failed, &spec, nothing()).await.expect("is kept"), folder);
+    assert_eq!(names(&data.path().join("incidents")), [incident().id]);
+    assert_eq!(disk::read(&folder).expect("reads").outcome, moved.outcome);
+}
+
+#[tokio::test]
+async fn a_bundle_in_the_making_that_was_corrected_is_not_taken_back_by_who_makes_it() {
+    let Kept { keeper, data } = keeper();
+    let (spec, (failed, moved)) = (spec(), failed_and_moved());
+    keeper.begin(&failed, &spec, None).await.expect("begins");
+    keeper.correct(&moved).await.expect("corrects what was begun");
+    let folder = keeper.keep(failed, &spec, nothing()).await.expect("keeps");
+    assert_eq!(names(&data.path().join("incidents")), [incident().id]);
+    let found = disk::read(&folder).expect("reads");
+    assert_eq!(found.outcome, moved.outcome);
+    assert!(
+        found.timeline.iter().any(|entry| entry.what == "carried out"),
+        "{:?}",
+        found.timeline
+    );
+    assert_whole(&folder);
 }
 
 #[test]

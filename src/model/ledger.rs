@@ -118,6 +118,9 @@ pub struct FlipRecord {
     /// The person who took it out of the day's count and of the cooldown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discounted: Option<Clearance>,
+    /// The incident whose thread of messages it goes on with; `None`: it began its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<String>,
     /// Everything else that was found, as it was found.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
@@ -171,6 +174,7 @@ impl FlipRecord {
             reassert,
             forgotten: None,
             discounted: None,
+            thread: None,
             rest: Map::new(),
         }
     }
@@ -318,6 +322,7 @@ mod tests {
             reassert: None,
             forgotten: None,
             discounted: None,
+            thread: None,
             rest: Map::new(),
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, hold, relieve::Went, scale::Raised, show, tell};
+use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, hold, late, relieve::Went, scale::Raised, show, tell};
 use crate::{
     evidence,
     model::{
@@ -166,6 +166,7 @@ async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order, clock:
     let case = &incident.case;
     let mut record = FlipRecord::of(case, &incident.id);
     record.bad = order.bad;
+    record.thread.clone_from(&incident.thread);
     if let Some(images) = images(&*router, case) {
         record.from_images = images;
     }
@@ -371,12 +372,21 @@ impl Monitor {
                 None
             }
             Err(error) => {
+                let lost = !dry_run && late::may_come_through(&error);
                 let error = tell::chain(&error);
                 tracing::error!(guard = %id, %error, "Failed to flip");
                 let failed = format!("Failed: {error}");
+                let decided = incident.clone();
                 incident.timeline.push(TimelineEntry::of(Moment::PatchFailed, at, failed));
                 incident.outcome = IncidentOutcome::Failed { error };
-                (!dry_run).then_some(Topic::RollbackFailed)
+                let guard = self.guards.get_mut(&id).filter(|_| lost);
+                let seen = guard.and_then(|guard| guard.unanswered(&incident));
+                if let Some(seen) = seen {
+                    self.seen_instead(&id, decided, seen, record, reply, now);
+                    return;
+                }
+                let moot = lost && self.guards.get(&id).is_some_and(|guard| guard.is_there_already(&incident));
+                (!dry_run && !moot).then_some(Topic::RollbackFailed)
             }
         };
         // A rule's flip alone is counted; that traffic was not moved is known of every outcome that gets here.

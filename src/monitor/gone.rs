@@ -112,6 +112,7 @@ impl Past {
             begun: self.begun,
             decided_on: self.decided_on,
             remains: self.remains,
+            attempts: self.attempts,
             relief: self.relief,
             scaling: self.scaling,
             ..Guarded::new(spec, cluster, share)

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{ERRANDS_MAX, Monitor, show, tell};
+use super::{ERRANDS_MAX, Monitor, late, show, tell};
 use crate::{
     cluster::Cluster,
     evidence::{EvidenceError, Keeper, Ranges, Sources},
@@ -85,7 +85,7 @@ impl Archivist {
         let name = incident.id.clone();
         let mut told = false;
         loop {
-            let kept = self.keeper.keep(incident.clone(), &self.spec, self.sources(record.clone())).await;
+            let kept = self.kept(&incident, record.clone()).await;
             self.captured.cancel();
             let error = match kept {
                 Ok(folder) => {
@@ -122,6 +122,18 @@ impl Archivist {
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// One try. What was kept as failed and has moved traffic all the same is corrected where it lies.
+    async fn kept(&self, incident: &Incident, record: Option<String>) -> Result<PathBuf, EvidenceError> {
+        if late::is_taken_back(incident) {
+            match self.keeper.correct(incident).await {
+                // The disk had refused it, or nobody had begun it yet.
+                Err(EvidenceError::Missing { .. }) => {}
+                corrected => return corrected,
+            }
+        }
+        self.keeper.keep(incident.clone(), &self.spec, self.sources(record)).await
     }
 
     /// Closes the thread that lost evidence has opened, where it is about nothing else: a person's switch by itself.
@@ -297,7 +309,8 @@ impl Monitor {
         record: Option<String>,
     ) -> Option<BoxFuture<'static, ()>> {
         let mut archivist = self.archivist(id)?;
-        if let Some(guard) = self.guards.get_mut(id) {
+        // Of what is only corrected the capture was begun before, and may still be going on.
+        if let Some(guard) = self.guards.get_mut(id).filter(|_| !late::is_taken_back(&incident)) {
             archivist.captured = guard.relief.capturing(&incident.id);
         }
         self.owe(&archivist.spec, &incident, topic);

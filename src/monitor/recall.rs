@@ -11,7 +11,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Guarded, Monitor, resume::Remains, scale, show, tell};
+use super::{Guarded, Monitor, late::Attempts, resume::Remains, scale, show, tell};
 use crate::{
     evidence::Keeper,
     model::{GuardId, Incident, IncidentSummary},
@@ -66,6 +66,7 @@ impl Recalled {
 impl Guarded {
     /// Takes in what is known of earlier runs; what came to pass since `started` was this one's own.
     pub(super) fn recall(&mut self, recalled: &Recalled, started: Timestamp) {
+        self.attempts = Attempts::of(&self.spec.id, &recalled.kept, started);
         self.remains = Remains::of(&self.spec.id, &recalled.begun, &recalled.kept, &recalled.known, started);
         let Some((summary, incident)) = recalled.newest.get(&self.spec.id) else {
             return;

@@ -287,6 +287,7 @@ impl Guarded {
             decided_on: None,
             begun: None,
             remains: super::resume::Remains::default(),
+            attempts: super::late::Attempts::default(),
             flipping: false,
             episode: None,
             decision: None,

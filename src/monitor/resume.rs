@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use super::{
     Guarded, Monitor,
-    act::{self, Arrival},
+    act::{self, Arrival, Reply},
     hold, keep, show, tell,
 };
 use crate::model::{
@@ -26,7 +26,7 @@ use crate::model::{
 };
 
 /// What is older is not taken up from the ledger alone, nor verified or told again. Restarts take seconds to minutes.
-const YOUNG: Duration = Duration::from_secs(60 * 60);
+pub(super) const YOUNG: Duration = Duration::from_secs(60 * 60);
 /// A request whose sender died may still be carried out by the API server, which ends each after a minute by default.
 const LATE: Duration = Duration::from_secs(60);
 /// How often the preview Service is tried to be brought along: with the pauses below for some minutes.
@@ -84,6 +84,20 @@ pub(super) enum Deed {
     Tell(Box<Incident>, Option<FlipRecord>),
     /// What follows the route may have been left behind.
     Finish(FlipRecord),
+}
+
+/// How it is known that a patch was accepted, where its answer was never seen.
+pub(super) struct Patched {
+    /// When that was, as far as is known.
+    pub at: Timestamp,
+    /// The journal's word for it.
+    pub action: &'static str,
+    /// For people.
+    pub what: String,
+    /// The trace that led to it, where this run still has it.
+    pub record: Option<String>,
+    /// Whoever waits for the answer.
+    pub reply: Option<Reply>,
 }
 
 impl Remains {
@@ -293,7 +307,7 @@ fn recalled(flip: &FlipRecord, traffic: &Traffic, spec: &GuardSpec) -> Incident 
         policy: spec.policy.clone(),
         rules: spec.rules.clone(),
         switched_at: None,
-        thread: None,
+        thread: flip.thread.clone(),
         replaces: None,
         followed_up_at: None,
         outcome: IncidentOutcome::Decided,
@@ -349,14 +363,13 @@ impl Monitor {
         match deed {
             Deed::Complete(incident, flip) => {
                 self.initiated_again(id, &incident);
-                self.moved(id, *incident, &flip, traffic, now);
+                self.taken_up(id, *incident, &flip, traffic, now);
             }
             Deed::Recall(flip) => {
                 let Some(guard) = self.guards.get(id) else { return };
-                let mut incident = recalled(&flip, traffic, &guard.spec);
-                incident.thread = guard.open.as_ref().map(|open| open.thread().to_owned());
+                let incident = recalled(&flip, traffic, &guard.spec);
                 self.initiated_again(id, &incident);
-                self.moved(id, incident, &flip, traffic, now);
+                self.taken_up(id, incident, &flip, traffic, now);
             }
             Deed::Wait(incident) => {
                 self.initiated_again(id, &incident);
@@ -397,28 +410,54 @@ impl Monitor {
     }
 
     /// A flip that was made and not ended: told, proven, and looked at, as if its answer had just come.
-    fn moved(&mut self, id: &GuardId, mut incident: Incident, flip: &FlipRecord, traffic: &Traffic, now: Timestamp) {
+    pub(super) fn moved(
+        &mut self,
+        id: &GuardId,
+        mut incident: Incident,
+        flip: &FlipRecord,
+        traffic: &Traffic,
+        patched: Patched,
+        now: Timestamp,
+    ) {
         let topic = arrival(Some(flip));
-        let text = format!(
-            "The ledger on {} tells that the patch was accepted; flipback had ended meanwhile",
-            incident.object
-        );
-        tracing::warn!(guard = %id, incident = %incident.id, to = %flip.to, "An earlier run moved traffic and ended: taking it up");
-        self.audited(&incident, "taken_up", &text, now);
-        incident.timeline.push(TimelineEntry::of(Moment::Patched, flip.at, text));
+        let Patched {
+            at,
+            action,
+            what,
+            record,
+            reply,
+        } = patched;
+        self.audited(&incident, action, &what, now);
+        incident.timeline.push(TimelineEntry::of(Moment::Patched, at, what));
         incident.outcome = IncidentOutcome::RolledBack {
-            at: flip.at,
+            at,
             took_ms: 0.0,
             resource_version: traffic.seen.resource_version.clone(),
             preview_error: None,
         };
-        self.record(id, &incident, topic, None);
+        self.record(id, &incident, topic, record);
         self.verify(Arrival {
             guard: id.clone(),
             incident,
             topic,
-            reply: None,
+            reply,
         });
+    }
+
+    /// [`Self::moved`] of what an earlier run left.
+    fn taken_up(&mut self, id: &GuardId, incident: Incident, flip: &FlipRecord, traffic: &Traffic, now: Timestamp) {
+        tracing::warn!(guard = %id, incident = %incident.id, to = %flip.to, "An earlier run moved traffic and ended: taking it up");
+        let patched = Patched {
+            at: flip.at,
+            action: "taken_up",
+            what: format!(
+                "The ledger on {} tells that the patch was accepted; flipback had ended meanwhile",
+                incident.object
+            ),
+            record: None,
+            reply: None,
+        };
+        self.moved(id, incident, flip, traffic, patched, now);
     }
 
     /// The first message of an incident may have been lost with its process.
@@ -469,6 +508,15 @@ impl Monitor {
                     tracing::warn!(incident = %id, error = %tell::chain(&error), "Failed to finish what an earlier run began");
                 }
             });
+        }
+    }
+
+    /// What follows the route is brought along, once, with a flip that was carried out when nobody waited for it any more.
+    pub(super) fn finish_late(&mut self, id: &GuardId, flip: FlipRecord) {
+        let Some(guard) = self.guards.get_mut(id) else { return };
+        let RouteSpec::Service(route) = &guard.spec.route;
+        if route.preview.is_some() && guard.remains.followed.insert(flip.incident.clone()) {
+            self.bring_along(id, flip);
         }
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Monitor, act, hold, show};
+use super::{Monitor, act, hold, late, show};
 pub use crate::model::chain;
 use crate::{
     evidence::Keeper,
@@ -40,11 +40,25 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
             let last = incident.timeline.last().map(|entry| entry.what.as_str()).unwrap_or_default();
             format!("{}. {last}", case.why)
         }
+        IncidentOutcome::RolledBack { at, .. }
+            if matches!(topic, Topic::RollbackCompleted | Topic::Switched) && late::is_taken_back(incident) =>
+        {
+            let after = people(show::since(*at, case.at));
+            format!(
+                "{}. Told as failed before, since the answer was lost: the API server carried it out {after} after the decision",
+                case.why
+            )
+        }
         _ => case.why.clone(),
     };
     let took_ms = match &incident.outcome {
         IncidentOutcome::RolledBack { took_ms, .. } => Some(*took_ms),
         _ => None,
+    };
+    // One that was told as failed and carried out all the same may fail to arrive: another message, by another name.
+    let time = match topic {
+        Topic::RollbackFailed => times(incident, Moment::PatchFailed) + times(incident, Moment::NotArrived),
+        _ => 1,
     };
     let at = match topic {
         Topic::RollbackInitiated => case.at,
@@ -53,7 +67,7 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
     // What waits for the standby is told on by another incident, in its own place.
     let evidence = (topic != Topic::ScalingUp).then(|| keeper.place(&incident.id));
     Announcement {
-        id: message_id(&incident.id, topic, 1),
+        id: message_id(&incident.id, topic, time),
         guard: case.guard.clone(),
         at,
         topic,

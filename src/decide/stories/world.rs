@@ -421,6 +421,7 @@ impl World {
             reassert,
             forgotten: None,
             discounted: None,
+            thread: None,
             rest: serde_json::Map::new(),
         };
         self.ledger = self.ledger.with(record);

@@ -173,7 +173,14 @@ fn is_same(a: &Incident, b: &Incident) -> bool {
 
 /// Whether what lies there knows all that is known by now of what became of it.
 fn is_as_far(lying: &Incident, now: &Incident) -> bool {
-    now.outcome == IncidentOutcome::Decided || std::mem::discriminant(&lying.outcome) == std::mem::discriminant(&now.outcome)
+    let same = std::mem::discriminant(&lying.outcome) == std::mem::discriminant(&now.outcome);
+    same || now.outcome == IncidentOutcome::Decided || corrects(lying, now)
+}
+
+/// Whether what lies there was corrected meanwhile: that traffic was moved is the last word, and a try to keep what was
+/// known before does not take it back.
+fn corrects(lying: &Incident, now: &Incident) -> bool {
+    matches!(lying.outcome, IncidentOutcome::RolledBack { .. }) && matches!(now.outcome, IncidentOutcome::Failed { .. })
 }
 
 /// Goes on with a bundle that was begun: the case as it is now, with what was added to its story meanwhile. A record that
@@ -185,6 +192,9 @@ pub(in crate::evidence) fn adopt(
     space: &Space,
 ) -> Result<(), EvidenceError> {
     if let Ok(lying) = read(&bundle.partial) {
+        if corrects(&lying, &incident) {
+            incident.outcome = lying.outcome.clone();
+        }
         let added = lying.timeline.into_iter().filter(|entry| !incident.timeline.contains(entry));
         let added: Vec<TimelineEntry> = added.collect();
         incident.timeline.extend(added);

@@ -104,12 +104,41 @@ pub(in crate::evidence) enum Amended {
     Partial,
     /// A whole one.
     Whole,
-    /// Nothing: its story is full.
+    /// Nothing: its story is full, or tells that already.
     Nothing,
 }
 
 /// Adds a line to the story of a bundle, be it complete or in the making.
 pub(in crate::evidence) fn amend(incidents: &Path, id: &str, entry: TimelineEntry) -> Result<Amended, EvidenceError> {
+    edit(incidents, id, |incident| {
+        let fits = incident.timeline.len() < TIMELINE_MAX;
+        if fits {
+            let place = place_of(&entry, &incident.timeline);
+            incident.timeline.insert(place, entry);
+        } else {
+            warn!(incident = id, lines = TIMELINE_MAX, "Story of an incident is full");
+        }
+        fits
+    })
+}
+
+/// Says what became of an incident after all, and what has been added to its story since.
+pub(in crate::evidence) fn correct(incidents: &Path, id: &str, now: &Incident) -> Result<Amended, EvidenceError> {
+    edit(incidents, id, |lying| {
+        let before = lying.clone();
+        lying.outcome = now.outcome.clone();
+        for entry in &now.timeline {
+            if !lying.timeline.contains(entry) && lying.timeline.len() < TIMELINE_MAX {
+                let place = place_of(entry, &lying.timeline);
+                lying.timeline.insert(place, entry.clone());
+            }
+        }
+        *lying != before
+    })
+}
+
+/// Changes the `incident.json` of a bundle, be it complete or in the making; `change` tells whether it did.
+fn edit(incidents: &Path, id: &str, change: impl FnOnce(&mut Incident) -> bool) -> Result<Amended, EvidenceError> {
     let sealed = incidents.join(id);
     let (folder, amended) = if sealed.is_dir() {
         (sealed, Amended::Whole)
@@ -123,12 +152,9 @@ pub(in crate::evidence) fn amend(incidents: &Path, id: &str, entry: TimelineEntr
         });
     }
     let mut incident = read(&folder)?;
-    if incident.timeline.len() >= TIMELINE_MAX {
-        warn!(incident = id, lines = TIMELINE_MAX, "Story of an incident is full");
+    if !change(&mut incident) {
         return Ok(Amended::Nothing);
     }
-    let place = place_of(&entry, &incident.timeline);
-    incident.timeline.insert(place, entry);
     replace_incident(&folder, &incident).map(|()| amended)
 }
 

@@ -6,7 +6,7 @@ use crate::model::{Color, ColorSpec, Connections, EvidenceSpec, Ledger, Policy, 
 /// When this run began.
 const STARTED: i64 = 1_800_000_000;
 
-fn at(seconds_after_start: i64) -> Timestamp {
+pub(in crate::monitor) fn at(seconds_after_start: i64) -> Timestamp {
     Timestamp::from_second(STARTED + seconds_after_start).expect("in range")
 }
 
@@ -14,11 +14,11 @@ fn color(name: &str) -> Color {
     Color::new(name).expect("valid")
 }
 
-fn guard() -> GuardId {
+pub(in crate::monitor) fn guard() -> GuardId {
     GuardId::new("", "shop", "web").expect("valid")
 }
 
-fn spec(preview: Option<&str>, mode: Mode) -> GuardSpec {
+pub(in crate::monitor) fn spec(preview: Option<&str>, mode: Mode) -> GuardSpec {
     let side = |name: &str| {
         let spec = ColorSpec {
             value: name.to_owned(),
@@ -50,7 +50,7 @@ fn spec(preview: Option<&str>, mode: Mode) -> GuardSpec {
 }
 
 /// A flip from green to blue, so many seconds before the start.
-fn flip(incident: &str, before: i64) -> FlipRecord {
+pub(in crate::monitor) fn flip(incident: &str, before: i64) -> FlipRecord {
     FlipRecord {
         at: at(-before),
         from: color("green"),
@@ -66,11 +66,12 @@ fn flip(incident: &str, before: i64) -> FlipRecord {
         reassert: None,
         forgotten: None,
         discounted: None,
+        thread: None,
         rest: serde_json::Map::new(),
     }
 }
 
-fn traffic(active: &str, flips: &[&FlipRecord]) -> Traffic {
+pub(in crate::monitor) fn traffic(active: &str, flips: &[&FlipRecord]) -> Traffic {
     let standby = if active == "blue" { "green" } else { "blue" };
     Traffic {
         active: color(active),
@@ -86,7 +87,7 @@ fn traffic(active: &str, flips: &[&FlipRecord]) -> Traffic {
 }
 
 /// An incident of that flip, as it is begun.
-fn begun(flip: &FlipRecord) -> Incident {
+pub(in crate::monitor) fn begun(flip: &FlipRecord) -> Incident {
     Incident {
         mode: Mode::Enforce,
         partial: false,
@@ -113,7 +114,7 @@ fn asked_for(flip: &FlipRecord) -> (Incident, FlipRecord) {
 }
 
 /// The same, kept.
-fn kept(flip: &FlipRecord, story: &[Moment]) -> Incident {
+pub(in crate::monitor) fn kept(flip: &FlipRecord, story: &[Moment]) -> Incident {
     let mut incident = begun(flip);
     incident.outcome = IncidentOutcome::RolledBack {
         at: flip.at,
@@ -318,6 +319,17 @@ fn what_the_ledger_tells_becomes_an_incident_that_says_how_it_was_made() {
         "{incident:?}"
     );
     assert_eq!((incident.id.as_str(), incident.case.why.as_str()), ("i1", "12 % over 5 %"));
+    assert_eq!(incident.thread(), "i1");
+    let goes_on = FlipRecord {
+        thread: Some("i0".into()),
+        ..flip("i1", 5)
+    };
+    let goes_on = recalled(&goes_on, &traffic("blue", &[]), &spec);
+    assert_eq!(
+        goes_on.thread(),
+        "i0",
+        "another replica goes on with the thread that it was told in"
+    );
     let Trigger::Rule { rule, .. } = &incident.case.trigger else {
         panic!("{incident:?}")
     };

@@ -341,6 +341,7 @@ fn flip() -> FlipRecord {
         reassert: None,
         forgotten: None,
         discounted: None,
+        thread: None,
         rest: serde_json::Map::new(),
     }
 }

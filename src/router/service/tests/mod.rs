@@ -88,6 +88,7 @@ pub(super) fn record(incident: &str) -> FlipRecord {
         reassert: None,
         forgotten: None,
         discounted: None,
+        thread: None,
         rest: serde_json::Map::new(),
     }
 }
