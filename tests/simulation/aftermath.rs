@@ -1,11 +1,19 @@
 //! What must be there in the end: a whole bundle and a message of every incident, however often the daemon was killed.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use flipback::model::Topic;
 use serde_json::Value;
 
-use crate::{invariants::Flip, script::CHATS, world::World};
+use crate::{chats::Heard, invariants::Flip, script::CHATS, truth, world::World};
+
+/// What is begun beside a flip is on a sound disk by then.
+const WRITTEN: Duration = Duration::from_secs(1);
 
 impl World {
     /// Looks at what the daemons left behind.
@@ -21,8 +29,14 @@ impl World {
         for broken in doubles(&folders) {
             self.judge(|judge| judge.violated(age, &broken));
         }
+        if let Some(broken) = self.preview_left_behind(&folders) {
+            self.judge(|judge| judge.violated(age, &broken));
+        }
         let spoken = self.judge(|judge| judge.messages.clone());
-        let mut threads: std::collections::BTreeMap<String, BTreeSet<String>> = std::collections::BTreeMap::new();
+        for broken in self.told_again(&spoken) {
+            self.judge(|judge| judge.violated(age, &broken));
+        }
+        let mut threads: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for heard in spoken {
             if let Some(incident) = heard.incident.clone() {
                 threads.entry(incident).or_default().insert(heard.thread.clone());
@@ -34,27 +48,34 @@ impl World {
     }
 
     /// What is missing of a flip.
-    fn owed(&self, flip: &Flip, folders: &[std::path::PathBuf]) -> Vec<String> {
+    fn owed(&self, flip: &Flip, folders: &[PathBuf]) -> Vec<String> {
         let mut broken = Vec::new();
         let id = &flip.incident;
         let bundles: Vec<Value> = folders.iter().filter_map(|folder| bundle(&folder.join(id))).collect();
-        // One whose answer was lost, and that arrived after everybody had given it up, is told as failed. Replicas that
-        // lived through it each keep their own.
-        let tells = |bundle: &Value| bundle["outcome"]["result"] == "rolled_back" || flip.late && bundle["outcome"]["result"] == "failed";
+        // Replicas that lived through it each keep their own; none may tell that it failed.
+        let results: Vec<&Value> = bundles.iter().map(|bundle| &bundle["outcome"]["result"]).collect();
         if bundles.is_empty() {
             broken.push(format!("NO INCIDENT WITHOUT BUNDLE: {id}"));
-        } else if !bundles.iter().any(tells) {
-            let told: Vec<&Value> = bundles.iter().map(|bundle| &bundle["outcome"]["result"]).collect();
+        } else if results.iter().any(|result| *result != "rolled_back") {
             broken.push(format!(
-                "NO INCIDENT WITHOUT BUNDLE: that of {id}, which moved traffic, tells {told:?}"
+                "NO INCIDENT WITHOUT BUNDLE: that of {id}, which moved traffic, tells {results:?}"
             ));
         }
+        let lived = self.judge(|judge| {
+            let known = &judge.daemons[flip.daemon];
+            !known.kills.iter().any(|killed| (flip.sent..flip.sent + WRITTEN).contains(killed))
+        });
+        let recorded = folders[flip.daemon].join(id).join("decision.jsonl").exists();
+        if flip.automatic && !flip.late && lived && !self.disks_refused() && !recorded {
+            broken.push(format!("NO INCIDENT WITHOUT BUNDLE: that of {id} has no record of the decision"));
+        }
         for chat in CHATS {
+            // What was said before it happened does not tell of it: a flip may be told as failed and be carried out later.
             let told: BTreeSet<&'static str> = self.judge(|judge| {
                 let of = judge
                     .messages
                     .iter()
-                    .filter(|heard| heard.chat == chat && heard.incident.as_deref() == Some(id));
+                    .filter(|heard| heard.chat == chat && heard.at >= flip.at && heard.incident.as_deref() == Some(id));
                 of.map(|heard| heard.topic.as_str()).collect()
             });
             let outcome = [Topic::RollbackCompleted, Topic::RollbackFailed, Topic::Switched];
@@ -66,6 +87,58 @@ impl World {
     }
 }
 
+impl World {
+    /// The preview follows the last flip that nobody has touched since, or the bundle says why it does not. A daemon whose clock
+    /// was stepped cannot tell what was touched.
+    fn preview_left_behind(&self, folders: &[PathBuf]) -> Option<String> {
+        let (moved, stepped) = self.judge(|judge| {
+            let stepped = judge.daemons.iter().any(|known| known.stepped.is_some());
+            (judge.moved_last.clone(), stepped)
+        });
+        let flip = moved.filter(|flip| self.setup.preview && !stepped && self.active() == Some(truth::other(&flip.from)))?;
+        let shown = self.shown_by_preview();
+        let said = folders.iter().filter_map(|folder| bundle(&folder.join(&flip.incident)));
+        let told = said.into_iter().any(|bundle| bundle.to_string().contains("preview Service"));
+        (shown.as_deref() != Some(&flip.from) && !told).then(|| {
+            format!(
+                "PREVIEW LEFT BEHIND: it shows {shown:?} after {} to {}, and nobody says why",
+                flip.incident, flip.to
+            )
+        })
+    }
+
+    /// What was told twice to a chat: by another name, or without a reason to doubt that it had arrived.
+    fn told_again(&self, spoken: &[Heard]) -> Vec<String> {
+        let mut names: BTreeMap<(&str, &str, &str), BTreeSet<&str>> = BTreeMap::new();
+        let mut times: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+        for heard in spoken {
+            *times.entry((&heard.chat, &heard.id)).or_default() += 1;
+            let once = matches!(heard.topic, Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::Switched);
+            if let Some(incident) = heard.incident.as_deref().filter(|_| once) {
+                names
+                    .entry((&heard.chat, incident, heard.topic.as_str()))
+                    .or_default()
+                    .insert(&heard.id);
+            }
+        }
+        let renamed = names.iter().filter(|(_, ids)| ids.len() > 1);
+        let mut broken: Vec<String> = renamed
+            .map(|(what, ids)| format!("ONE MESSAGE: {what:?} was told as {ids:?}"))
+            .collect();
+        let killed = self.judge(|judge| judge.daemons.iter().any(|known| !known.kills.is_empty()));
+        let chats = self.kinds().iter().any(|kind| kind.starts_with("chat"));
+        if self.setup.replicas == 1 && !killed && !chats && !self.disks_refused() {
+            let again = times.iter().filter(|(_, times)| **times > 1);
+            broken.extend(again.map(|(what, times)| format!("ONE MESSAGE: {what:?} was told {times} times")));
+        }
+        broken
+    }
+
+    fn disks_refused(&self) -> bool {
+        self.kinds().iter().any(|kind| kind == "disk")
+    }
+}
+
 /// A whole bundle's `incident.json`.
 fn bundle(folder: &Path) -> Option<Value> {
     folder.join("MANIFEST.sha256").exists().then_some(())?;
@@ -73,7 +146,7 @@ fn bundle(folder: &Path) -> Option<Value> {
 }
 
 /// Incidents that are kept under more than one name.
-fn doubles(folders: &[std::path::PathBuf]) -> Vec<String> {
+fn doubles(folders: &[PathBuf]) -> Vec<String> {
     let mut broken = Vec::new();
     for folder in folders {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

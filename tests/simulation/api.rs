@@ -79,6 +79,11 @@ impl Way {
         let token = flipback::sandbox::ControlPlane::token(flipback::sandbox::Who::Flipback);
         parts.headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
         let (read, path) = (parts.method == Method::GET, parts.uri.path().to_owned());
+        let what = format!("{} {}", parts.method, parts.uri);
+        let _ended = Ended {
+            way: self.clone(),
+            what: what.clone(),
+        };
         let flip = !read && path == SERVICE;
         if flip {
             self.world.patch_sent(self.daemon);
@@ -94,7 +99,7 @@ impl Way {
             at: Instant::now(),
             way: self.clone(),
         };
-        match self.world.fate(self.daemon, read) {
+        match self.world.fate(self.daemon, read, &what) {
             None => sent.perform(request).await,
             Some(trouble) => {
                 if flip {
@@ -105,6 +110,18 @@ impl Way {
                 sent.meet(trouble, request).await
             }
         }
+    }
+}
+
+/// A request, or an open watch, that is over, be it answered or given up: whoever waits before the next try draws from here on.
+struct Ended {
+    way: Way,
+    what: String,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.way.world.shuffle(self.way.daemon, &self.what);
     }
 }
 
@@ -149,6 +166,7 @@ impl Sent {
     /// Has it carried out, and lets the world see what it changed.
     async fn perform(self, request: Request<Bytes>) -> Result<Response<Body>, BoxError> {
         let Self { at, way } = self;
+        let what = request.uri().to_string();
         let write = request.method() != Method::GET;
         let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
         let before = write.then(|| way.world.plane.get(SERVICE)).flatten();
@@ -161,7 +179,7 @@ impl Sent {
                 way.world.patch_applied(way.daemon);
             }
         }
-        Ok(if watch { watched(&way, response) } else { response })
+        Ok(if watch { watched(&way, what, response) } else { response })
     }
 }
 
@@ -184,10 +202,11 @@ struct Watched {
     road: watch::Receiver<Road>,
     cuts: u64,
     ended: bool,
+    _ended: Ended,
 }
 
 /// Lets an open watch feel the road.
-fn watched(way: &Way, response: Response<Body>) -> Response<Body> {
+fn watched(way: &Way, what: String, response: Response<Body>) -> Response<Body> {
     let (parts, body) = response.into_parts();
     let road = way.world.road(way.daemon);
     let cuts = road.borrow().cuts;
@@ -196,6 +215,7 @@ fn watched(way: &Way, response: Response<Body>) -> Response<Body> {
         road,
         cuts,
         ended: false,
+        _ended: Ended { way: way.clone(), what },
     };
     let lines = futures::stream::unfold(watched, |mut watched| async move {
         if watched.ended {

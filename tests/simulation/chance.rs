@@ -1,6 +1,9 @@
 //! Lots, drawn by seed: the same seed draws the same lots.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -14,6 +17,19 @@ impl Chance {
         Self(SmallRng::seed_from_u64(
             seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.rotate_left(32),
         ))
+    }
+
+    /// One lot of its own for what happens now: it does not depend on what else was drawn before, and so not on the order in
+    /// which those are woken who wait for the same instant (`tokio::sync::watch` wakes them in any).
+    pub fn of(seed: u64, what: &impl Hash, now: Duration) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (what, now.as_micros()).hash(&mut hasher);
+        Self::new(seed, hasher.finish())
+    }
+
+    /// A number for who draws elsewhere.
+    pub fn number(&mut self) -> u64 {
+        self.0.random()
     }
 
     /// Whether something of this probability happens.

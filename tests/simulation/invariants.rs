@@ -36,6 +36,8 @@ pub struct Accepted<'a> {
 pub struct Flip {
     pub daemon: usize,
     pub at: Duration,
+    /// When the request set out.
+    pub sent: Duration,
     pub from: String,
     pub to: String,
     pub automatic: bool,
@@ -73,9 +75,14 @@ pub struct Judge {
     pub switched_from_bad: bool,
     pub paused: Option<Duration>,
     pub flips: Vec<Flip>,
+    /// The newest of them, while nobody else has moved the Service since.
+    pub moved_last: Option<Flip>,
     /// Releases that an automatic flip left, and those that any flip called bad, by color.
     pub auto_left: BTreeMap<(String, u32), u32>,
     pub bad_left: BTreeSet<(String, u32)>,
+    /// The same, those included that were deployed a moment before: the daemon may have meant them, or what ran there before.
+    pub perhaps_auto_left: BTreeSet<(String, u32)>,
+    pub perhaps_bad_left: BTreeSet<(String, u32)>,
     pub messages: Vec<Heard>,
     pub violations: Vec<String>,
     pub dues: Dues,
@@ -91,8 +98,11 @@ impl Judge {
             switched_from_bad: false,
             paused: None,
             flips: Vec::new(),
+            moved_last: None,
             auto_left: BTreeMap::new(),
             bad_left: BTreeSet::new(),
+            perhaps_auto_left: BTreeSet::new(),
+            perhaps_bad_left: BTreeSet::new(),
             messages: Vec::new(),
             violations: Vec::new(),
             dues: Dues::new(setup),
@@ -127,6 +137,7 @@ impl Judge {
     pub fn switched(&mut self, _to: &str, at: Duration, from_bad: bool) {
         self.switched = at;
         self.switched_from_bad = from_bad;
+        self.moved_last = None;
         self.daemons.iter_mut().for_each(|known| known.shown.clear());
     }
 
@@ -184,6 +195,7 @@ impl Judge {
                 let flip = Flip {
                     daemon: write.daemon,
                     at: write.at,
+                    sent: write.sent,
                     from: text(record, "from"),
                     to: text(record, "to"),
                     automatic: record["automatic"] == true,
@@ -262,6 +274,12 @@ impl Judge {
                 );
             }
         }
+        if flip.automatic {
+            self.perhaps_auto_left.insert(of_left.clone());
+        }
+        if flip.bad {
+            self.perhaps_bad_left.insert(of_left.clone());
+        }
         if flip.bad && sure {
             self.bad_left.insert(of_left);
         }
@@ -269,6 +287,7 @@ impl Judge {
         self.switched_from_bad = left.last_bad.is_some();
         self.daemons.iter_mut().for_each(|known| known.shown.clear());
         self.flips.push(flip.clone());
+        self.moved_last = Some(flip.clone());
         self.dues.moved(flip.automatic);
     }
 

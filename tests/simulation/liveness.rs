@@ -166,8 +166,8 @@ impl Judge {
         let report_only = last.is_some_and(|last| last.to == active);
         let stands_against = rest.unable.is_some()
             || truth.share(standby, now) >= BAD
-            || self.auto_left.contains_key(&(active.to_owned(), live.release))
-            || self.bad_left.contains(&(standby.to_owned(), rest.release))
+            || self.perhaps_auto_left.contains(&(active.to_owned(), live.release))
+            || self.perhaps_bad_left.contains(&(standby.to_owned(), rest.release))
             || self.flips.iter().filter(|flip| flip.automatic).count() >= FLIPS_PER_DAY
             || !free
             || report_only

@@ -201,6 +201,12 @@ impl World {
         COLORS.into_iter().find(|color| *color == found)
     }
 
+    /// The color that the preview Service shows.
+    pub fn shown_by_preview(&self) -> Option<String> {
+        let preview = self.plane.get(&SERVICE.replace("/web", "/web-preview"))?;
+        preview.pointer("/spec/selector/color").and_then(Value::as_str).map(str::to_owned)
+    }
+
     /// Edits the guarded Service as somebody outside.
     pub fn edit(&self, manager: &str, change: impl FnOnce(&mut Value)) {
         self.plane.edit(manager, SERVICE, change).expect("the Service is there");
@@ -431,11 +437,22 @@ impl World {
         self.with(|state| state.weather.cut_off(daemon))
     }
 
+    /// The lots of what this daemon does now.
+    fn lots(&self, daemon: usize, what: &str) -> Chance {
+        Chance::of(self.setup.seed, &(daemon, what), self.story.age())
+    }
+
+    /// Makes the jitter that is drawn next a matter of this daemon, of this and of now: see [`Chance::of`].
+    pub fn shuffle(&self, daemon: usize, what: &str) {
+        fastrand::seed(self.lots(daemon, what).number());
+    }
+
     /// What a request of a daemon meets.
-    pub fn fate(&self, daemon: usize, read: bool) -> Option<Trouble> {
+    pub fn fate(&self, daemon: usize, read: bool, what: &str) -> Option<Trouble> {
+        let mut lots = self.lots(daemon, what);
         self.with(|state| {
             let troubles = state.weather.troubles(daemon, read);
-            let (met, _) = troubles.into_iter().find(|(_, share)| state.chance.happens(*share))?;
+            let (met, _) = troubles.into_iter().find(|(_, share)| lots.happens(*share))?;
             Some(match met {
                 // Reads that are refused with these are asked again after a wait that no seed decides.
                 Trouble::Refuse(429 | 503 | 504) if read => Trouble::Refuse(500),
@@ -448,10 +465,9 @@ impl World {
 
     /// What a look of a daemon meets.
     pub fn lie(&self, daemon: usize) -> Option<Lie> {
-        self.with(|state| {
-            let lies = state.weather.lies(daemon);
-            lies.into_iter().find(|(_, share)| state.chance.happens(*share)).map(|(lie, _)| lie)
-        })
+        let mut lots = self.lots(daemon, "prometheus");
+        let lies = self.with(|state| state.weather.lies(daemon));
+        lies.into_iter().find(|(_, share)| lots.happens(*share)).map(|(lie, _)| lie)
     }
 
     pub fn mood(&self, chat: &str) -> Option<Mood> {

@@ -1,0 +1,161 @@
+//! Stories that are laid out by hand: what must be told of one case, in its order, beside the promises that every seed keeps.
+
+use std::time::Duration;
+
+use flipback::model::Topic;
+
+use crate::{
+    Outcome,
+    api::{Requests, Trouble},
+    faults::Fault,
+    play_out,
+    script::{CHATS, Deed, SETTLE, Setup},
+};
+
+/// A quiet world with one daemon, in which green is released after a minute and is bad from the start.
+fn a_bad_release(deeds: &[(Duration, Deed)]) -> Setup {
+    let calm = Duration::from_secs(4 * 60);
+    let release = Deed::Release {
+        share: 0.6,
+        after: Duration::ZERO,
+    };
+    let mut setup = Setup {
+        seed: 0,
+        replicas: 1,
+        pods: 3,
+        rate: 60.0,
+        leftover: 0.0,
+        scrape: Duration::from_secs(5),
+        preview: true,
+        cooldown: Duration::from_secs(60),
+        calm,
+        end: calm + SETTLE,
+        deeds: vec![(Duration::from_secs(60), release), (calm, Deed::Calm)],
+    };
+    setup.deeds.extend_from_slice(deeds);
+    setup.deeds.sort_by_key(|(at, _)| *at);
+    setup
+}
+
+/// What one chat was told of the incidents' threads, in order.
+fn told(outcome: &Outcome) -> Vec<Topic> {
+    let of_one = outcome
+        .messages
+        .iter()
+        .filter(|heard| heard.chat == CHATS[0] && heard.incident.is_some());
+    of_one.map(|heard| heard.topic).collect()
+}
+
+/// The patch is on its way for 9 s, and nobody waits for it longer than six.
+#[test]
+fn a_flip_that_was_told_as_failed_and_carried_out_later_is_taken_back_in_its_thread() {
+    let late = Fault::Api {
+        who: None,
+        on: Requests::Writes,
+        trouble: Trouble::Late(Duration::from_secs(9)),
+        share: 1.0,
+    };
+    let fault = Deed::Fault {
+        fault: late,
+        lasts: Duration::from_secs(45),
+    };
+    let outcome = play_out(a_bad_release(&[(Duration::from_secs(81), fault)]));
+    assert!(outcome.broken.is_empty(), "{}", outcome.told());
+    let [flip] = outcome.flips.as_slice() else {
+        panic!("{}", outcome.told());
+    };
+    assert!(flip.late && flip.automatic, "{}", outcome.told());
+    let said = told(&outcome);
+    let place = |topic: Topic| {
+        said.iter()
+            .position(|told| *told == topic)
+            .unwrap_or_else(|| panic!("{topic:?}: {}", outcome.told()))
+    };
+    assert!(place(Topic::RollbackInitiated) < place(Topic::RollbackFailed), "{said:?}");
+    assert!(place(Topic::RollbackFailed) < place(Topic::RollbackCompleted), "{said:?}");
+    assert!(place(Topic::RollbackCompleted) < place(Topic::Recovered), "{said:?}");
+    // Our own flip is nobody's switch, and is told once.
+    let after: Vec<Topic> = outcome
+        .messages
+        .iter()
+        .filter(|heard| heard.at > flip.at)
+        .map(|heard| heard.topic)
+        .collect();
+    assert!(!after.contains(&Topic::Switched), "{}", outcome.told());
+    assert_eq!(
+        said.iter().filter(|topic| **topic == Topic::RollbackCompleted).count(),
+        1,
+        "{said:?}"
+    );
+    let threads: std::collections::BTreeSet<&str> = outcome
+        .messages
+        .iter()
+        .filter(|heard| heard.incident.is_some())
+        .map(|heard| heard.thread.as_str())
+        .collect();
+    assert_eq!(threads.len(), 1, "{threads:?}");
+}
+
+/// A setup's story, which keeps every promise; its automatic flips, by when they were made.
+fn well_told(setup: Setup) -> (Outcome, Vec<Duration>) {
+    let outcome = play_out(setup);
+    assert!(outcome.broken.is_empty(), "{}", outcome.told());
+    let flips = outcome.flips.iter().filter(|flip| flip.automatic).map(|flip| flip.at).collect();
+    (outcome, flips)
+}
+
+#[test]
+fn a_standby_that_is_down_is_waited_for_and_taken_the_moment_it_is_back() {
+    let outage = Deed::Outage {
+        active: false,
+        lasts: Duration::from_secs(60),
+    };
+    let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(85), outage)]));
+    assert!(told(&outcome).contains(&Topic::RollbackBlocked), "{}", outcome.told());
+    let [flip] = flips.as_slice() else { panic!("{}", outcome.told()) };
+    let back = Duration::from_secs(145)..Duration::from_secs(165);
+    assert!(back.contains(flip), "{}", outcome.told());
+}
+
+#[test]
+fn a_paused_guard_flips_when_it_is_resumed_and_not_before() {
+    let pause = Deed::Pause(Duration::from_secs(60));
+    let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(70), pause)]));
+    let [flip] = flips.as_slice() else { panic!("{}", outcome.told()) };
+    let resumed = Duration::from_secs(130)..Duration::from_secs(145);
+    assert!(resumed.contains(flip), "{}", outcome.told());
+}
+
+#[test]
+fn no_data_is_told_and_moves_nothing() {
+    let dark = Deed::Fault {
+        fault: Fault::Prometheus {
+            who: None,
+            lie: crate::measure::Lie::Empty,
+            share: 1.0,
+        },
+        lasts: Duration::from_secs(100),
+    };
+    let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(75), dark)]));
+    assert!(
+        outcome.messages.iter().any(|heard| heard.topic == Topic::Blind),
+        "{}",
+        outcome.told()
+    );
+    let [flip] = flips.as_slice() else { panic!("{}", outcome.told()) };
+    assert!(*flip > Duration::from_secs(175), "{}", outcome.told());
+}
+
+/// Its patch is carried out, and it dies before it hears of it.
+#[test]
+fn what_a_killed_daemon_moved_is_told_proven_and_brought_along_by_its_next_life() {
+    let fuse = crate::daemon::Fuse {
+        moment: crate::daemon::Moment::Applied,
+        polls: 0,
+        down: Duration::from_secs(3),
+    };
+    let light = Deed::Light { daemon: 0, fuse };
+    let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(50), light)]));
+    assert_eq!(flips.len(), 1, "{}", outcome.told());
+    assert!(told(&outcome).contains(&Topic::RollbackCompleted), "{}", outcome.told());
+}
