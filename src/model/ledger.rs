@@ -347,6 +347,20 @@ mod tests {
         assert!(ledger.is_bad("r5") && ledger.is_bad("r24"));
     }
 
+    /// Guards `flipback pause --for`: the annotation stays, and the pause must not.
+    #[test]
+    fn a_pause_ends_by_itself_where_it_has_an_end() {
+        let pause = |until: Option<i64>| Pause {
+            by: "ann".into(),
+            at: at(0),
+            reason: String::new(),
+            until: until.map(at),
+        };
+        assert!(pause(None).holds(at(1_000_000)), "until it is resumed");
+        assert!(pause(Some(60)).holds(at(59)));
+        assert!(!pause(Some(60)).holds(at(60)) && !pause(Some(60)).holds(at(61)));
+    }
+
     #[test]
     fn a_full_ledger_fits_an_annotation() {
         let image = format!("registry.example/a/quite/long/name/of/an/image@sha256:{}", "a".repeat(64));

@@ -432,6 +432,24 @@ mod tests {
     }
 
     #[test]
+    fn streaks_stay_where_only_what_is_not_judged_by_has_changed() {
+        let (spec, _) = super::super::resume::tests::an_incident();
+        let alike = |change: fn(&mut GuardSpec)| {
+            let mut other = spec.clone();
+            change(&mut other);
+            other.config_hash = "another".into();
+            judged_alike(&spec, &other)
+        };
+        assert!(alike(|other| other.chats = vec!["pager".into()]));
+        assert!(alike(|other| other.evidence.log_lines += 1));
+        assert!(alike(|other| other.connections.at_once += 1));
+        assert!(alike(|other| other.mode = crate::model::Mode::Monitor));
+        assert!(!alike(|other| other.policy.consecutive += 1));
+        assert!(!alike(|other| other.namespace = "elsewhere".into()));
+        assert!(!alike(|other| other.colors.clear()));
+    }
+
+    #[test]
     fn a_prometheus_elsewhere_leaves_the_connection_alone() {
         let one = ClusterSettings::default();
         let mut other = one.clone();
