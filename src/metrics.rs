@@ -91,6 +91,8 @@ pub struct Metrics {
     pub evidence_copies_pending: IntGauge,
     /// `flipback_audit_entries_total{result}`: `written`, `lost`.
     pub audit_entries: IntCounterVec,
+    /// `flipback_http_refused_total{why}`: `commands` or `guesses` (answered with 429), `connections` (closed at once).
+    pub http_refused: IntCounterVec,
     /// `flipback_leading{shard}`: 1 while this replica acts for the shard's guards; nothing where there is but one daemon.
     pub leading: IntGaugeVec,
     /// `flipback_replicas`: replicas that are alive, this one included, as far as it knows; 0 where there is but one daemon.
@@ -214,6 +216,11 @@ impl Metrics {
                 &["result"],
             )?,
             evidence_copies_pending: gauge("flipback_evidence_copies_pending", "Evidence bundles that wait for their copy.")?,
+            http_refused: counters(
+                "flipback_http_refused_total",
+                "Requests and connections refused because there were too many.",
+                &["why"],
+            )?,
             leading: gauges(
                 "flipback_leading",
                 "1 while this replica acts for the guards of a shard.",

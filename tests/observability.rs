@@ -57,6 +57,7 @@ fn exercised() -> Metrics {
     m.audit_entries.with_label_values(&["written"]).inc();
     m.evidence_copies.with_label_values(&["copied"]).inc();
     m.evidence_copies_pending.set(1);
+    m.http_refused.with_label_values(&["guesses"]).inc();
     m.leading.with_label_values(&["0"]).set(1);
     m.replicas.set(2);
     m

@@ -1,10 +1,14 @@
 //! `POST /api/v1/commands`: the only way to act over HTTP.
 //!
-//! Four gates in this order: the request came by a name that is surely ours (a page of a foreign site that had its own
-//! name resolve to this daemon is turned away), with the token, as JSON, within 64 KiB. Then the command waits in the
+//! Five gates in this order: the request came by a name that is surely ours (a page of a foreign site that had its own
+//! name resolve to this daemon is turned away), not from where too many wrong tokens came from ([`super::bounds`]), with the token, not too
+//! often, as JSON within 64 KiB. Then the command waits in the
 //! monitor's queue; what comes of it is the monitor's word, and this room only translates it to an HTTP status.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use axum::{
     body::{Body, to_bytes},
@@ -24,6 +28,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Request,
+    bounds::Peer,
     routes::{Problem, Shared, json},
 };
 use crate::model::{Command, CommandError, CommandReply, settings::Secret};
@@ -46,9 +51,16 @@ pub(super) async fn post(State(shared): State<Shared>, request: HttpRequest<Body
 async fn carry(shared: &Shared, request: HttpRequest<Body>) -> Result<CommandReply, Response> {
     let (head, body) = request.into_parts();
     own_host(&head.headers).map_err(IntoResponse::into_response)?;
-    entitled(&head.headers, shared.token.as_ref())
-        .await
-        .map_err(IntoResponse::into_response)?;
+    let nobody = Peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let peer = head.extensions.get::<Peer>().copied().unwrap_or(nobody);
+    shared.rates.hear(peer).map_err(IntoResponse::into_response)?;
+    if let Err(problem) = entitled(&head.headers, shared.token.as_ref()).await {
+        if problem.status == StatusCode::UNAUTHORIZED {
+            shared.rates.guessed(peer).map_err(IntoResponse::into_response)?;
+        }
+        return Err(problem.into_response());
+    }
+    shared.rates.command().map_err(IntoResponse::into_response)?;
     let command = read(&head.headers, body).await.map_err(IntoResponse::into_response)?;
     info!(guard = command.guard().map(ToString::to_string), ?command, "Command received");
     let (reply, answer) = oneshot::channel();

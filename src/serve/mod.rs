@@ -9,6 +9,7 @@
 //! The accept loop is our own (30 lines over hyper) because axum's has neither a header limit, nor a limit of
 //! connections, nor an end to a graceful stop.
 
+mod bounds;
 mod bundles;
 mod commands;
 mod feed;
@@ -17,23 +18,25 @@ mod routes;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
 
 use crate::{
     metrics::Metrics,
     model::{Command, CommandError, CommandReply, Status, settings::ServeSettings},
 };
+use bounds::{Peer, Places, Rates};
 use feed::Feed;
 use health::Health;
 use routes::Shared;
@@ -147,29 +150,35 @@ impl Server {
             health: health.clone(),
             status: self.status.clone(),
             commands: self.commands,
-            metrics: self.metrics,
+            rates: Rates::new(self.metrics.clone()),
+            metrics: self.metrics.clone(),
             token: self.settings.token,
             evidence: self.settings.evidence,
         };
-        let app = TowerToHyperService::new(routes::router(shared));
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let app = routes::router(shared);
+        let places = Places::new(CONNECTIONS_MAX, self.metrics);
         let connections = TaskTracker::new();
         let abort = CancellationToken::new();
         let heart = health.follow(self.status);
         let accept = async {
             loop {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                let Some(place) = places.any().await else {
                     break;
                 };
                 match self.listener.accept().await {
-                    Ok((stream, peer)) => {
+                    Ok((stream, address)) => {
+                        let peer = Peer(address.ip());
+                        let Some(place) = places.give(place, peer) else {
+                            debug!(peer = %address, "Connection refused: too many from there");
+                            continue;
+                        };
                         let (app, stop, abort) = (app.clone(), stop.clone(), abort.clone());
                         connections.spawn(async move {
                             tokio::select! {
-                                () = converse(stream, app, stop) => {}
+                                () = converse(stream, app, peer, stop) => {}
                                 () = abort.cancelled() => {}
                             }
-                            debug!(%peer, "Connection ended");
+                            debug!(peer = %address, "Connection ended");
                             drop(place);
                         });
                     }
@@ -195,11 +204,15 @@ impl Server {
 }
 
 /// One connection, to its end, to `stop`, or to the end of its life.
-async fn converse(stream: TcpStream, app: TowerToHyperService<axum::Router>, stop: CancellationToken) {
+async fn converse(stream: TcpStream, app: axum::Router, peer: Peer, stop: CancellationToken) {
     // Small answers and one event per poll: waiting to fill a packet only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "Failed to set TCP_NODELAY");
     }
+    let app = TowerToHyperService::new(app.map_request(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request
+    }));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -18,6 +18,7 @@ use tokio::{
 use tracing::error;
 
 use super::{
+    bounds::Rates,
     bundles, commands,
     feed::Feed,
     health::{self, Health},
@@ -66,6 +67,7 @@ pub(super) struct Shared {
     pub(super) health: Health,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) commands: mpsc::Sender<super::Request>,
+    pub(super) rates: Rates,
     pub(super) metrics: Metrics,
     pub(super) token: Option<Secret>,
     pub(super) evidence: Option<PathBuf>,

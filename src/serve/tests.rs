@@ -445,3 +445,102 @@ async fn evidence_is_read_only_where_it_was_allowed_and_nothing_beside_it() {
     }
     open.stopped().await;
 }
+
+#[tokio::test]
+async fn who_guesses_the_token_is_told_to_wait_and_what_tells_that_we_live_is_not() {
+    let mut daemon = daemon(Some(TOKEN)).await;
+    daemon.status.send_replace(status(2, vec![guard("web", Phase::Steady)]));
+    let guess = "Host: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer guess";
+    let mut codes = Vec::new();
+    for _ in 0..15 {
+        codes.push(daemon.post(guess, PAUSE).await.0);
+    }
+    assert!(codes.starts_with(&[401; 10]) && codes.ends_with(&[429; 3]), "{codes:?}");
+    let (code, text) = daemon.command(PAUSE).await;
+    assert_eq!(code, 429, "the right one is not looked at either, or guessing would be worth it");
+    let wait = text
+        .lines()
+        .find_map(|line| line.strip_prefix("retry-after: "))
+        .expect("it says how long");
+    assert!((1..=7).contains(&wait.trim().parse::<u64>().expect("seconds")), "{wait}");
+    assert!(
+        text.contains("\"error\":\"too_many_requests\"") && text.contains("wrong tokens"),
+        "{text}"
+    );
+    assert!(daemon.commands.try_recv().is_err(), "nothing reached the monitor");
+    for path in ["/healthz", "/readyz", "/metrics", "/", "/api/v1/status"] {
+        assert_eq!(daemon.get(path).await.0, 200, "{path}");
+    }
+    let metrics = daemon.get("/metrics").await.1;
+    assert!(metrics.contains("flipback_http_refused_total{why=\"guesses\"}"), "{metrics}");
+    daemon.stopped().await;
+}
+
+#[tokio::test]
+async fn commands_have_a_rate_and_beyond_it_nothing_reaches_the_monitor() {
+    let mut daemon = daemon(Some(TOKEN)).await;
+    let mut commands = std::mem::replace(&mut daemon.commands, mpsc::channel(1).1);
+    let monitor = tokio::spawn(async move {
+        let mut done = 0;
+        while let Some(request) = commands.recv().await {
+            done += 1;
+            let _ = request.reply.send(Ok(CommandReply::Done { what: "paused".into() }));
+        }
+        done
+    });
+    // The monitor's queue of one is busy now and then, which costs a place as well.
+    let (mut heard, mut taken, mut refused) = (0, 0, 0);
+    // More than the burst and what is given back meanwhile, on however slow a machine.
+    while refused == 0 && heard < 5_000 {
+        let answers = futures::future::join_all((0..20).map(|_| daemon.command(PAUSE))).await;
+        taken += answers.iter().filter(|(code, _)| *code == 200).count();
+        refused += answers.iter().filter(|(code, _)| *code == 429).count();
+        heard += answers.iter().filter(|(code, _)| matches!(code, 200 | 503)).count();
+        let sound = |(code, text): &(u16, String)| *code != 429 || text.contains("retry-after: 1");
+        assert!(answers.iter().all(sound), "{answers:?}");
+    }
+    assert!(refused > 0 && heard >= 100, "{heard} heard, {taken} taken, {refused} refused");
+    assert_eq!(daemon.get("/metrics").await.0, 200);
+    daemon.stopped().await;
+    assert_eq!(monitor.await.expect("ends with the server"), taken);
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_every_connection() {
+    let daemon = daemon(None).await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX / 2 {
+        held.push(daemon.open("GET / HTTP/1.1\r\nHost: loc").await);
+    }
+    // Once they are all taken in, one more is closed unheard.
+    let closed = async {
+        loop {
+            let mut stream = TcpStream::connect(daemon.address).await.expect("connects");
+            let _ = stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .await;
+            let mut text = String::new();
+            if stream.read_to_string(&mut text).await.is_err() || text.is_empty() {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), closed).await.expect("closed");
+    let elsewhere = tokio::net::TcpSocket::new_v4().expect("a socket");
+    elsewhere
+        .bind("127.0.0.9:0".parse().expect("an address"))
+        .expect("all of 127/8 is ours");
+    let mut stream = elsewhere.connect(daemon.address).await.expect("connects");
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("writes");
+    let mut text = String::new();
+    timeout(Duration::from_secs(10), stream.read_to_string(&mut text))
+        .await
+        .expect("answers")
+        .expect("reads");
+    assert!(text.starts_with("HTTP/1.1 200"), "others are served: {text}");
+    held.clear();
+    daemon.stopped().await;
+}
