@@ -9,6 +9,7 @@ use crate::{
     decide::trace,
     model::{Color, Command, Counter, GuardSpec, Histogram, LatencyRule, Reading, RuleKind, RuleName, RuleSpec, ScalarRule, TimeUnit},
     observe,
+    serve::{self, Fuzzed},
 };
 
 /// Splits an input of [`configuration`]: the file before it, variables as `NAME=value` lines after it.
@@ -183,4 +184,77 @@ pub fn command(input: &[u8]) {
         }
         Err(error) => assert!(!error.to_string().is_empty(), "a rejection without words"),
     }
+}
+
+/// The server that [`http`] and [`socket`] ask.
+#[must_use]
+pub fn server() -> Fuzzed {
+    Fuzzed::open()
+}
+
+/// A request to the API and the page: method, target, headers, body.
+///
+/// # Panics
+/// When the contract is broken.
+pub fn http(input: &[u8], server: &Fuzzed) {
+    let Some(request) = serve::request(input) else { return };
+    let credentials: Vec<&str> = request
+        .headers()
+        .get_all("authorization")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let entitled = credentials.first().is_some_and(|credentials| bears_the_token(credentials));
+    let told = format!("{} {} {:?}", request.method(), request.uri(), request.headers());
+    let is_command = request.method() == "POST" && request.uri().path() == "/api/v1/commands";
+    let answer = server.ask(request);
+    let told = format!("{told} was answered with {}", answer.status);
+    assert!(!answer.acted || (entitled && is_command), "it acted: {told}");
+    assert!(!answer.acted || answer.status == 200, "it acted and did not say so: {told}");
+    // The one trouble that this monitor has: it was never seen to look.
+    let meant = !answer.status.is_server_error() || answer.status == 503;
+    assert!(meant, "{told}");
+    sound(&answer, &told);
+}
+
+/// Whether these are the credentials that commands need, by the letter of RFC 6750 and a little leniency about spaces.
+fn bears_the_token(credentials: &str) -> bool {
+    let mut words = credentials.split_whitespace();
+    let scheme = words.next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case("bearer") && words.next() == Some(serve::TOKEN) && words.next().is_none()
+}
+
+fn sound(answer: &serve::Answer, told: &str) {
+    assert!(answer.body.len() <= serve::ANSWER_BYTES_MAX, "{told}");
+    for header in ["content-security-policy", "x-content-type-options", "cache-control"] {
+        assert!(answer.headers.contains_key(header), "without {header}: {told}");
+    }
+    let kind = answer.headers.get("content-type").and_then(|kind| kind.to_str().ok());
+    if kind == Some("application/json") && !answer.body.is_empty() {
+        let read: Result<serde_json::Value, _> = serde_json::from_slice(&answer.body);
+        assert!(read.is_ok(), "JSON that is none: {told}");
+    }
+    let text = String::from_utf8_lossy(&answer.body);
+    assert!(!text.contains(serve::BEHIND), "it let somebody look behind the door: {told}");
+}
+
+/// Bytes that come over a connection: a request, several, or none at all.
+///
+/// # Panics
+/// When the contract is broken.
+pub fn socket(input: &[u8], server: &Fuzzed) {
+    let before = server.acted();
+    let answer = server.send(input);
+    let text = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || text.starts_with("HTTP/1."), "no HTTP: {text:.200}");
+    assert!(!text.contains(serve::BEHIND), "it let somebody look behind the door");
+    let lines = text.lines().filter(|line| line.starts_with("HTTP/1."));
+    for line in lines {
+        let status = line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
+        assert!(status.is_some_and(|code| code < 500 || code == 503), "{line}");
+    }
+    let named = input.windows(serve::TOKEN.len()).any(|window| window == serve::TOKEN.as_bytes());
+    assert!(named || server.acted() == before, "it acted for somebody without the token");
+    // Whatever it was, the next one is served.
+    assert!(server.serves(), "it serves nobody any more");
 }

@@ -25,7 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("serve", &["model", "metrics"]),
     ("config", &["model", "words"]),
     // Throws things at the ways in; nothing uses it.
-    ("fuzzing", &["model", "config", "decide", "observe"]),
+    ("fuzzing", &["model", "config", "decide", "observe", "serve"]),
     // A double of the world, not a user of the rooms.
     ("sandbox", &["model"]),
     (

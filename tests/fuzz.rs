@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Larger inputs only repeat themselves.
 const BYTES_MAX: usize = 64 * 1024;
 /// Ways in.
-const TARGETS: u32 = 4;
+const TARGETS: u32 = 6;
 /// Seconds for all targets together.
-const SECONDS: u64 = 8;
+const SECONDS: u64 = 12;
 
 /// Words that mean something to one target or another.
 const WORDS: &[&str] = &[
@@ -155,6 +155,46 @@ const WORDS: &[&str] = &[
     "policy",
     "rules",
     "ready",
+    "GET",
+    "HEAD",
+    "POST",
+    "OPTIONS",
+    "CONNECT",
+    "TRACE",
+    "/api/v1/commands",
+    "/api/v1/events",
+    "/api/v1/guards/",
+    "/incidents/",
+    "/incidents/shop.web_1/",
+    "%2e%2e/",
+    "..%2f",
+    "%00",
+    "//",
+    "*",
+    "http://evil.example/",
+    " HTTP/1.1",
+    " HTTP/1.0",
+    " HTTP/2.0",
+    "Host: localhost",
+    "Host: evil.example",
+    "Origin: null",
+    "Authorization: Bearer let-me-in",
+    "Authorization: Bearer ",
+    "Authorization: Basic let-me-in",
+    "let-me-in",
+    "let-me-inn",
+    "Content-Type: application/json",
+    "Content-Length: 0",
+    "Content-Length: 99999999999999999999",
+    "Transfer-Encoding: chunked",
+    "Expect: 100-continue",
+    "Upgrade: h2c",
+    "Connection: close",
+    "Range: bytes=0-0,2-",
+    "If-Modified-Since: ",
+    "\r\n\r\n",
+    "0\r\n\r\n",
+    "ffffffffffffffff\r\n",
 ];
 
 #[test]
@@ -179,6 +219,18 @@ fn traces_never_panic_and_every_refusal_names_its_line() {
 #[test]
 fn commands_never_panic_and_every_refusal_names_its_place() {
     fuzz("command", &fuzzing::command);
+}
+
+#[test]
+fn requests_never_panic_and_act_only_for_who_bears_the_token() {
+    let server = fuzzing::server();
+    fuzz("http", &|input| fuzzing::http(input, &server));
+}
+
+#[test]
+fn whatever_comes_over_a_connection_the_next_one_is_served() {
+    let server = fuzzing::server();
+    fuzz("socket", &|input| fuzzing::socket(input, &server));
 }
 
 /// Plays the corpus as it is, then inputs made from it until the time is up.

@@ -13,6 +13,7 @@ mod bounds;
 mod bundles;
 mod commands;
 mod feed;
+mod fuzzed;
 mod health;
 mod routes;
 
@@ -38,6 +39,8 @@ use crate::{
 };
 use bounds::{Peer, Places, Rates};
 use feed::Feed;
+pub use fuzzed::Fuzzed;
+pub(crate) use fuzzed::{ANSWER_BYTES_MAX, Answer, BEHIND, TOKEN, request};
 use health::Health;
 use routes::Shared;
 
