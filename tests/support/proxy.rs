@@ -42,8 +42,6 @@ pub enum Manner {
     Confuses,
     /// Answers 200 and says in it that it has failed.
     Fails,
-    /// Answers 200 with JSON that has no end, as fast as it is read.
-    NeverEnds,
     /// Answers 429 and 503 in turn, with `Retry-After`.
     Refuses,
     /// Takes the question and never answers.
@@ -149,10 +147,6 @@ async fn hand_on(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, 
             r#"{"status":"error","errorType":"internal","error":"out of order"}"#,
         )
             .into_response(),
-        Manner::NeverEnds => {
-            let blank = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[b' '; 64 * 1024])));
-            (status, json, Body::from_stream(blank)).into_response()
-        }
         Manner::Refuses => {
             let again = inner.busy.fetch_xor(true, Ordering::Relaxed);
             let status = if again {
