@@ -575,6 +575,7 @@ impl Monitor {
                     automatic: true,
                     bad: true,
                     dry_run: false,
+                    known: traffic.ledger.last().map(|flip| flip.incident.clone()),
                     reply,
                 };
                 self.start(id, order);

@@ -109,6 +109,10 @@ async fn outage(ground: &Ground) -> Daemon {
     cluster.kubectl(&patch, "").await.expect("the Deployment is patched");
     cluster.wait_ready(namespace, "shop-green", true).await;
     ground.shop.wait_endpoints("green", 2).await;
+    eventually("the pods of the former template to be gone", VERDICT_LIMIT, async || {
+        (cluster.pods(namespace, "color=green").await.len() == 2).then_some(())
+    })
+    .await;
     let chatter: String = (0..2000)
         .map(|n| format!("request {n} Authorization: Bearer {HUSH}-{n} answered\n"))
         .collect();

@@ -203,6 +203,13 @@ impl World {
         }
     }
 
+    /// Waits for so many scrapes of every target that one more or less hardly changes what a rate extrapolates to.
+    async fn settle(&self) {
+        for _ in 0..6 {
+            self.scraped().await;
+        }
+    }
+
     /// Lets every counter grow, and waits until that was scraped.
     async fn grow_to(&self, times: u64) {
         self.times.store(times, Ordering::SeqCst);
@@ -211,10 +218,16 @@ impl World {
 
     /// The values a query returns.
     async fn values(&self, query: &str) -> Vec<f64> {
+        self.values_at(query, Timestamp::now()).await
+    }
+
+    /// The values a query returns of one moment: two that are compared must look at the same scrapes.
+    async fn values_at(&self, query: &str, at: Timestamp) -> Vec<f64> {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let at = at.as_duration().as_secs_f64().to_string();
         let sent = client
             .post(format!("{}/api/v1/query", self.url))
-            .form(&[("query", query)])
+            .form(&[("query", query), ("time", &at)])
             .send()
             .await;
         let Ok(response) = sent else { return Vec::new() };
@@ -484,12 +497,15 @@ async fn saturation_is_one_number_per_color_that_the_real_prometheus_computes() 
         assert_eq!(value(rule, "green").await, [0.25], "{rule}");
     }
     world.grow_to(2).await;
+    world.settle().await;
     for rule in ["saturation_cpu", "cpu_twice"] {
-        let (blue, green) = (value(rule, "blue").await, value(rule, "green").await);
+        let now = Timestamp::now();
+        let at = async |color: &str| world.values_at(&filled(&guard, rule, color), now).await;
+        let (blue, green) = (at("blue").await, at("green").await);
         let ([blue], [green]) = (&blue[..], &green[..]) else {
             panic!("{rule}: {blue:?} {green:?}");
         };
-        // 90 to 10 core-seconds of the fullest container; the two queries look at different moments, which a rate extrapolates to.
+        // 90 to 10 core-seconds of the fullest container, scraped at different moments, from which a rate extrapolates.
         assert!((7.0..11.0).contains(&(blue / green)), "{rule}: {blue} {green}");
     }
 }
@@ -503,12 +519,14 @@ async fn throughput_is_the_rate_of_the_presets_requests() {
         .guards[0]
         .clone();
     world.grow_to(2).await;
-    let value = async |color: &str| world.values(&filled(&guard, "throughput", color)).await;
+    world.settle().await;
+    let now = Timestamp::now();
+    let value = async |color: &str| world.values_at(&filled(&guard, "throughput", color), now).await;
     let (blue, green) = (value("blue").await, value("green").await);
     let ([blue], [green]) = (&blue[..], &green[..]) else {
         panic!("{blue:?} {green:?}");
     };
-    // 1497 to 326 requests; the two queries look at different moments, which a rate extrapolates to.
+    // 1497 to 326 requests, scraped at different moments, from which a rate extrapolates.
     assert!((3.6..5.6).contains(&(blue / green)), "{blue} {green}");
 }
 

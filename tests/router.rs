@@ -279,6 +279,7 @@ fn order(view: View, incident: &str) -> FlipOrder {
             thread: None,
             rest: serde_json::Map::new(),
         },
+        known: traffic.ledger.last().map(|flip| flip.incident.clone()),
         seen: traffic.seen,
         from: traffic.active,
         to: traffic.standby,

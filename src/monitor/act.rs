@@ -32,6 +32,8 @@ pub(super) struct Order {
     /// The release that is left is thereby marked as bad.
     pub bad: bool,
     pub dry_run: bool,
+    /// The newest flip in the ledger when it was decided, by its incident.
+    pub known: Option<String>,
     pub reply: Option<Reply>,
 }
 
@@ -175,6 +177,7 @@ async fn carry_out(guard: GuardId, router: Arc<dyn Router>, order: Order, clock:
         from: case.from.clone(),
         to: case.to.clone(),
         record,
+        known: order.known.clone(),
         dry_run: order.dry_run,
     };
     let flip = caught(router.flip(&wish), &incident.object).await;
@@ -303,6 +306,7 @@ impl Monitor {
             automatic,
             bad,
             dry_run,
+            known: _,
             reply,
         } = order;
         // What led to it, where it was decided rather than asked for.

@@ -129,6 +129,7 @@ impl Monitor {
             automatic: false,
             bad: asked.bad,
             dry_run: asked.dry_run,
+            known: traffic.ledger.last().map(|flip| flip.incident.clone()),
             reply: None,
         })))
     }

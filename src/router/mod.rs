@@ -100,6 +100,9 @@ pub struct FlipOrder {
     pub to: Color,
     /// What the ledger will say.
     pub record: FlipRecord,
+    /// The newest flip that the ledger told of then, by its incident. An object that tells of another one has lived through a flip that
+    /// the decision knew nothing of: cooldown, bad releases and flips of the day are not what they were.
+    pub known: Option<String>,
     /// Ask the API server without storing.
     pub dry_run: bool,
 }

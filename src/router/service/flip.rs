@@ -39,7 +39,7 @@ enum Standing {
     Same,
     /// This very order was already carried out.
     Done,
-    /// Another object, or another color.
+    /// Another object, another color, or a flip in between that the decision knew nothing of.
     Changed,
 }
 
@@ -85,7 +85,11 @@ impl ServiceRouter {
             match self.standing(&base, order) {
                 Standing::Same => {}
                 Standing::Done => return Ok(Some(base)),
-                Standing::Changed => return Ok(None),
+                Standing::Changed => {
+                    // The watches do not tell of it yet, or never will.
+                    self.cluster.caches().doubt(&self.spec.namespace);
+                    return Ok(None);
+                }
             }
             let patch = self.patch(&base, order, to)?;
             let fault = match self.send(api, &self.route.active, patch, order.dry_run).await {
@@ -138,6 +142,13 @@ impl ServiceRouter {
         let same = service.metadata.uid.as_deref() == Some(order.seen.uid.as_str());
         if same && carries(service, &order.record.incident) {
             return Standing::Done;
+        }
+        // A person asks for a color, whatever was done before.
+        let newest = parse_ledger(service)
+            .ok()
+            .and_then(|ledger| ledger.last().map(|flip| flip.incident.clone()));
+        if order.record.automatic && newest != order.known {
+            return Standing::Changed;
         }
         let selector = selector(service);
         if same && selector.get(&self.route.selector_key) == Some(&order.seen.value) {

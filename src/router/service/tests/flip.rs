@@ -252,9 +252,13 @@ async fn what_a_person_must_do_is_said() {
 #[tokio::test]
 async fn the_ledger_grows_and_a_damaged_one_is_replaced_and_kept_beside_it() {
     let older = serde_json::to_string(&Ledger::default().with(record("i0"))).expect("encodes");
-    for (text, flips) in [(older.as_str(), vec!["i0", "i1"]), ("{oops", vec!["i1"])] {
+    for (text, known, flips) in [
+        (older.as_str(), Some("i0".to_owned()), vec!["i0", "i1"]),
+        ("{oops", None, vec!["i1"]),
+    ] {
         let object = service("web", "web-green", "9", Some(json!({LEDGER_ANNOTATION: text})));
-        let flip = run(None, &order(), |mut server| async move {
+        let order = FlipOrder { known, ..order() };
+        let flip = run(None, &order, |mut server| async move {
             server.expect("GET", WEB, 200, object).await;
             let patch = server.expect("PATCH", WEB, 200, flipped("10")).await;
             let patch: Value = serde_json::from_str(&patch).expect("JSON");
@@ -269,6 +273,29 @@ async fn the_ledger_grows_and_a_damaged_one_is_replaced_and_kept_beside_it() {
         .await;
         moved(flip);
     }
+}
+
+/// The watch is silent, the color is what it was, and yet a flip and its undoing lie between.
+#[tokio::test]
+async fn a_flip_that_the_decision_knew_nothing_of_makes_it_stale_for_a_rule_and_not_for_a_person() {
+    let ledger = serde_json::to_string(&Ledger::default().with(record("i0"))).expect("encodes");
+    let object = || service("web", "web-green", "9", Some(json!({LEDGER_ANNOTATION: ledger})));
+    let flip = run(None, &order(), |mut server| async {
+        server.expect("GET", WEB, 200, object()).await;
+        server
+    })
+    .await;
+    assert_eq!(flip.expect("an answer"), Flip::Stale);
+
+    let mut by_hand = order();
+    by_hand.record.automatic = false;
+    let flip = run(None, &by_hand, |mut server| async {
+        server.expect("GET", WEB, 200, object()).await;
+        server.expect("PATCH", WEB, 200, flipped("10")).await;
+        server
+    })
+    .await;
+    moved(flip);
 }
 
 #[tokio::test]

@@ -103,6 +103,7 @@ pub(super) fn order() -> FlipOrder {
         from: color("green"),
         to: color("blue"),
         record: record("i1"),
+        known: None,
         dry_run: false,
     }
 }
