@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds every suite, then runs them two at a time: most of them wait for scrapes, looks and deadlines, and leave the cores to others.
+# Builds every suite, then runs them three at a time: most of them wait for scrapes, looks and deadlines, and leave the cores to others.
 # `cargo test` runs the same ones after each other. What a suite said is shown when it ends, in full where it failed; all of them run,
 # whichever fails.
 #
-#   SUITES_AT_ONCE   how many run at a time; 2 unless told
+#   SUITES_AT_ONCE   how many run at a time; 3 unless told
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -37,6 +37,6 @@ export RUST_BACKTRACE=${RUST_BACKTRACE:-0}
 ordered=$(for suite in "${suites[@]}"; do echo "$(grep -n "^$(basename "$suite" | sed 's/-[0-9a-f]*$//')$" tests/order.txt | cut -d: -f1 || true) $suite"; done |
     awk '{ if (NF == 1) print 999, $1; else print }' | sort -n | cut -d' ' -f2)
 failed=0
-xargs -P "${SUITES_AT_ONCE:-2}" -I{} "$0" --one {} "$logs" <<<"$ordered" || failed=1
+xargs -P "${SUITES_AT_ONCE:-3}" -I{} "$0" --one {} "$logs" <<<"$ordered" || failed=1
 cargo test --locked --doc --quiet || failed=1
 ((failed == 0)) || { echo "some suites failed: see above" >&2; exit 1; }

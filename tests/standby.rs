@@ -172,6 +172,11 @@ async fn a_cold_standby_is_scaled_up_probed_and_flipped_to_across_a_restart() {
             .any(|event| event["what"].as_str().unwrap_or_default().starts_with(line))
     };
     daemon.wait_for("a line on the page", scaled).await;
+    // What is on the disk outlives a kill; the line is laid there a moment after it is shown.
+    eventually("the same in its story", VERDICT_LIMIT, async || {
+        bundles(&ground).iter().any(|one| moments(one).contains(&"scaled_up")).then_some(())
+    })
+    .await;
 
     // Killed in the middle of it: the next run finds in the Deployment that it was scaled, and by whom.
     daemon.process.kill();

@@ -19,8 +19,9 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(60);
 /// Whoever has no rights.
 const NOBODY: u32 = 65_534;
-/// Asks for cores without limit, and says so where the machine does not give any.
-const WITH_CORES: &str = "ulimit -c unlimited 2>/dev/null || ulimit -c hard; exec \"$@\"";
+/// Asks for cores without limit, and says so where the machine does not give any. Whoever was started in the background of a shell
+/// inherits that SIGQUIT is ignored.
+const WITH_CORES: &str = "ulimit -c unlimited 2>/dev/null || ulimit -c hard; exec env --default-signal=ABRT,QUIT,TRAP \"$@\"";
 
 /// A daemon over no cluster at all, in `folder`, as a user without rights where the test may choose one.
 fn daemon(folder: &Folder, port: u16) -> Process {
