@@ -218,7 +218,7 @@ impl World {
 
     /// The values a query returns.
     async fn values(&self, query: &str) -> Vec<f64> {
-        self.values_at(query, Timestamp::now()).await
+        self.values_at(query, now()).await
     }
 
     /// The values a query returns of one moment: two that are compared must look at the same scrapes.
@@ -499,8 +499,8 @@ async fn saturation_is_one_number_per_color_that_the_real_prometheus_computes() 
     world.grow_to(2).await;
     world.settle().await;
     for rule in ["saturation_cpu", "cpu_twice"] {
-        let now = Timestamp::now();
-        let at = async |color: &str| world.values_at(&filled(&guard, rule, color), now).await;
+        let moment = now();
+        let at = async |color: &str| world.values_at(&filled(&guard, rule, color), moment).await;
         let (blue, green) = (at("blue").await, at("green").await);
         let ([blue], [green]) = (&blue[..], &green[..]) else {
             panic!("{rule}: {blue:?} {green:?}");
@@ -520,8 +520,8 @@ async fn throughput_is_the_rate_of_the_presets_requests() {
         .clone();
     world.grow_to(2).await;
     world.settle().await;
-    let now = Timestamp::now();
-    let value = async |color: &str| world.values_at(&filled(&guard, "throughput", color), now).await;
+    let moment = now();
+    let value = async |color: &str| world.values_at(&filled(&guard, "throughput", color), moment).await;
     let (blue, green) = (value("blue").await, value("green").await);
     let ([blue], [green]) = (&blue[..], &green[..]) else {
         panic!("{blue:?} {green:?}");

@@ -321,7 +321,9 @@ impl Cluster {
             let found = deployments.get_opt(name).await.ok().flatten()?;
             let status = found.status?;
             let wanted = found.spec?.replicas.unwrap_or(1);
-            let current = status.observed_generation >= found.metadata.generation && status.replicas.unwrap_or(0) == wanted;
+            // At the beginning of a rollout all that are wanted are Ready, of the former template.
+            let updated = !ready || status.updated_replicas.unwrap_or(0) == wanted;
+            let current = updated && status.observed_generation >= found.metadata.generation && status.replicas.unwrap_or(0) == wanted;
             let goal = if ready { wanted } else { 0 };
             (current && status.ready_replicas.unwrap_or(0) == goal).then_some(())
         })
