@@ -6,6 +6,9 @@
 //!
 //! An answer that ends, be it in the middle of a line, is no failure to kube: it asks again at once, for ever, and a server
 //! that ends every watch would be asked hundreds of times a second and tell nothing. Here a watch that ends at once has failed.
+//!
+//! A server answers a watch at once, with a head and no events. One whose head does not come has failed as any other read has: the
+//! transport, which must bear the silence of a quiet watch, would wait for it longer than a cache may be trusted.
 
 use std::{
     fmt::Debug,
@@ -31,7 +34,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tower::BoxError;
+use tower::{BoxError, timeout::error::Elapsed};
 
 use super::{
     Link,
@@ -134,7 +137,10 @@ where
 
     /// Lists, then watches, until something fails; tells also whether the watch had proved itself.
     async fn follow(&mut self, client: Client) -> (Failed, bool) {
-        let api: Api<K> = Api::namespaced(unhurried(client, &self.cell.namespace), &self.cell.namespace);
+        let api: Api<K> = Api::namespaced(
+            unhurried(client, &self.cell.namespace, self.shared.read_timeout),
+            &self.cell.namespace,
+        );
         let seconds = u32::try_from(self.shared.watch_for.as_secs()).unwrap_or(u32::MAX);
         let events = pin!(watcher(api, watcher::Config::default().timeout(seconds).page_size(PAGE)));
         self.take(events).await
@@ -225,8 +231,9 @@ where
 #[error("the watch before it ended at once: is something between flipback and the API server that ends long answers?")]
 struct EndedAtOnce;
 
-/// A client for one watcher, whose watches do not follow each other at once: the next one fails instead, and what failed is listed.
-fn unhurried(client: Client, namespace: &str) -> Client {
+/// A client for one watcher, whose watches do not follow each other at once, and whose answers begin by `deadline`: otherwise the
+/// watch fails, and what failed is listed.
+fn unhurried(client: Client, namespace: &str, deadline: Duration) -> Client {
     let began: Arc<Mutex<Option<Instant>>> = Arc::default();
     let sent = tower::service_fn(move |request: http::Request<Body>| {
         let now = Instant::now();
@@ -239,7 +246,13 @@ fn unhurried(client: Client, namespace: &str) -> Client {
             if before.is_some_and(|before| now.duration_since(before) < BRIEF) {
                 return Err(BoxError::from(EndedAtOnce));
             }
-            client.send(request).await.map_err(BoxError::from)
+            let answer = client.send(request);
+            let answer = if watches {
+                timeout(deadline, answer).await.map_err(|_| Elapsed::new())?
+            } else {
+                answer.await
+            };
+            answer.map_err(BoxError::from)
         }
     });
     Client::new(sent, namespace)
@@ -318,6 +331,24 @@ mod tests {
         assert_eq!(waits.len(), 50);
         let within = Duration::from_millis(100)..=Duration::from_secs(2);
         assert!(waits.iter().all(|wait| within.contains(wait)), "{waits:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_whose_answer_does_not_begin_has_failed_within_the_read_timeout() {
+        let mute = tower::service_fn(|_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, BoxError>>());
+        let deadline = Duration::from_secs(5);
+        let client = unhurried(Client::new(mute, "shop"), "shop", deadline);
+        let request = http::Request::get("/api/v1/namespaces/shop/services?watch=true&timeoutSeconds=30");
+        let began = Instant::now();
+        let answer = client.send(request.body(Body::empty()).expect("a request"));
+        let answer = timeout(Duration::from_secs(600), answer).await.expect("it is given up");
+        assert!(
+            (deadline..deadline + Duration::from_secs(1)).contains(&began.elapsed()),
+            "{:?}",
+            began.elapsed()
+        );
+        let fault = Fault::from(&answer.expect_err("there is no answer"));
+        assert_eq!(fault.kind, FaultKind::Timeout, "{fault:?}");
     }
 
     #[test]
