@@ -9,7 +9,13 @@ use std::{
 use flipback::model::{Topic, ledger::LEDGER_ANNOTATION};
 use serde_json::Value;
 
-use crate::{chats::Heard, liveness::Dues, script::Setup, story::clock, truth::Truth};
+use crate::{
+    chats::Heard,
+    liveness::Dues,
+    script::Setup,
+    story::clock,
+    truth::{COLORS, Truth},
+};
 
 /// What a daemon's caches may be behind where its road is sound: an event, and the read before the patch.
 const BEHIND: Duration = Duration::from_secs(5);
@@ -73,6 +79,8 @@ pub struct Judge {
     /// When the Service was last moved, whoever did it, and whether what it left was bad lately.
     pub switched: Duration,
     pub switched_from_bad: bool,
+    /// The color that users were last sent to.
+    served: String,
     pub paused: Option<Duration>,
     pub flips: Vec<Flip>,
     /// The newest of them, while nobody else has moved the Service since.
@@ -96,6 +104,7 @@ impl Judge {
             releases: 2,
             switched: Duration::ZERO,
             switched_from_bad: false,
+            served: COLORS[0].to_owned(),
             paused: None,
             flips: Vec::new(),
             moved_last: None,
@@ -133,8 +142,16 @@ impl Judge {
         }
     }
 
-    /// Somebody outside moved the Service.
-    pub fn switched(&mut self, _to: &str, at: Duration, from_bad: bool) {
+    /// Somebody outside moved the Service, away from what is no color if `astray`; the color it selects now has its release since then.
+    pub fn switched(&mut self, to: &str, at: Duration, from_bad: bool, astray: bool, released: Duration) {
+        if astray && self.served == to {
+            // No switch: nobody else was served, so that what was shown of this release still counts.
+            let known = self.daemons.iter_mut();
+            known.for_each(|known| known.shown.retain(|(shown, _)| *shown >= released));
+            self.moved_last = None;
+            return;
+        }
+        to.clone_into(&mut self.served);
         self.switched = at;
         self.switched_from_bad = from_bad;
         self.moved_last = None;
@@ -283,6 +300,7 @@ impl Judge {
         if flip.bad && sure {
             self.bad_left.insert(of_left);
         }
+        self.served.clone_from(&flip.to);
         self.switched = at;
         self.switched_from_bad = left.last_bad.is_some();
         self.daemons.iter_mut().for_each(|known| known.shown.clear());

@@ -230,7 +230,8 @@ impl World {
                     .last_bad
                     .is_some_and(|then| age.saturating_sub(then) < EXCUSE)
             });
-            state.judge.switched(to, age, was_bad);
+            let released = state.truth.sides.get(to).map_or(age, |side| side.released);
+            state.judge.switched(to, age, was_bad, from.is_none(), released);
         });
     }
 
