@@ -76,6 +76,8 @@ impl House {
         command
             .env_clear()
             .env("HOME", folder.path())
+            // As the manifest and the unit in deploy/ set it.
+            .env("MALLOC_ARENA_MAX", "2")
             .args(["run", "--config"])
             .arg(&config);
         let process = Process::start("flipback", command, folder.path().join("flipback.log"));
