@@ -117,8 +117,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Case, Color, Decision, GuardSpec, Held, Ledger, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState, Traffic, Trigger,
-    Verdict, View,
+    Case, Color, Decision, FIELD_MANAGER, GuardSpec, Held, Ledger, Note, Observation, Phase, Refusal, RouteSpec, RuleName, RuleState,
+    Traffic, Trigger, Verdict, View,
 };
 
 pub use blame::Baseline;
@@ -395,10 +395,13 @@ impl Engine {
     /// Follows what is live; after a switch all evidence, streaks and timers begin anew.
     fn follow(&mut self, traffic: &Traffic, at: Timestamp, notes: &mut Vec<Note>) {
         let policy = &self.spec.policy;
+        let began = self.live.as_ref().map(|live| live.since);
         match switch::follow(&mut self.live, traffic, policy, at) {
             Change::Same => {}
             Change::First => {
-                self.restored = switch::restored(traffic, policy, at);
+                // After a restart the object tells whether somebody else moved it since.
+                let ours = traffic.switched_by.as_deref().is_none_or(|by| by == FIELD_MANAGER);
+                self.restored = switch::restored(traffic, policy, at).filter(|_| ours);
                 self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));
                 // It was undone while nobody looked.
                 if let Some(undone) = self.undone(traffic, at) {
@@ -406,13 +409,19 @@ impl Engine {
                     notes.push(self.switched_note(from, true, true, traffic, at));
                 }
             }
-            Change::Switched { from, undone } => {
+            Change::Switched { from, undone, flipped } => {
                 let moved = from != traffic.active;
-                self.restored = switch::restored(traffic, policy, at).filter(|_| moved);
+                self.restored = switch::restored(traffic, policy, at).filter(|_| moved && flipped);
                 let since = self.live.as_ref().map_or(at, |live| live.since);
-                // What a rollback left was bad, which is why: it is no excuse for what the rollback restored.
-                let measured = self.measured_before(&from, since);
-                self.before.switched(measured, self.restored.is_none());
+                // A release that is seen on a color which has just come live: the watch of Deployments may be slower than
+                // that of Services. What that color showed while it did not serve is no excuse; what was before the
+                // switch to it still may be.
+                let long_enough = before(since, policy.slow_window);
+                if moved || began.is_none_or(|began| began <= long_enough) {
+                    // What a rollback left was bad, which is why: it is no excuse for what the rollback restored.
+                    let measured = self.measured_before(&from, since);
+                    self.before.switched(measured, self.restored.is_none());
+                }
                 self.judges.iter_mut().for_each(Judge::reset);
                 self.classic.reset();
                 self.sights.iter_mut().for_each(|sight| sight.restart(at, &self.clock));

@@ -50,7 +50,12 @@ pub(super) enum Change {
     /// What was live still is.
     Same,
     /// Another color, or another release of the same one.
-    Switched { from: Color, undone: bool },
+    Switched {
+        from: Color,
+        undone: bool,
+        /// The ledger has a flip that it did not have at the look before: whoever moved the color, it was recorded.
+        flipped: bool,
+    },
 }
 
 /// Follows what is live.
@@ -80,6 +85,7 @@ pub(super) fn follow(live: &mut Option<Live>, traffic: &Traffic, policy: &Policy
         known.flip = flip;
         return Change::Same;
     }
+    let flipped = known.flip != flip;
     let from = unseen.map_or(&known.color, |flip| &flip.to).clone();
     let moved = moved || unseen.is_some();
     let since = if moved { seen_at(traffic, known.looked, at) } else { at };
@@ -93,6 +99,7 @@ pub(super) fn follow(live: &mut Option<Live>, traffic: &Traffic, policy: &Policy
     Change::Switched {
         from,
         undone: moved && undone(traffic, policy, at).is_some(),
+        flipped,
     }
 }
 
@@ -146,7 +153,8 @@ pub(super) enum Found {
     Bad,
 }
 
-/// The restored color, if the active one is that.
+/// The restored color, if the active one is that, as the newest flip tells. A switch to that color which was made after the
+/// flip is not in the ledger where a person or a pipeline made it: what it brought is judged like any release.
 pub(super) fn restored(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Option<Restored> {
     let flip = traffic
         .ledger

@@ -51,4 +51,4 @@ pub use status::{
     ChatStatus, ColorStatus, ConfigStatus, FleetStatus, GuardStatus, IncidentSummary, MaintenanceStatus, Phase, RefusedConfig,
     ReplicaStatus, RuleStatus, ShardStatus, Status,
 };
-pub use traffic::{Endpoint, Release, Seen, Side, Traffic, View};
+pub use traffic::{Endpoint, FIELD_MANAGER, Release, Seen, Side, Traffic, View};

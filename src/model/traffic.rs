@@ -46,6 +46,9 @@ pub struct Traffic {
     pub owner: Option<Owner>,
 }
 
+/// The name under which flipback writes on objects, as their `managedFields` tell it.
+pub const FIELD_MANAGER: &str = "flipback";
+
 impl Traffic {
     /// The pause that is in force.
     #[must_use]

@@ -30,11 +30,8 @@ use kube::{Api, Client, api::PatchParams};
 use super::{Access, Flip, FlipOrder, ReliefOrder, Relieved, RouteEvent, Router, RouterError, Scaled, Verified};
 use crate::{
     cluster::{Cluster, Fault, Fence, Unreadable},
-    model::{Clear, Clearance, Color, FlipRecord, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
+    model::{Clear, Clearance, Color, FIELD_MANAGER as MANAGER, FlipRecord, GuardSpec, Pause, RouteSpec, ServiceRoute, View},
 };
-
-/// Who we are in `managedFields` and Events.
-const MANAGER: &str = "flipback";
 
 /// A read before a write that takes longer than this is given up: the write itself is the better question then.
 const GLANCE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -32,11 +32,9 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    model::{Clock, GuardId, Lifted, ReplicaStatus, ShardStatus, settings::ReplicaSettings},
+    model::{Clock, FIELD_MANAGER, GuardId, Lifted, ReplicaStatus, ShardStatus, settings::ReplicaSettings},
 };
 
-/// Who we are in `managedFields`.
-const MANAGER: &str = "flipback";
 /// A replica has seen enough to be given a shard of another's when it has run for so many durations.
 const SEASONED_AFTER: u32 = 2;
 /// Rounds that whoever has the better claim to a free shard gets before another takes it.
@@ -426,7 +424,7 @@ impl Shared {
         lines.extend(self.word().line().map(|(key, text)| (key.to_owned(), Value::String(text))));
         let patch = json!({"metadata": {"annotations": lines}});
         let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
+            field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
         let name = self.members_lease();
@@ -544,7 +542,7 @@ fn jitter(me: &str, round: u64) -> f64 {
 
 fn posted() -> PostParams {
     PostParams {
-        field_manager: Some(MANAGER.to_owned()),
+        field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     }
 }

@@ -51,6 +51,45 @@ fn what_was_bad_long_before_the_switch_does_not_excuse() {
 }
 
 #[test]
+fn what_a_color_showed_before_it_served_does_not_excuse_a_release_that_is_seen_after_the_switch() {
+    story(
+        "t=0
+         t=5..30  500/0 standby:200/90  -> pass
+         t=35     500/0 switch          -> note switched
+         t=40     500/0 release=v9      -> note switched
+         t=45     500/0
+         t=50..55 500/60                -> breach
+         t=60     500/60                -> rollback",
+    );
+}
+
+#[test]
+fn what_was_bad_before_the_switch_excuses_a_release_that_is_seen_after_it() {
+    story(
+        "t=0
+         t=5..10  500/40        -> breach
+         t=15..50 500/40 pause  -> blocked
+         t=55     500/40 switch resume -> note switched
+         t=60     500/0  release=v9    -> note switched
+         t=65..70 500/60
+         t=75     500/60        -> suppressed, why: already over the threshold before the switch",
+    );
+}
+
+#[test]
+fn what_was_bad_before_a_release_in_place_is_not_that_releases_fault() {
+    story(
+        "t=0
+         t=5..300   500/0        -> pass
+         t=305..310 500/40       -> breach
+         t=315..600 500/40 pause -> blocked
+         t=605      500/40 release=v9 resume -> note switched
+         t=610..615 500/60
+         t=620      500/60       -> suppressed, why: already over the threshold before the switch",
+    );
+}
+
+#[test]
 fn a_standby_that_is_just_as_bad_now_means_the_fleet_is_ill() {
     story(
         "t=0

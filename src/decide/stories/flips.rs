@@ -144,6 +144,37 @@ fn the_restored_color_is_judged_and_never_flipped() {
     );
 }
 
+/// Green was rolled back from; what is there now is good, and then another release comes to blue, which the rollback had restored.
+const BACK_AGAIN: &str = "t=0
+     t=5..10   500/62 -> breach
+     t=15      500/62 -> rollback
+     t=20      flip   -> note switched, phase rolled_back
+     t=25..35  500/0  -> pass
+     t=40      500/0 switch release=v3 -> note switched
+     t=45..700 500/0  -> pass
+     t=705     500/0 switch-by=deploy-pipeline release=v4 -> note switched";
+
+#[test]
+fn a_release_that_is_brought_to_the_restored_color_later_is_judged_like_any() {
+    let mut world = World::default();
+    world.play(BACK_AGAIN);
+    world.play(
+        "t=710..715 500/62 -> breach
+         t=720      500/62 -> rollback",
+    );
+}
+
+#[test]
+fn so_it_is_after_a_restart() {
+    let mut world = World::default();
+    world.play(BACK_AGAIN);
+    world.play(
+        "t=710      500/0 restart
+         t=715..720 500/62 -> breach
+         t=725      500/62 -> rollback",
+    );
+}
+
 #[test]
 fn a_persons_rollback_is_watched_like_our_own() {
     story(
