@@ -9,6 +9,8 @@ use super::script::{Script, Side, THRESHOLD};
 
 /// Seconds that a judgement may lie behind the one before: the longest silence that is scripted, and some.
 const SILENCE_MAX: u64 = 150;
+/// Seconds between two statuses of a guard, at most, where all is well.
+const APART: u64 = 6;
 /// Values that a status shows.
 const SHOWN: usize = 60;
 
@@ -43,6 +45,8 @@ pub struct Shown {
     pub history: Vec<f64>,
     /// Breaches in a row.
     pub streak: u32,
+    /// The second in which the watch of what is live began.
+    pub switched: u64,
 }
 
 impl Model {
@@ -95,6 +99,12 @@ impl Model {
         let mut fresh = fresh.as_slice();
         // Another release on the same color is a switch too: of the two watches, that of Services may be the quicker one.
         let active = (shown.active, shown.release.clone());
+        // A configuration and a switch between two statuses: nothing tells from which color the values before the switch are.
+        if self.active.is_none() && shown.switched + APART >= now {
+            self.adopt(shown);
+            self.floor = self.next_floor;
+            return Ok(());
+        }
         if let Some((before, _)) = self.active.take().filter(|before| *before != active) {
             // What was judged between the last status and the switch.
             while let [value, rest @ ..] = fresh
@@ -105,6 +115,13 @@ impl Model {
             self.ends.clear();
             self.streak = 0;
             self.floor = self.next_floor;
+            // Two switches between two statuses, the color's and then its release's: what was judged between them is in no streak.
+            while let [value, rest @ ..] = fresh
+                && self.is_between(script, shown, *value, now)
+            {
+                self.judgements += 1;
+                fresh = rest;
+            }
         }
         self.active = Some(active);
         for value in fresh {
@@ -121,6 +138,13 @@ impl Model {
         }
         self.compared += 1;
         Ok(())
+    }
+
+    /// Whether a value is of the color that is live, from after the traffic was moved there, and from before the watch of it began.
+    fn is_between(&self, script: &Script, shown: &Shown, value: f64, now: u64) -> bool {
+        let starts: Vec<u64> = (self.floor.max(script.begun())..now).collect();
+        let ends = spans(script, (self.guard, shown.active), value, &starts, now);
+        !ends.is_empty() && ends.iter().all(|end| *end < shown.switched)
     }
 
     /// What was not shown the last time.

@@ -155,5 +155,11 @@ fn shown(guard: &Value) -> Option<Shown> {
         release: color["release"]["id"].as_str().unwrap_or_default().to_owned(),
         history: rule["history"].as_array()?.iter().filter_map(Value::as_f64).collect(),
         streak: u32::try_from(rule["streak"].as_u64()?).ok()?,
+        switched: guard["switched_at"].as_str().map_or(Some(0), second_of)?,
     })
+}
+
+/// The second of a time as JSON has it.
+fn second_of(text: &str) -> Option<u64> {
+    u64::try_from(text.parse::<jiff::Timestamp>().ok()?.as_second()).ok()
 }
