@@ -45,8 +45,8 @@ pub struct Shown {
     pub history: Vec<f64>,
     /// Breaches in a row.
     pub streak: u32,
-    /// The second in which the watch of what is live began.
-    pub switched: u64,
+    /// The seconds in which it told of switches, newest first.
+    pub switches: Vec<u64>,
 }
 
 impl Model {
@@ -100,7 +100,7 @@ impl Model {
         // Another release on the same color is a switch too: of the two watches, that of Services may be the quicker one.
         let active = (shown.active, shown.release.clone());
         // A configuration and a switch between two statuses: nothing tells from which color the values before the switch are.
-        if self.active.is_none() && shown.switched + APART >= now {
+        if self.active.is_none() && shown.switches.first().is_some_and(|newest| newest + APART >= now) {
             self.adopt(shown);
             self.floor = self.next_floor;
             return Ok(());
@@ -140,11 +140,16 @@ impl Model {
         Ok(())
     }
 
-    /// Whether a value is of the color that is live, from after the traffic was moved there, and from before the watch of it began.
+    /// Whether a value is of the color that is live, from after the traffic was moved there, and from before a second switch that
+    /// followed at once.
     fn is_between(&self, script: &Script, shown: &Shown, value: f64, now: u64) -> bool {
+        let [newest, before, ..] = shown.switches[..] else { return false };
+        if before + APART < now {
+            return false;
+        }
         let starts: Vec<u64> = (self.floor.max(script.begun())..now).collect();
         let ends = spans(script, (self.guard, shown.active), value, &starts, now);
-        !ends.is_empty() && ends.iter().all(|end| *end < shown.switched)
+        !ends.is_empty() && ends.iter().all(|end| *end <= newest)
     }
 
     /// What was not shown the last time.

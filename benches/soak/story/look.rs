@@ -155,11 +155,13 @@ fn shown(guard: &Value) -> Option<Shown> {
         release: color["release"]["id"].as_str().unwrap_or_default().to_owned(),
         history: rule["history"].as_array()?.iter().filter_map(Value::as_f64).collect(),
         streak: u32::try_from(rule["streak"].as_u64()?).ok()?,
-        switched: guard["switched_at"].as_str().map_or(Some(0), second_of)?,
+        switches: guard["events"].as_array()?.iter().filter_map(switch).collect(),
     })
 }
 
-/// The second of a time as JSON has it.
-fn second_of(text: &str) -> Option<u64> {
-    u64::try_from(text.parse::<jiff::Timestamp>().ok()?.as_second()).ok()
+/// The second of a line that tells of a switch.
+fn switch(event: &Value) -> Option<u64> {
+    let at: jiff::Timestamp = event["at"].as_str()?.parse().ok()?;
+    let is_one = event["what"].as_str()?.contains(" is live");
+    u64::try_from(at.as_second()).ok().filter(|_| is_one)
 }
