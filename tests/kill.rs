@@ -5,7 +5,8 @@
 //! the step, or its answer; chats hang; the daemon itself has no hook. The witnesses are the API server's audit log, the
 //! objects, the folders on disk and what the chat has accepted, never the daemon.
 //!
-//! By default each step is killed at once; `FLIPBACK_KILLS=20` does it so often.
+//! By default each step is killed at once; `FLIPBACK_KILLS=20` does it so often, `FLIPBACK_KILL_STEPS=Decided,ToldToSome` at these
+//! alone.
 
 pub mod support;
 
@@ -60,13 +61,15 @@ enum Step {
     Verifying,
     /// The logs are being read.
     CaptureHalfDone,
+    /// Decided, and the first message was laid down for some chats and not yet for the one that is asked.
+    ToldToSome,
     /// The first message is under way.
     FirstMessage,
     /// The bundle is whole; no message was answered.
     MessagesHalfSent,
 }
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step::Decided,
     Step::SnapshotWritten,
     Step::PatchLate,
@@ -77,6 +80,7 @@ const STEPS: [Step; 12] = [
     Step::PreviewAnswerUnseen,
     Step::Verifying,
     Step::CaptureHalfDone,
+    Step::ToldToSome,
     Step::FirstMessage,
     Step::MessagesHalfSent,
 ];
@@ -87,6 +91,18 @@ fn kills() -> usize {
         .ok()
         .and_then(|kills| kills.parse().ok())
         .unwrap_or(1)
+}
+
+/// The steps that are killed at.
+fn steps() -> Vec<Step> {
+    let only = std::env::var("FLIPBACK_KILL_STEPS").ok();
+    let wanted = |step: &Step| {
+        only.as_ref()
+            .is_none_or(|only| only.split(',').any(|name| name == format!("{step:?}")))
+    };
+    let steps: Vec<Step> = STEPS.into_iter().filter(wanted).collect();
+    assert!(!steps.is_empty(), "FLIPBACK_KILL_STEPS names none of {STEPS:?}");
+    steps
 }
 
 // === the scene ===
@@ -123,7 +139,7 @@ impl Scene {
         let (active, preview) = (self.ground.shop.active(), self.ground.shop.preview());
         Some(match step {
             // A flip goes by the cache where the reading takes long.
-            Step::Decided => self.hold(Held::Before, &["GET", "PATCH"], &active),
+            Step::Decided | Step::ToldToSome => self.hold(Held::Before, &["GET", "PATCH"], &active),
             Step::SnapshotWritten | Step::PatchLate => self.hold(Held::Before, &["PATCH"], &active),
             Step::AnswerUnseen | Step::NoSnapshot => self.hold(Held::After, &["PATCH"], &active),
             Step::Patched => self.hold(Held::Before, &["GET"], &preview),
@@ -154,6 +170,29 @@ impl Scene {
     /// Waits for a folder that fits.
     async fn wait_folder(&self, what: &str, fits: impl Fn(&Path) -> bool) -> PathBuf {
         eventually(what, LIMIT, async || self.folders().into_iter().find(|folder| fits(folder))).await
+    }
+
+    /// What waits for a chat.
+    fn outbox(&self, chat: &str) -> PathBuf {
+        self.ground.folder.path().join("data/outbox/pending").join(chat)
+    }
+
+    /// Waits until a message of this topic waits on disk for each of these chats.
+    async fn wait_waiting(&self, chats: &[&str], topic: &str) {
+        for chat in chats {
+            eventually(&format!("{topic} to wait for {chat}"), LIMIT, async || {
+                let waiting = std::fs::read_dir(self.outbox(chat)).ok()?;
+                let mut names = waiting.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+                names.any(|name| name.contains(topic) && name.ends_with(".json")).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// As if the kill had come some milliseconds earlier, which nothing outside can hit: no snapshot, and for this chat no message.
+    fn forget(&self, chat: Option<&str>) {
+        let folders = self.folders().into_iter().chain(chat.map(|chat| self.outbox(chat)));
+        folders.for_each(|folder| std::fs::remove_dir_all(folder).expect("ours"));
     }
 
     /// Ids of the accepted messages about incidents, with their threads.
@@ -274,14 +313,7 @@ async fn kill_at(scene: &Scene, step: Step, daemon: &mut Daemon, lever: &mut Opt
         }
         Step::MessagesHalfSent => {
             scene.wait_folder("a whole bundle", |folder| !is_hidden(folder)).await;
-            let outbox = scene.ground.folder.path().join("data/outbox/pending/webhook");
-            eventually("the last message to wait", LIMIT, async || {
-                let waiting = std::fs::read_dir(&outbox)
-                    .ok()?
-                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-                waiting.into_iter().any(|name| name.contains("evidence_ready")).then_some(())
-            })
-            .await;
+            scene.wait_waiting(&["webhook"], "evidence_ready").await;
         }
         _ => {
             let lever = lever.as_mut().expect("such a step is held");
@@ -294,6 +326,7 @@ async fn kill_at(scene: &Scene, step: Step, daemon: &mut Daemon, lever: &mut Opt
                         })
                         .await;
                 }
+                Step::ToldToSome => scene.wait_waiting(&["slack", "teams", "webhook"], "rollback_initiated").await,
                 Step::Verifying => tokio::time::sleep(Duration::from_millis(200)).await,
                 Step::CaptureHalfDone => {
                     scene
@@ -313,19 +346,17 @@ async fn killed_flip(step: Step) -> Option<()> {
     let ground = &scene.ground;
     let mut daemon = ground.start(&[]).await;
     ground.release_green(&mut daemon).await;
-    let silent = matches!(step, Step::FirstMessage | Step::MessagesHalfSent);
+    let silent = matches!(step, Step::ToldToSome | Step::FirstMessage | Step::MessagesHalfSent);
     ground.chat.set_silent(silent);
     let mut lever = scene.bar(step);
     ground.cluster.set_ready(&ground.namespace, "shop-green", false);
     let checked = AssertUnwindSafe(async {
         kill_at(&scene, step, &mut daemon, &mut lever).await;
         ground.chat.set_silent(false);
-        if step == Step::NoSnapshot {
-            // As if the kill had come some milliseconds earlier, which nothing outside can hit.
-            scene
-                .folders()
-                .iter()
-                .for_each(|folder| std::fs::remove_dir_all(folder).expect("ours"));
+        match step {
+            Step::NoSnapshot => scene.forget(None),
+            Step::ToldToSome => scene.forget(Some("webhook")),
+            _ => {}
         }
         if step != Step::PatchLate {
             lever.iter().for_each(Lever::lose);
@@ -353,7 +384,8 @@ async fn killed_flip(step: Step) -> Option<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_of_a_flip_survives_a_kill() {
     let kills = kills();
-    let rounds = (0..kills).flat_map(|_| STEPS);
+    let steps = steps();
+    let rounds = (0..kills).flat_map(|_| steps.iter().copied());
     // Each in a task of its own, so that none waits while another reads a long audit log.
     let mut done = stream::iter(rounds)
         .map(|step| tokio::spawn(killed_flip(step)))
@@ -362,11 +394,11 @@ async fn every_step_of_a_flip_survives_a_kill() {
     while let Some(killed) = done.next().await {
         let killed = killed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         count += usize::from(killed.is_some());
-        if count % STEPS.len() == 0 {
+        if count % steps.len() == 0 {
             let _ = writeln!(std::io::stderr(), "{count} kills");
         }
     }
-    println!("{count} kills -9 at {} steps: one flip, one bundle, one thread each", STEPS.len());
+    println!("{count} kills -9 at {} steps: one flip, one bundle, one thread each", steps.len());
 }
 
 // === what a person asked for ===

@@ -141,6 +141,7 @@ pub(super) fn incident() -> Incident {
         rules: Vec::new(),
         switched_at: None,
         thread: None,
+        announced_by: None,
         replaces: None,
         followed_up_at: None,
         outcome: IncidentOutcome::RolledBack {

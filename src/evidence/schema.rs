@@ -159,6 +159,7 @@ fn all_kinds() -> Vec<Incident> {
     fullest.rules = rules();
     fullest.switched_at = Some(fullest.case.at);
     fullest.thread = Some("shop.web_20261121T041200.000Z".into());
+    fullest.announced_by = Some("shop.web_20261121T041200.000Z".into());
     fullest.replaces = Some("shop.web_20261121T041200.000Z".into());
     fullest.followed_up_at = Some(fullest.case.at);
     fullest.partial = true;

@@ -43,6 +43,10 @@ pub struct Incident {
     /// The incident that the same bad time began with, whose thread of messages it goes on with; `None`: it began with this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread: Option<String>,
+    /// The attempt whose first message, that a flip is under way, is this one's too, since it goes on with it; `None`: it has its own,
+    /// or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced_by: Option<String>,
     /// The incident that this one tells on, with its story: it waited for a standby that was scaled up. Its bundle goes once this one's
     /// is whole; `None`: there is no such.
     #[serde(default, skip_serializing_if = "Option::is_none")]

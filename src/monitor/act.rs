@@ -75,12 +75,16 @@ impl Guarded {
         // Told of, and caught by a kill before its bundle was begun: the outbox alone knows of it.
         let told = self.left_open.iter().rev().find(|open| open.topic == Topic::RollbackInitiated);
         let cut_off = self.remains.cut_off().filter(|cut_off| cut_off.case.from == case.from);
+        let mut announced_by = None;
         if let Some(failed) = self.failed() {
+            announced_by = announcer(failed);
             timeline.push(TimelineEntry::remark(at, format!("{EARLIER} had failed: {}", failed.id)));
         } else if let Some(cut_off) = cut_off.filter(|_| matches!(case.trigger, Trigger::Rule { .. })) {
+            announced_by = announcer(cut_off);
             let remark = format!("{EARLIER} was cut off when flipback ended: {}", cut_off.id);
             timeline.push(TimelineEntry::remark(at, remark));
         } else if let Some(told) = told.filter(|_| self.open.is_none() && matches!(case.trigger, Trigger::Rule { .. })) {
+            announced_by.clone_from(&told.incident);
             let remark = format!("{EARLIER} was cut off when flipback ended: {}", told.thread);
             timeline.push(TimelineEntry::remark(at, remark));
         }
@@ -99,6 +103,7 @@ impl Guarded {
             rules: self.spec.rules.clone(),
             switched_at: self.engine.switched_at(),
             thread: open.or_else(|| told.map(|told| told.thread.clone())),
+            announced_by,
             replaces: waited.map(|waited| waited.id.clone()),
             followed_up_at: None,
             outcome: IncidentOutcome::Decided,
@@ -135,15 +140,26 @@ impl Guarded {
     }
 }
 
-/// Whether an incident has a first message of its own, which says that a flip is under way: one that goes on with an
-/// earlier attempt has none.
-pub(super) fn is_announced(incident: &Incident) -> bool {
+/// Whether an incident is a flip that was tried.
+fn is_attempt(incident: &Incident) -> bool {
     let flips = matches!(
         incident.outcome,
         IncidentOutcome::Decided | IncidentOutcome::RolledBack { .. } | IncidentOutcome::Failed { .. }
     );
+    flips && incident.mode == Mode::Enforce
+}
+
+/// Whether an incident has a first message of its own, which says that a flip is under way: one that goes on with an
+/// earlier attempt has none.
+pub(super) fn is_announced(incident: &Incident) -> bool {
     let silent = |entry: &TimelineEntry| entry.moment.is_none() && (entry.what.starts_with(EARLIER) || entry.what == SWITCH);
-    flips && incident.mode == Mode::Enforce && !incident.timeline.iter().any(silent)
+    is_attempt(incident) && !incident.timeline.iter().any(silent)
+}
+
+/// The attempt by whose name the first message of an incident goes: its own, or the one of those before it that had one.
+pub(super) fn announcer(incident: &Incident) -> Option<String> {
+    let own = is_announced(incident).then(|| incident.id.clone());
+    own.or_else(|| incident.announced_by.clone().filter(|_| is_attempt(incident)))
 }
 
 /// The story of an incident, for the one that tells it on: decided is what comes now.
@@ -203,9 +219,13 @@ impl Monitor {
             return;
         }
         tracing::warn!(guard = %id, from = %incident.case.from, to = %incident.case.to, incident = %incident.id, why = %incident.case.why, "Flipping");
+        // What an earlier run told may have got as far as some chats, and not others: pushed again, by the same name. What this run
+        // told got to all of them.
+        let first = tell::first(&incident, &self.keeper, &guard.spec).filter(|_| guard.failed().is_none());
+        if let Some(first) = first {
+            self.outbox.push(first);
+        }
         if is_announced(&incident) {
-            self.outbox
-                .push(tell::incident(&incident, Topic::RollbackInitiated, &self.keeper, &guard.spec));
             // Told of from here on: what ends it must be told too, be the flip stale or its answer never seen.
             guard.open = Some(incident.clone());
         }

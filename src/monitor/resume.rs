@@ -308,6 +308,7 @@ fn recalled(flip: &FlipRecord, traffic: &Traffic, spec: &GuardSpec) -> Incident 
         rules: spec.rules.clone(),
         switched_at: None,
         thread: flip.thread.clone(),
+        announced_by: None,
         replaces: None,
         followed_up_at: None,
         outcome: IncidentOutcome::Decided,
@@ -462,11 +463,9 @@ impl Monitor {
 
     /// The first message of an incident may have been lost with its process.
     fn initiated_again(&self, id: &GuardId, incident: &Incident) {
-        if let Some(guard) = self.guards.get(id)
-            && act::is_announced(incident)
-        {
-            self.outbox
-                .push(tell::incident(incident, Topic::RollbackInitiated, &self.keeper, &guard.spec));
+        let Some(guard) = self.guards.get(id) else { return };
+        if let Some(first) = tell::first(incident, &self.keeper, &guard.spec) {
+            self.outbox.push(first);
         }
     }
 

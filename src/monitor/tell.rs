@@ -99,6 +99,17 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
     }
 }
 
+/// The message that a flip is under way, where there is one. An attempt that goes on with an earlier one has it by that one's name: a
+/// chat that was told before is not told again, and one that was not hears of the attempt that goes on.
+pub(super) fn first(incident: &Incident, keeper: &Keeper, spec: &GuardSpec) -> Option<Announcement> {
+    let by = act::announcer(incident)?;
+    let topic = Topic::RollbackInitiated;
+    Some(Announcement {
+        id: message_id(&by, topic, 1),
+        ..self::incident(incident, topic, keeper, spec)
+    })
+}
+
 /// The message that an incident's report can be opened, now or as a whole, with its picture.
 pub(super) fn evidence_ready(incident: &Incident, topic: Topic, at: Timestamp, keeper: &Keeper, spec: &GuardSpec) -> Announcement {
     let why = match topic {
@@ -316,9 +327,7 @@ pub(super) fn owed(
     spec: &GuardSpec,
 ) -> Vec<Announcement> {
     let mut owed = Vec::new();
-    if act::is_announced(incident) {
-        owed.push(self::incident(incident, Topic::RollbackInitiated, keeper, spec));
-    }
+    owed.extend(first(incident, keeper, spec));
     let mut until = incident.clone();
     // Most outcomes are told at the decision, with what was known then.
     until.timeline.retain(|entry| entry.at <= incident.case.at);

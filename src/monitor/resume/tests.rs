@@ -513,6 +513,35 @@ fn a_story_that_moved_nothing_owes_what_became_of_it() {
     assert_eq!(names(&failed, Topic::RollbackCompleted), expected[1..]);
 }
 
+/// Its first attempt was told to some chats, and its process died before the others' messages were in their files.
+#[test]
+fn an_attempt_that_goes_on_owes_the_first_message_by_the_name_of_the_one_that_had_it() {
+    let goes_on = |outcome| {
+        let mut incident = Incident {
+            thread: Some("i0".into()),
+            announced_by: Some("i0".into()),
+            outcome,
+            ..begun(&flip("i1", 5))
+        };
+        let remark = TimelineEntry::remark(at(-5), "An earlier attempt was cut off when flipback ended: i0");
+        incident.timeline.push(remark);
+        incident
+    };
+    let decided = goes_on(IncidentOutcome::Decided);
+    assert_eq!(names(&decided, Topic::RollbackCompleted)[0], "i0.rollback_initiated");
+    // And so does the one after it, should that be cut off, too.
+    assert_eq!(act::announcer(&decided).as_deref(), Some("i0"));
+    assert_eq!(act::announcer(&begun(&flip("i1", 5))).as_deref(), Some("i1"));
+    // What flips nothing announces no flip.
+    let refused = goes_on(IncidentOutcome::Blocked {
+        refusal: crate::model::Refusal::StandbyUnseen,
+    });
+    assert_eq!(
+        names(&refused, Topic::RollbackCompleted),
+        ["i1.rollback_blocked", "i1.evidence_ready"]
+    );
+}
+
 // === what follows ===
 
 #[test]
