@@ -6,6 +6,7 @@
 //! the story; the engine itself learns of success only from the next observation, as it learns of a human's flip.
 
 pub mod act;
+mod arrive;
 mod caught;
 mod clear;
 mod gone;
@@ -59,7 +60,8 @@ use crate::{
     router::Router,
     serve::Request,
 };
-use act::{Arrival, Order, Step};
+use act::{Order, Step};
+use arrive::Looking;
 use gone::Gone;
 use hold::Holds;
 use keep::FollowUp;
@@ -214,7 +216,7 @@ pub struct Monitor {
     /// Flips under way.
     flips: JoinSet<Step>,
     /// Flips that moved traffic and whose arrival is being looked at, by incident.
-    arrivals: BTreeMap<String, Arrival>,
+    arrivals: BTreeMap<String, Looking>,
     /// Evidence, events: nobody waits for them.
     errands: JoinSet<()>,
     /// What is read of the disk for guards that a reload has added.
@@ -506,6 +508,7 @@ impl Monitor {
                 self.resume(&id, &view, now);
             }
             self.own_up(&id, &view, now);
+            self.look_again(&id, &view, now);
             let hold = self.hold(&id, &fleet, now);
             let Some(guard) = self.guards.get_mut(&id) else { continue };
             let seen = Observation {

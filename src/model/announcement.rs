@@ -88,6 +88,8 @@ pub enum Topic {
     RollbackInitiated,
     /// Traffic is back on the good color.
     RollbackCompleted,
+    /// Traffic was moved, and nobody could look yet whether it has arrived.
+    ArrivalUnseen,
     /// The patch failed; a human must act.
     RollbackFailed,
     /// Monitor mode: it would have been rolled back.
@@ -172,9 +174,10 @@ pub enum Stage {
 
 impl Topic {
     /// Every topic, in the order of an incident's life.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::RollbackInitiated,
         Self::RollbackCompleted,
+        Self::ArrivalUnseen,
         Self::RollbackFailed,
         Self::RollbackWithheld,
         Self::ScalingUp,
@@ -220,7 +223,7 @@ impl Topic {
             | Self::Unreadable
             | Self::ManyFailing
             | Self::Disarmed => Stage::Opens,
-            Self::RollbackCompleted | Self::EvidenceReady | Self::EvidenceLost | Self::DidNotHelp => Stage::Continues,
+            Self::RollbackCompleted | Self::ArrivalUnseen | Self::EvidenceReady | Self::EvidenceLost | Self::DidNotHelp => Stage::Continues,
             Self::Recovered | Self::Resolved | Self::Sighted | Self::Readable | Self::Rearmed | Self::FewFailing => Stage::Resolves,
             Self::Cleared | Self::Alert | Self::Degraded | Self::Switched | Self::Paused | Self::Resumed | Self::Test => Stage::Once,
         }
@@ -232,6 +235,7 @@ impl Topic {
         match self {
             Self::RollbackInitiated => "rollback_initiated",
             Self::RollbackCompleted => "rollback_completed",
+            Self::ArrivalUnseen => "arrival_unseen",
             Self::RollbackFailed => "rollback_failed",
             Self::RollbackWithheld => "rollback_withheld",
             Self::RollbackBlocked => "rollback_blocked",
@@ -282,9 +286,13 @@ impl Topic {
             | Self::EvidenceLost
             | Self::ManyFailing
             | Self::UnknownColor => Severity::Critical,
-            Self::RollbackWithheld | Self::RollbackSuppressed | Self::Blind | Self::Unreadable | Self::Alert | Self::Degraded => {
-                Severity::Warning
-            }
+            Self::ArrivalUnseen
+            | Self::RollbackWithheld
+            | Self::RollbackSuppressed
+            | Self::Blind
+            | Self::Unreadable
+            | Self::Alert
+            | Self::Degraded => Severity::Warning,
             Self::RollbackCompleted
             | Self::Recovered
             | Self::Resolved
@@ -347,6 +355,7 @@ impl Announcement {
             topic,
             Topic::RollbackInitiated
                 | Topic::RollbackCompleted
+                | Topic::ArrivalUnseen
                 | Topic::RollbackFailed
                 | Topic::RollbackWithheld
                 | Topic::RollbackBlocked
@@ -360,7 +369,7 @@ impl Announcement {
         );
         let moved = matches!(
             topic,
-            Topic::RollbackCompleted | Topic::EvidenceReady | Topic::EvidenceLost | Topic::Resolved
+            Topic::RollbackCompleted | Topic::ArrivalUnseen | Topic::EvidenceReady | Topic::EvidenceLost | Topic::Resolved
         );
         let rule = incident || matches!(topic, Topic::Alert | Topic::Degraded);
         let folder = decided.strftime("shop.web_%Y%m%dT%H%M%SZ").to_string();
@@ -368,7 +377,7 @@ impl Announcement {
             id: format!("{}-{}", decided.strftime("%Y%m%dT%H%M%S%.3fZ"), topic.as_str()),
             guard: GuardId::new("", "shop", "web").expect("a constant"),
             at: later(match topic {
-                Topic::RollbackCompleted => 1_233,
+                Topic::RollbackCompleted | Topic::ArrivalUnseen => 1_233,
                 Topic::EvidenceReady | Topic::EvidenceLost => 6_433,
                 Topic::Sighted | Topic::Readable => 11_433,
                 Topic::Recovered | Topic::DidNotHelp | Topic::FlippedBack => 305_433,
@@ -422,6 +431,10 @@ fn example_why(topic: Topic, decided: Timestamp) -> String {
         Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::RollbackWithheld | Topic::EvidenceReady | Topic::Alert => {
             RULE.to_owned()
         }
+        Topic::ArrivalUnseen => format!(
+            "{RULE}. The API server has accepted the patch. Whether traffic has arrived could not be looked at: failed to read Service \
+             \"shop/web\": connection refused"
+        ),
         Topic::RollbackFailed => {
             format!("{RULE}. Failed to patch Service \"shop/web\": services \"web\" is forbidden (403)")
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Episode, Guarded, Monitor, TELL_AGAIN, caught::caught, hold, late, relieve::Went, scale::Raised, show, tell};
+use super::{Episode, Guarded, Monitor, TELL_AGAIN, arrive::Arrival, caught::caught, hold, late, relieve::Went, scale::Raised, show, tell};
 use crate::{
     evidence,
     model::{
@@ -43,14 +43,6 @@ pub(super) struct Done {
     order: Order,
     flip: Result<Flip, RouterError>,
     at: Timestamp,
-}
-
-/// A flip that moved traffic, and what is still owed: whether it arrived, the message, the answer.
-pub(super) struct Arrival {
-    pub guard: GuardId,
-    pub incident: Incident,
-    pub topic: Topic,
-    pub reply: Option<Reply>,
 }
 
 /// What a flip's tasks bring back.
@@ -306,8 +298,8 @@ impl Monitor {
                     guard.scaling.stop_asking();
                     guard.relief.stop_asking();
                 }
-                // It may have been a look whether traffic arrived: what moved is told all the same.
-                self.stop_looking(now);
+                // It may have been a look whether traffic arrived.
+                self.look_anew(now);
             }
         }
         self.publish(now);
@@ -429,51 +421,6 @@ impl Monitor {
         }
     }
 
-    /// Looks whether traffic has arrived, in a task of its own.
-    pub(super) fn verify(&mut self, arrival: Arrival) {
-        let Some(guard) = self.guards.get(&arrival.guard) else { return };
-        let (router, to, incident) = (
-            Arc::clone(&guard.router),
-            arrival.incident.case.to.clone(),
-            arrival.incident.id.clone(),
-        );
-        let object = arrival.incident.object.clone();
-        self.arrivals.insert(incident.clone(), arrival);
-        self.flips.spawn(async move {
-            let verified = caught(router.verify(&to), &object).await;
-            Step::Verified(incident, verified)
-        });
-    }
-
-    /// Tells that traffic has arrived, or that it has not; `None`: the daemon stopped before it could look.
-    fn arrived(&mut self, incident: &str, verified: Option<Result<Verified, RouterError>>, now: Timestamp) {
-        let Some(Arrival {
-            guard: id,
-            mut incident,
-            topic,
-            reply,
-        }) = self.arrivals.remove(incident)
-        else {
-            return;
-        };
-        let Some(guard) = self.guards.get_mut(&id) else { return };
-        let (entry, arrived) = verified.map_or_else(|| tell::unverified(now), |verified| tell::verified(now, verified));
-        incident.timeline.push(entry.clone());
-        let topic = if arrived { topic } else { Topic::RollbackFailed };
-        if !arrived && guard.open.is_none() {
-            // A person's switch opens no thread; that it has not arrived does.
-            guard.open = Some(incident.clone());
-        }
-        let told = self.outbox.push(tell::incident(&incident, topic, &self.keeper, &guard.spec));
-        self.amend_told(incident.id.clone(), entry, told);
-        if let Some(reply) = reply {
-            // A caller that went away is no concern of ours.
-            let _ = reply.send(Ok(CommandReply::Flip {
-                incident: Box::new(incident),
-            }));
-        }
-    }
-
     /// The story of a rollback that somebody undid says that it was made again.
     fn made_again(&mut self, id: &GuardId, incident: &Incident, at: Timestamp) {
         let Trigger::Reassert { attempt, of, .. } = &incident.case.trigger else {
@@ -488,19 +435,6 @@ impl Monitor {
             let what = format!("The rollback was made again, attempt {attempt} of {of}: {}", incident.id);
             self.amend(undone, TimelineEntry::of(Moment::MadeAgain, at, what));
         }
-    }
-
-    /// Tells of flips whose arrival could not be looked at before the daemon had to stop.
-    pub(super) fn stop_looking(&mut self, now: Timestamp) {
-        let incidents: Vec<String> = self.arrivals.keys().cloned().collect();
-        for incident in incidents {
-            self.arrived(&incident, None, now);
-        }
-    }
-
-    /// Whether it is being looked at whether a flip of this guard has arrived.
-    pub(super) fn arriving(&self, id: &GuardId) -> bool {
-        self.arrivals.values().any(|arrival| arrival.guard == *id)
     }
 
     /// Whether the present episode has this outcome already. The same outcome may change its numbers from poll to poll:

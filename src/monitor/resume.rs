@@ -17,7 +17,8 @@ use jiff::Timestamp;
 
 use super::{
     Guarded, Monitor,
-    act::{self, Arrival, Reply},
+    act::{self, Reply},
+    arrive::Arrival,
     hold, keep, show, tell,
 };
 use crate::model::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Monitor, act, hold, late, show};
+use super::{Monitor, act, arrive, hold, late, show};
 pub use crate::model::chain;
 use crate::{
     evidence::Keeper,
@@ -40,6 +40,10 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
             let last = incident.timeline.last().map(|entry| entry.what.as_str()).unwrap_or_default();
             format!("{}. {last}", case.why)
         }
+        IncidentOutcome::RolledBack { .. } if topic == Topic::ArrivalUnseen => {
+            let last = incident.timeline.last().map(|entry| entry.what.as_str()).unwrap_or_default();
+            format!("{}. The API server has accepted the patch. {last}", case.why)
+        }
         IncidentOutcome::RolledBack { at, .. }
             if matches!(topic, Topic::RollbackCompleted | Topic::Switched) && late::is_taken_back(incident) =>
         {
@@ -48,6 +52,11 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
                 "{}. Told as failed before, since the answer was lost: the API server carried it out {after} after the decision",
                 case.why
             )
+        }
+        IncidentOutcome::RolledBack { .. } if matches!(topic, Topic::RollbackCompleted | Topic::Switched) => {
+            let doubt = arrive::in_doubt_for(incident).map(people);
+            let seen = doubt.map(|after| format!(". Traffic was seen to have arrived {after} after it was moved"));
+            format!("{}{}", case.why, seen.unwrap_or_default())
         }
         _ => case.why.clone(),
     };
@@ -429,36 +438,60 @@ pub(super) fn reason(topic: Topic) -> &'static str {
     }
 }
 
-/// What a look after the flip found, and whether traffic has arrived.
-pub(super) fn verified(at: Timestamp, verified: Result<Verified, RouterError>) -> (TimelineEntry, bool) {
-    let (what, arrived) = match verified {
+/// What a look after the flip has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Traffic has arrived.
+    Arrived,
+    /// It has not.
+    NotThere,
+    /// Nobody can tell: it could not be looked at.
+    Unseen,
+}
+
+/// How the line of a story begins that says that nobody could look.
+const UNSEEN: &str = "Whether traffic has arrived could not be looked at";
+
+/// What a look after the flip has found, in words.
+pub(super) fn verified(verified: Result<Verified, RouterError>) -> (Found, String) {
+    match verified {
         Ok(Verified {
             problem: None,
             ready,
             took,
         }) => {
             let took_ms = took.as_secs_f64() * 1000.0;
-            (
-                format!("Verified after {took_ms:.0} ms: the Service's endpoints follow, {ready} are Ready"),
-                true,
-            )
+            let what = format!("Verified after {took_ms:.0} ms: the Service's endpoints follow, {ready} are Ready");
+            (Found::Arrived, what)
         }
         Ok(Verified {
             problem: Some(problem), ..
-        }) => (format!("The patch was accepted, but {problem}"), false),
-        Err(error) => (
-            format!("The patch was accepted, but could not be verified: {}", chain(&error)),
-            false,
-        ),
-    };
-    let moment = if arrived { Moment::Arrived } else { Moment::NotArrived };
-    (TimelineEntry::of(moment, at, what), arrived)
+        }) => (Found::NotThere, format!("The patch was accepted, but {problem}")),
+        Err(error) => (Found::Unseen, format!("{UNSEEN}: {}", chain(&error))),
+    }
 }
 
-/// What is said of a flip whose arrival nobody could look at: the patch was accepted, which is what moves traffic.
-pub(super) fn unverified(at: Timestamp) -> (TimelineEntry, bool) {
-    let what = "Not verified: the look was cut off".to_owned();
-    (TimelineEntry::remark(at, what), true)
+/// What is known where the daemon stops before it could look.
+pub(super) fn unlooked() -> (Found, String) {
+    (Found::Unseen, format!("{UNSEEN}: flipback had to end"))
+}
+
+/// The line that a look's finding adds to the story. What was never seen to arrive counts as not arrived in the end.
+pub(super) fn found(found: Found, what: String, at: Timestamp) -> TimelineEntry {
+    match found {
+        Found::Arrived => TimelineEntry::of(Moment::Arrived, at, what),
+        Found::NotThere if what.starts_with(UNSEEN) => {
+            let never = format!("The patch was accepted, but nobody could look for a quarter of an hour. {what}");
+            TimelineEntry::of(Moment::NotArrived, at, never)
+        }
+        Found::NotThere => TimelineEntry::of(Moment::NotArrived, at, what),
+        Found::Unseen => TimelineEntry::remark(at, what),
+    }
+}
+
+/// Whether a line says that nobody could look.
+pub(super) fn is_unseen(entry: &TimelineEntry) -> bool {
+    entry.moment.is_none() && entry.what.starts_with(UNSEEN)
 }
 
 /// An unknown selector value, with what would be understood.

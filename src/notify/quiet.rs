@@ -17,6 +17,7 @@ pub(super) fn groups(topic: Topic) -> bool {
         topic,
         Topic::RollbackInitiated
             | Topic::RollbackCompleted
+            | Topic::ArrivalUnseen
             | Topic::RollbackFailed
             | Topic::DidNotHelp
             | Topic::FlippedBack

@@ -259,7 +259,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::model::Refusal;
 
-    pub(crate) const TOPICS: [Topic; 29] = Topic::ALL;
+    pub(crate) const TOPICS: [Topic; 30] = Topic::ALL;
 
     pub(crate) fn example(topic: Topic) -> Announcement {
         Announcement::example(topic)

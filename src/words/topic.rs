@@ -30,6 +30,7 @@ pub(super) fn title(a: &Announcement) -> String {
     match a.topic {
         Topic::RollbackInitiated => format!("Rolling back: {guard} from {from} to {to}"),
         Topic::RollbackCompleted => format!("Rolled back: {guard} is on {to} again"),
+        Topic::ArrivalUnseen => format!("Traffic moved, arrival not seen yet: {guard} was switched to {to}"),
         Topic::RollbackFailed if moved => format!("Rollback not finished: {guard} was switched to {to}, and traffic has not arrived"),
         Topic::RollbackFailed => format!("Rollback failed: {guard} is still on {from}"),
         Topic::RollbackWithheld => format!("Would have rolled back: {guard} from {from} to {to}"),
@@ -68,7 +69,9 @@ pub(super) fn title(a: &Announcement) -> String {
 fn title_in_monitor_mode(a: &Announcement, from: &str, to: &str) -> Option<String> {
     let guard = &whose(a);
     Some(match a.topic {
-        Topic::RollbackInitiated | Topic::RollbackCompleted => format!("Would have rolled back: {guard} from {from} to {to}"),
+        Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::ArrivalUnseen => {
+            format!("Would have rolled back: {guard} from {from} to {to}")
+        }
         Topic::RollbackFailed => format!("Rollback would have failed: {guard} is still on {from}"),
         Topic::RollbackBlocked => format!("Rollback would have been blocked: {guard} stays on {from}"),
         Topic::ScalingUp => format!("Would have scaled {to} up, and rolled {guard} back from {from}"),
@@ -120,6 +123,11 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
         Topic::RollbackCompleted => format!(
             "No hurry: users are served by {to}, and the pods of {from} still run, so that you can look at them. Find out what was wrong \
              before you release it again. If Git or a GitOps tool owns {object}, change it there too, else it moves traffic back."
+        ),
+        Topic::ArrivalUnseen => format!(
+            "{object} selects {to}, and new connections go there as soon as its endpoints follow. flipback could not ask the API server whether \
+             they do: it asks again by itself, and tells here what it finds. See whether users are served, and why the API server does \
+             not answer."
         ),
         Topic::RollbackFailed if a.took_ms.is_some() => format!(
             "Look at once whether users are served: {object} selects {to}, and its endpoints do not follow. {status} shows who is Ready. \
@@ -226,7 +234,7 @@ fn next_in_monitor_mode(a: &Announcement) -> Option<String> {
     let to = name(a.to.as_ref(), "the other color");
     let by_hand = by_hand(a);
     Some(match a.topic {
-        Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::RollbackFailed => {
+        Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::ArrivalUnseen | Topic::RollbackFailed => {
             format!("Nothing was changed, since this guard only monitors. To move traffic, {by_hand}.")
         }
         Topic::RollbackBlocked => format!(

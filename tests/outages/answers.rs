@@ -107,6 +107,58 @@ async fn a_patch_whose_outcome_nobody_tells_is_known_in_the_end() {
     daemon.terminate().await;
 }
 
+/// The patch is accepted, and the API server answers nothing that would show where traffic goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flip_whose_arrival_nobody_can_look_at_is_told_as_that_and_as_completed_once_it_is_seen() {
+    let Some(scene) = Scene::open("a_flip_whose_arrival_nobody_can_look_at_is_told_as_that_and_as_completed_once_it_is_seen").await else {
+        return;
+    };
+    let ground = &scene.ground;
+    let (mut daemon, witness) = scene.released().await;
+    // Neither the watches nor their lists ask for one Service's.
+    let looks = scene.toll.refuse(Held::Before, 503, ALWAYS, |asked| {
+        asked.uri.contains("/endpointslices?") && asked.uri.contains("labelSelector=")
+    });
+    scene.green_goes_down();
+    let unseen = wait_told(
+        ground,
+        "arrival_unseen",
+        &["The API server has accepted the patch", "could not be looked at", "HTTP 503"],
+    )
+    .await;
+    assert_eq!(
+        (unseen["severity"].as_str(), unseen["to"].as_str()),
+        (Some("warning"), Some("blue")),
+        "{unseen:#}"
+    );
+    daemon
+        .wait_for("the flip to be shown, and the doubt", |guard| {
+            let shown = &guard["last_incident"];
+            guard["active"] == "blue" && shown["result"] == "rolled_back" && guard["events"].to_string().contains("could not be looked at")
+        })
+        .await;
+    // It is looked at again, and told neither twice nor as what nobody knows.
+    looks.wait(looks.count() + 3, LIMIT).await;
+    assert_eq!(told(ground, "arrival_unseen").len(), 1, "{:#?}", told(ground, "arrival_unseen"));
+    assert!(told(ground, "rollback_completed").is_empty() && told(ground, "rollback_failed").is_empty());
+
+    looks.stop();
+    let incident = check_one_flip(ground, &mut daemon, &witness, Recorded::Once).await;
+    let completed = wait_told(
+        ground,
+        "rollback_completed",
+        &["Traffic was seen to have arrived", "after it was moved"],
+    )
+    .await;
+    assert_eq!(completed["thread"], unseen["thread"], "{completed:#}");
+    assert!(told(ground, "rollback_failed").is_empty(), "{:#?}", told(ground, "rollback_failed"));
+    let timeline = incident["timeline"].as_array().expect("a story");
+    let place = |fits: &dyn Fn(&serde_json::Value) -> bool| timeline.iter().position(fits).unwrap_or_else(|| panic!("{incident:#}"));
+    let doubted = place(&|entry| entry["what"].as_str().is_some_and(|what| what.contains("could not be looked at")));
+    assert!(doubted < place(&|entry| entry["moment"] == "arrived"), "{incident:#}");
+    daemon.terminate().await;
+}
+
 // === what is read ===
 
 /// The reading before the patch is refused: the patch goes by the cache, and compares.

@@ -162,6 +162,12 @@ async fn slow_by((asked, answered, fails): (u64, u64, bool)) -> Option<()> {
         wait_told(ground, "rollback_failed", &["the answer was lost"]).await;
     }
     ground.wait_selected("blue", VERDICT_LIMIT).await;
+    if fails {
+        // Nor can anybody look whether traffic has arrived, until it answers in time again.
+        wait_told(ground, "arrival_unseen", &["could not be looked at"]).await;
+        assert!(told(ground, "rollback_completed").is_empty());
+        scene.toll.set_late(Late::default());
+    }
     check_one_flip(ground, &mut daemon, &witness, Recorded::Once).await;
     let gave_up = |data: &&Value| data["why"].as_str().is_some_and(|why| why.contains("the answer was lost"));
     assert_eq!(

@@ -190,16 +190,9 @@ pub enum Recorded {
     AtMostOnce,
 }
 
-/// Whether people were told that this incident moved traffic, be it that nobody could look whether it arrived.
+/// Whether people were told that traffic has arrived where this incident moved it.
 fn is_told(ground: &Ground, id: &Value) -> bool {
-    let unverified = |data: &Value| {
-        data["why"]
-            .as_str()
-            .is_some_and(|why| why.contains("The patch was accepted, but could not be verified"))
-    };
-    let completed = told(ground, "rollback_completed").into_iter();
-    let all = completed.chain(told(ground, "rollback_failed").into_iter().filter(unverified));
-    all.into_iter().any(|data| data["incident"] == *id)
+    told(ground, "rollback_completed").iter().any(|data| data["incident"] == *id)
 }
 
 /// The incident of the newest flip, once it is told and kept as what it was; else what is known so far.

@@ -96,6 +96,35 @@ fn a_flip_that_was_told_as_failed_and_carried_out_later_is_taken_back_in_its_thr
     assert_eq!(threads.len(), 1, "{threads:?}");
 }
 
+/// The patch is carried out, and what is read is refused before the endpoints have followed.
+#[test]
+fn a_flip_whose_arrival_cannot_be_looked_at_is_no_failure_and_is_completed_when_it_is_seen() {
+    let blind = Deed::Fault {
+        fault: Fault::Api {
+            who: None,
+            on: Requests::Reads,
+            trouble: Trouble::Refuse(500),
+            share: 1.0,
+        },
+        lasts: Duration::from_secs(45),
+    };
+    // The same world without the trouble tells when that is.
+    let (_, flips) = well_told(a_bad_release(&[]));
+    let right_after = flips[0] + Duration::from_millis(100);
+    let outcome = play_out(a_bad_release(&[(right_after, blind)]));
+    assert!(outcome.broken.is_empty(), "{}", outcome.told());
+    assert_eq!(outcome.flips.len(), 1, "{}", outcome.told());
+    let said = told(&outcome);
+    let place = |topic: Topic| {
+        let places: Vec<usize> = (0..said.len()).filter(|place| said[*place] == topic).collect();
+        assert_eq!(places.len(), 1, "{topic:?}: {}", outcome.told());
+        places[0]
+    };
+    assert!(place(Topic::RollbackInitiated) < place(Topic::ArrivalUnseen), "{said:?}");
+    assert!(place(Topic::ArrivalUnseen) < place(Topic::RollbackCompleted), "{said:?}");
+    assert!(!said.contains(&Topic::RollbackFailed), "{}", outcome.told());
+}
+
 /// A setup's story, which keeps every promise; its automatic flips, by when they were made.
 fn well_told(setup: Setup) -> (Outcome, Vec<Duration>) {
     let outcome = play_out(setup);

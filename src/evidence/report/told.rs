@@ -39,7 +39,7 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
     let mut headline = words::sentence(&words::line(&case.why, SENTENCE_CHARS_MAX));
     let told = |word: &str, tone: &'static str, became: String, next: String| (word.to_owned(), tone, became, next);
     let (word, tone, became, next) = match &incident.outcome {
-        IncidentOutcome::RolledBack { .. } if has(Moment::NotArrived).is_some() => told(
+        IncidentOutcome::RolledBack { .. } if is_lost(course) => told(
             "Patched, not arrived",
             "bad",
             format!("The API server accepted the patch from {from} to {to}, and traffic was not seen to follow."),
@@ -166,7 +166,7 @@ pub(super) fn roles(incident: &Incident, course: &Course) -> (String, String) {
         Trigger::Rule { .. } => "restored",
     };
     let (from, to) = match &incident.outcome {
-        IncidentOutcome::RolledBack { .. } if at(Moment::NotArrived).is_some() => (
+        IncidentOutcome::RolledBack { .. } if is_lost(course) => (
             "traffic was not seen to leave it".to_owned(),
             "traffic was not seen to arrive".to_owned(),
         ),
@@ -188,6 +188,12 @@ pub(super) fn roles(incident: &Incident, course: &Course) -> (String, String) {
         _ => ("traffic stayed on it".to_owned(), "traffic was not moved to it".to_owned()),
     };
     (from, to)
+}
+
+/// Whether traffic was not seen to arrive, and not later either.
+fn is_lost(course: &Course) -> bool {
+    let last = |moment: Moment| course.steps.iter().rposition(|step| step.moment == Some(moment));
+    last(Moment::NotArrived).is_some_and(|lost| last(Moment::Arrived).is_none_or(|arrived| arrived < lost))
 }
 
 /// When a rollback that somebody undid was made again, if it was not undone once more.
