@@ -236,6 +236,17 @@ impl Scene {
         }
     }
 
+    /// `flipback evidence verify` finds nothing wrong with a bundle.
+    async fn check_whole(&self, folder: &Path) {
+        let mut verify = self.ground.binary(&["evidence", "verify"]);
+        verify.arg(folder);
+        let said = tokio::task::spawn_blocking(move || verify.output())
+            .await
+            .expect("it runs")
+            .expect("it starts");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+    }
+
     /// Everything that holds after a flip, wherever its daemon was killed.
     async fn check_one_of_each(&self, topics: &[&str]) {
         let shop = &self.ground.shop;
@@ -276,7 +287,9 @@ impl Scene {
             1,
             "{incident:#}"
         );
-        // The report may just be made anew, and its list with it.
+        // At once, even where the report is just being made anew.
+        self.check_whole(folder).await;
+        // By a program that knows nothing of us, and may meet a list that is just being replaced.
         let holds = async || support::bundle::holds(folder).then_some(());
         eventually(&format!("the list of {} to hold", folder.display()), LIMIT, holds).await;
 

@@ -28,7 +28,7 @@ pub use error::EvidenceError;
 pub(super) use bundle::{
     Begun, Bundle, Contents, adopt, begin, begin_own, begun, contents, contents_beside, list_contents, seal, shed, unfinished,
 };
-pub(super) use case::{Amended, all, amend, correct, incident_hash, note, read, write_incident};
+pub(super) use case::{Amended, NEXT_MANIFEST, all, amend, correct, incident_hash, note, read, write_incident};
 pub(super) use error::failed;
 pub(super) use recover::{finish, recover};
 

@@ -4,21 +4,27 @@
 //! It refuses to follow links, to unpack anything, and to hold more than one buffer of any file. What it finds are
 //! [`Problem`]s; only what keeps it from looking at all is an error. Modes: the group may have been given access, as
 //! Kubernetes does for a volume with `fsGroup`; others may have none.
+//!
+//! A daemon may be at the bundle meanwhile: a line is added to its story in two steps, and its report is made anew as another folder
+//! that takes the place of the one that is read. Neither is a problem: of the two steps the list that will hold is in force as soon
+//! as its `incident.json` is (a crash between them leaves it so until the next start), and what changed under the look is looked at
+//! again. What is wrong in a bundle that stands still is told at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    disk::{EvidenceError, MANIFEST, failed},
+    disk::{EvidenceError, INCIDENT, MANIFEST, NEXT_MANIFEST, failed},
     manifest,
 };
 
@@ -32,6 +38,11 @@ const ENTRIES_MAX: usize = 100_000;
 const UNPACKED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Problems that are named; the rest is counted.
 const NAMED_MAX: usize = 1000;
+
+/// How often a bundle is looked at that changes meanwhile: a story has some lines a second at most, and they end.
+const LOOKS_MAX: u32 = 10;
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What is wrong with one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,6 +121,8 @@ impl Verified {
 struct Looking {
     hashes: BTreeMap<String, String>,
     manifest: Option<Vec<u8>>,
+    /// The list that will hold once it takes the other's place.
+    next: Option<Vec<u8>>,
     problems: Vec<Problem>,
     beyond: usize,
     bytes: u64,
@@ -135,7 +148,7 @@ impl Looking {
     /// Reads one file to its end, no further than `room`; keeps the list itself.
     fn file(&mut self, name: &str, content: &mut impl Read, room: u64) -> io::Result<()> {
         let (mut digest, mut chunk, mut read) = (Sha256::new(), vec![0; 64 * 1024], 0_u64);
-        let mut list = (name == MANIFEST).then(Vec::new);
+        let mut list = (name == MANIFEST || name == NEXT_MANIFEST).then(Vec::new);
         loop {
             let length = content.read(&mut chunk)?;
             let part = chunk.get(..length).unwrap_or_default();
@@ -153,6 +166,7 @@ impl Looking {
         }
         self.bytes += read;
         match list {
+            Some(list) if name == NEXT_MANIFEST => self.next = Some(list),
             Some(list) => self.manifest = Some(list),
             None if self.hashes.insert(name.to_owned(), manifest::hexadecimal(digest)).is_some() => self.fault(name, Fault::Twice),
             None => {}
@@ -160,10 +174,22 @@ impl Looking {
         Ok(())
     }
 
+    /// The list that holds: the next one, where it tells of the `incident.json` that is there and of nothing else that is new.
+    fn list(&mut self) -> Option<Vec<u8>> {
+        let (manifest, next) = (self.manifest.take()?, self.next.take());
+        let read = |bytes: &[u8]| manifest::read(&String::from_utf8_lossy(bytes));
+        let in_force = next.filter(|next| {
+            let ((mut now, _), (mut then, wrong)) = (read(&manifest), read(next));
+            let (_, told) = (now.remove(INCIDENT), then.remove(INCIDENT));
+            wrong.is_empty() && now == then && told.is_some() && told.as_ref() == self.hashes.get(INCIDENT)
+        });
+        Some(in_force.unwrap_or(manifest))
+    }
+
     /// Compares what was seen with the list.
     fn judge(mut self, path: PathBuf) -> Verified {
         let mut sound = 0;
-        match self.manifest.take() {
+        match self.list() {
             None => self.fault(MANIFEST, Fault::Missing),
             Some(bytes) => {
                 let (listed, wrong) = manifest::read(&String::from_utf8_lossy(&bytes));
@@ -203,11 +229,33 @@ impl Looking {
     }
 }
 
-/// Verifies a bundle's folder.
+/// What changes of a bundle when flipback writes in it: which folder it is, which list, which case.
+fn standing(path: &Path) -> [Option<impl PartialEq + use<>>; 4] {
+    ["", MANIFEST, NEXT_MANIFEST, INCIDENT].map(|name| {
+        let meta = fs::symlink_metadata(path.join(name)).ok()?;
+        Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))
+    })
+}
+
+/// Verifies a bundle's folder; one that changes meanwhile is looked at again.
 ///
 /// # Errors
 /// [`EvidenceError`] when the folder itself cannot be listed.
 pub fn folder(path: &Path) -> Result<Verified, EvidenceError> {
+    for _ in 1..LOOKS_MAX {
+        let before = standing(path);
+        let verified = look(path);
+        let is_whole = verified.as_ref().is_ok_and(Verified::is_whole);
+        if is_whole || before == standing(path) {
+            return verified;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    look(path)
+}
+
+/// Looks at a bundle's folder once.
+fn look(path: &Path) -> Result<Verified, EvidenceError> {
     let mut looking = Looking::default();
     let own = fs::symlink_metadata(path).map_err(failed("open", path))?;
     if !own.is_dir() {
@@ -240,7 +288,7 @@ pub fn folder(path: &Path) -> Result<Verified, EvidenceError> {
                     folders.push((entry.path(), name));
                 }
                 Ok(meta) if meta.is_file() => {
-                    if manifest::is_mark(&name) {
+                    if manifest::is_mark(&name) && name != NEXT_MANIFEST {
                         continue;
                     }
                     looking.mode(&name, meta.permissions().mode(), false);
@@ -327,3 +375,6 @@ fn unpack(looking: &mut Looking, unpacked: impl Read) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use super::{EvidenceError, INCIDENT, INCIDENTS, MANIFEST, PARTIAL, entries, fail
 use crate::model::{Incident, TimelineEntry, incident::INCIDENT_SCHEMA};
 
 /// The list of files that will hold once `incident.json` is replaced.
-const NEXT_MANIFEST: &str = ".next-MANIFEST.sha256";
+pub(in crate::evidence) const NEXT_MANIFEST: &str = ".next-MANIFEST.sha256";
 /// An `incident.json` larger than this is not ours.
 const INCIDENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Lines of an incident's story; what is beyond says nothing new.
