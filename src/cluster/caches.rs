@@ -360,7 +360,8 @@ impl Cell {
         of(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn synced(&self) -> bool {
+    /// Whether a list came through since the start.
+    pub(super) fn synced(&self) -> bool {
         self.read(|state| state.synced)
     }
 

@@ -55,6 +55,9 @@ const BRIEF: Duration = Duration::from_secs(1);
 /// How long one watch request lasts with few namespaces. The end of a watch is the only sign of life that a quiet one
 /// gives, so this, with kube's margin of 5 s, bounds how long a connection that died without a word goes unnoticed.
 const WATCH_FOR: Duration = Duration::from_secs(30);
+/// An API server that has just been started refuses everybody until it has read who may do what, some seconds as a rule. Where the
+/// account was allowed before, a refusal that lasts longer is a missing right.
+const RIGHTS_PASS: Duration = Duration::from_secs(15);
 /// Objects in one page of a list. A page is decoded whole before it is trimmed, and an untrimmed pod is 10 KiB and more:
 /// with kube's 500, the first lists of a few namespaces would set the size of the process for its whole life.
 const PAGE: u32 = 50;
@@ -99,6 +102,7 @@ where
         let mut link = self.shared.link.clone();
         let cell = Arc::clone(&self.cell);
         let mut backoff = backoff();
+        let mut refused = Refused::default();
         while !stop.is_cancelled() {
             let clients = match &*link.borrow_and_update() {
                 Link::Up(clients) => Some(clients.clone()),
@@ -125,8 +129,10 @@ where
             };
             if lived {
                 backoff = self::backoff();
+                refused = Refused::default();
             }
-            self.tell(&failed, &clients);
+            let passes = refused.may_pass(failed.fault.kind, self.cell.synced());
+            self.tell(&failed, &clients, passes);
             let wait = backoff.next().unwrap_or(BACKOFF_MAX);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -198,8 +204,8 @@ where
         self.cell.settled();
     }
 
-    /// Counts a failure, says it once, and asks for new credentials where those may help.
-    fn tell(&self, failed: &Failed, clients: &Clients) {
+    /// Counts a failure, says it once, and asks for new credentials where those may help. `passes`: it may be over in a moment.
+    fn tell(&self, failed: &Failed, clients: &Clients, passes: bool) {
         let Shared { cluster, metrics, .. } = &self.shared;
         metrics
             .watch_errors
@@ -214,8 +220,8 @@ where
             self.shared.signals.renew.notify_one();
         }
         let trouble = Trouble {
-            why: sentence(failed, &self.cell, clients),
-            lasting: matches!(failed.fault.kind, FaultKind::Unauthorized | FaultKind::Forbidden | FaultKind::Tls),
+            why: sentence(failed, &self.cell, clients, passes),
+            lasting: !passes && matches!(failed.fault.kind, FaultKind::Unauthorized | FaultKind::Forbidden | FaultKind::Tls),
         };
         let why = trouble.why.clone();
         if self.cell.troubled(trouble) {
@@ -298,14 +304,34 @@ impl From<&watcher::Error> for Failed {
     }
 }
 
+/// Since when the account is refused, without anything else between.
+#[derive(Debug, Default)]
+struct Refused(Option<Instant>);
+
+impl Refused {
+    /// Whether a failure may be a refusal that passes; `allowed`: the account was allowed before.
+    fn may_pass(&mut self, kind: FaultKind, allowed: bool) -> bool {
+        if kind != FaultKind::Forbidden {
+            self.0 = None;
+            return false;
+        }
+        let since = *self.0.get_or_insert_with(Instant::now);
+        allowed && since.elapsed() < RIGHTS_PASS
+    }
+}
+
 /// What a person should do about a watch that failed.
-fn sentence(failed: &Failed, cell: &Cell, clients: &Clients) -> String {
+fn sentence(failed: &Failed, cell: &Cell, clients: &Clients, passes: bool) -> String {
     let Clients { server, origin, .. } = clients;
     let detail = &failed.fault.detail;
     match failed.fault.kind {
         FaultKind::Unauthorized => {
             format!("the API server {server} does not accept our credentials: renew those of {origin} ({detail})")
         }
+        FaultKind::Forbidden if passes => format!(
+            "the API server {server} does not let the account {} {cell} any more, which passes where it has just been started ({detail})",
+            failed.verb
+        ),
         FaultKind::Forbidden => format!("the account may not {} {cell}: apply deploy/monitor.yaml ({detail})", failed.verb),
         FaultKind::Tls => {
             format!("no trusted TLS connection to the API server {server}: check the certificate authority of {origin} ({detail})")
@@ -349,6 +375,23 @@ mod tests {
         );
         let fault = Fault::from(&answer.expect_err("there is no answer"));
         assert_eq!(fault.kind, FaultKind::Timeout, "{fault:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_right_that_was_there_is_missing_only_once_the_refusal_has_lasted() {
+        use FaultKind::{Forbidden, Unreachable};
+        let mut refused = Refused::default();
+        assert!(!refused.may_pass(Unreachable, true));
+        assert!(refused.may_pass(Forbidden, true));
+        tokio::time::advance(RIGHTS_PASS - Duration::from_secs(1)).await;
+        assert!(refused.may_pass(Forbidden, true));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!refused.may_pass(Forbidden, true), "it lasts");
+        // Gone, and back: it is started anew.
+        assert!(!refused.may_pass(Unreachable, true));
+        assert!(refused.may_pass(Forbidden, true));
+        // Who was never allowed has no right that could come back.
+        assert!(!Refused::default().may_pass(Forbidden, false));
     }
 
     #[test]

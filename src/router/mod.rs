@@ -276,7 +276,9 @@ pub enum RouterError {
         source: Fault,
     },
     /// 403.
-    #[error("failed to {attempted} {object}: the account lacks the right; apply deploy/monitor.yaml with this object in it")]
+    #[error(
+        "failed to {attempted} {object}: the API server refuses it; where that lasts, the account lacks the right: apply deploy/monitor.yaml with this object in it"
+    )]
     Forbidden {
         /// What was attempted.
         attempted: &'static str,

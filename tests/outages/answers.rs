@@ -2,8 +2,8 @@
 
 use futures::{StreamExt as _, stream};
 
-use super::scene::{DOWN, LIMIT, Recorded, Scene, check_one_flip, told, wait_told};
-use crate::support::{Ground, Held, toll::Asked};
+use super::scene::{DOWN, LIMIT, Recorded, Scene, check_one_flip, told, wait_log, wait_told};
+use crate::support::{Ground, Held};
 
 /// Stories that are told at the same time: they mostly wait.
 const AT_ONCE: usize = 4;
@@ -193,19 +193,30 @@ async fn a_refused_reading_before_the_patch_holds_nothing_up() {
         .await;
 }
 
+/// An API server that has just been started refuses everybody for a moment: that is no missing right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_passes_is_not_told_as_a_missing_right() {
+    let Some(scene) = Scene::open("a_refusal_that_passes_is_not_told_as_a_missing_right").await else {
+        return;
+    };
+    let (mut daemon, _witness) = scene.released().await;
+    let refusing = scene.toll.refuse(Held::Before, 403, ALWAYS, scene.about_lists());
+    scene.toll.cut_watches();
+    wait_log(&scene.ground, &["Watch lost", "does not let the account list", "HTTP 403"]).await;
+    refusing.stop();
+    wait_log(&scene.ground, &["Watch is back"]).await;
+    let log = daemon.process.output();
+    assert!(!log.contains("deploy/monitor.yaml"), "{log}");
+    daemon.terminate().await;
+}
+
 /// Watches break, and neither lists nor watches are answered for a while in which green goes down and so does blue.
 async fn listed_so((status, words): (u16, &'static str)) -> Option<()> {
     let ground = Ground::open("while_lists_and_watches_are_refused_nothing_is_flipped_on_what_is_stale", DOWN).await?;
     let scene = Scene::over(ground).await;
     let ground = &scene.ground;
     let (mut daemon, witness) = scene.released().await;
-    let namespace = format!("/namespaces/{}/", ground.namespace);
-    let collections = ["services", "pods", "endpointslices", "deployments"];
-    let lists = move |asked: &Asked| {
-        let path = asked.uri.split('?').next().unwrap_or_default();
-        asked.method == "GET" && asked.uri.contains(&namespace) && collections.iter().any(|plural| path.ends_with(plural))
-    };
-    let refusing = scene.toll.refuse(Held::Before, status, ALWAYS, lists);
+    let refusing = scene.toll.refuse(Held::Before, status, ALWAYS, scene.about_lists());
     scene.toll.cut_watches();
     refusing.wait(4, LIMIT).await;
     ground.cluster.set_ready(&ground.namespace, "shop-blue", false);
@@ -218,8 +229,8 @@ async fn listed_so((status, words): (u16, &'static str)) -> Option<()> {
             guard["rules"].to_string().contains("the watch of the cluster is lost")
         })
         .await;
-    let log = daemon.process.output();
-    assert!(log.lines().any(|line| line.contains("Watch lost") && line.contains(words)), "{log}");
+    // A right that was there counts as missing once that has lasted.
+    wait_log(ground, &["Watch lost", words]).await;
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     assert!(
         ground.stored().iter().all(|event| event.resource == "events"),

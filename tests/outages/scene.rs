@@ -61,6 +61,16 @@ impl Scene {
         move |asked| asked.method == method && asked.is_on(&path)
     }
 
+    /// What fits the lists and watches of everything that the daemon caches.
+    pub fn about_lists(&self) -> impl Fn(&Asked) -> bool + Send + 'static {
+        let namespace = format!("/namespaces/{}/", self.ground.namespace);
+        let collections = ["services", "pods", "endpointslices", "deployments"];
+        move |asked| {
+            let path = asked.uri.split('?').next().unwrap_or_default();
+            asked.method == "GET" && asked.uri.contains(&namespace) && collections.iter().any(|plural| path.ends_with(plural))
+        }
+    }
+
     /// The daemon, with green live, and who watches the Service from here on.
     pub async fn released(&self) -> (Daemon, Witness) {
         let mut daemon = self.ground.start(&[]).await;

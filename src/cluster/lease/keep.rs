@@ -479,7 +479,7 @@ impl Shared {
 
     fn failed(&self, attempted: &str, lease: &str, fault: &Fault) -> String {
         let remedy = match fault.kind {
-            FaultKind::Forbidden => "; the account lacks the right: apply deploy/monitor.yaml with these Leases in it",
+            FaultKind::Forbidden => "; where that lasts, the account lacks the right: apply deploy/monitor.yaml with these Leases in it",
             FaultKind::NotFound => "; create the namespace, or correct replicas.namespace",
             _ => "",
         };
