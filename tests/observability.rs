@@ -209,7 +209,7 @@ fn every_alert_says_what_to_do_and_has_a_test() {
     let (rules, tests) = (file("alerts/flipback.rules.yaml"), file("alerts/flipback.test.yaml"));
     let names = alert_names();
     assert!(names.len() >= 8, "{names:?}");
-    for key in ["severity:", "summary:", "description:", "action:"] {
+    for key in ["severity:", "summary:", "description:", "action:", "runbook_url:"] {
         assert_eq!(rules.matches(&format!("  {key} ")).count(), names.len(), "{key}");
     }
     for name in names {

@@ -1,6 +1,9 @@
 //! The README is true where a machine can tell: its configuration loads, and what it points to is there.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use flipback::config::{self, Sources};
 use regex::Regex;
@@ -38,19 +41,69 @@ fn the_configuration_in_the_readme_loads() {
     }
 }
 
+/// README, map, changelog, and every page of `docs/`.
+fn documents() -> Vec<String> {
+    let pages = std::fs::read_dir(root().join("docs")).expect("docs/ is there").flatten();
+    let pages = pages.map(|page| format!("docs/{}", page.file_name().to_string_lossy()));
+    let top = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned);
+    let mut all: Vec<String> = top.into_iter().chain(pages.filter(|page| page.ends_with(".md"))).collect();
+    all.sort();
+    assert!(all.len() > 15, "{all:?}");
+    all
+}
+
+/// A page without what is in its fences, where brackets and backticks are something else.
+fn prose(document: &str) -> String {
+    let text = text(document);
+    let parts = text.split("```").step_by(2);
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+/// What a heading is called in a link: in lower case, blanks as hyphens, and nothing but letters, digits and hyphens.
+fn anchor(heading: &str) -> String {
+    let letters = heading.trim().to_lowercase();
+    let kept = letters
+        .chars()
+        .filter(|letter| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_'));
+    kept.map(|letter| if letter == ' ' { '-' } else { letter }).collect()
+}
+
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = prose(document);
+    let headings = headings.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
 #[test]
 fn every_file_that_is_linked_or_named_exists() {
-    let link = Regex::new(r"\]\(([^)#]+)\)").expect("valid");
-    let named = Regex::new(r"`((?:src|tests|config|deploy|alerts|dashboards)/[A-Za-z0-9_./-]*)`").expect("valid");
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
-        let text = text(document);
-        let links = link.captures_iter(&text).map(|found| found[1].to_owned());
-        let names = named.captures_iter(&text).map(|found| found[1].to_owned());
-        for path in links.chain(names).filter(|path| !path.starts_with("http")) {
+    let link = Regex::new(r"\]\(([^)#]*)(?:#([^)]*))?\)").expect("valid");
+    let named = Regex::new(r"`((?:src|tests|benches|docs|config|deploy|alerts|dashboards)/[A-Za-z0-9_./-]*)").expect("valid");
+    for document in documents() {
+        let text = prose(&document);
+        let folder = Path::new(&document).parent().expect("a file's");
+        for found in link.captures_iter(&text).filter(|found| !found[1].starts_with("http")) {
+            let path = if found[1].is_empty() {
+                PathBuf::from(&document)
+            } else {
+                folder.join(&found[1])
+            };
             assert!(
-                Path::new(&root()).join(&path).exists(),
-                "{document} names {path}, which does not exist"
+                root().join(&path).exists(),
+                "{document} links {}, which does not exist",
+                path.display()
             );
+            if let Some(place) = found.get(2) {
+                let known = anchors(&path.to_string_lossy());
+                let place = place.as_str();
+                assert!(
+                    known.contains(place),
+                    "{document} links #{place} of {}, which has {known:?}",
+                    path.display()
+                );
+            }
+        }
+        for path in named.captures_iter(&text).map(|found| found[1].to_owned()) {
+            assert!(root().join(&path).exists(), "{document} names {path}, which does not exist");
         }
     }
 }
@@ -69,6 +122,38 @@ fn every_room_is_on_the_map() {
     }
 }
 
+/// Whether there is a test whose name begins so, which is neither commented out nor left out.
+fn is_a_test(source: &str, name: &str) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let is_its_head = |line: &str| {
+        let line = line.strip_prefix("async ").unwrap_or(line);
+        line.strip_prefix("fn ").is_some_and(|rest| rest.starts_with(name))
+    };
+    lines.iter().enumerate().filter(|(_, line)| is_its_head(line)).any(|(n, _)| {
+        let above = lines[..n].iter().rev();
+        let attributes: Vec<_> = above.take_while(|line| line.starts_with('#') || line.starts_with("//")).collect();
+        let is_test = |line: &&&str| line.starts_with("#[test") || line.starts_with("#[tokio::test");
+        attributes.iter().any(is_test) && !attributes.iter().any(|line| line.starts_with("#[ignore"))
+    })
+}
+
+#[test]
+fn what_is_no_test_is_not_taken_for_one() {
+    assert!(is_a_test("#[test]\nfn a_b() {", "a_b"));
+    assert!(is_a_test(
+        "    #[tokio::test(flavor = \"x\")]\n    // why\n    async fn a_b_c() {",
+        "a_b"
+    ));
+    for none in [
+        "fn a_b() {",
+        "// #[test]\n// fn a_b() {",
+        "#[test]\n#[ignore = \"slow\"]\nfn a_b() {",
+        "#[test]\nfn x() {}\nfn a_b() {",
+    ] {
+        assert!(!is_a_test(none, "a_b"), "{none:?}");
+    }
+}
+
 /// Every row of the failure table links tests, and they are there.
 #[test]
 fn every_failure_that_is_told_is_tested() {
@@ -82,7 +167,7 @@ fn every_failure_that_is_told_is_tested() {
         assert!(!linked.is_empty(), "no test is linked: {row}");
         for linked in linked {
             let (file, name) = (&linked[1], &linked[2]);
-            assert!(text(file).contains(&format!("fn {name}")), "{file} has no test {name}");
+            assert!(is_a_test(&text(file), name), "{file} has no test {name}");
             links += 1;
         }
     }
@@ -100,6 +185,16 @@ fn every_alert_has_a_runbook() {
         assert!(
             runbooks.contains(&format!("\n## {name}\n")),
             "docs/runbooks.md has no section for {name}"
+        );
+        let leads = format!("/docs/runbooks.md#{}\n", anchor(&name));
+        assert!(alerts.contains(&leads), "the alert {name} does not lead to its section");
+    }
+    let sections = Regex::new(r"(?m)^## (Flipback\w+)$").expect("valid");
+    for found in sections.captures_iter(&runbooks) {
+        let name = &found[1];
+        assert!(
+            alerts.contains(&format!("- alert: {name}\n")),
+            "docs/runbooks.md tells of {name}, which is no alert"
         );
     }
 }
