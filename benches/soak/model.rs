@@ -116,14 +116,23 @@ impl Model {
             self.streak = 0;
             self.floor = self.next_floor;
             // Two switches between two statuses, the color's and then its release's: what was judged between them is in no streak.
-            while let [value, rest @ ..] = fresh
-                && self.is_between(script, shown, *value, now)
-            {
-                self.judgements += 1;
-                fresh = rest;
+            // A value of the very second of the second one may be from before it and from after it: the streak tells.
+            let between = fresh
+                .iter()
+                .take_while(|value| self.is_between(script, shown, **value, now))
+                .count();
+            let mut twice = self.clone();
+            if between > 0 && twice.follow(script, shown, &fresh[between..], now).is_ok() {
+                *self = twice;
+                return Ok(());
             }
         }
-        self.active = Some(active);
+        self.follow(script, shown, fresh, now)
+    }
+
+    /// Takes what was judged of the color that is live, and compares the streak.
+    fn follow(&mut self, script: &Script, shown: &Shown, fresh: &[f64], now: u64) -> Result<(), String> {
+        self.active = Some((shown.active, shown.release.clone()));
         for value in fresh {
             self.take(script, shown.active, *value, now, self.floor)?;
         }

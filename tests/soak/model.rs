@@ -27,6 +27,7 @@ fn shown(history: Vec<f64>, streak: u32) -> Shown {
         release: "1".to_owned(),
         history,
         streak,
+        switches: Vec::new(),
     }
 }
 
@@ -89,6 +90,7 @@ fn after_a_switch_nothing_counts_that_was_counted_before() {
         release: "1".to_owned(),
         streak: model_streak(&history),
         history,
+        switches: Vec::new(),
     };
     assert_eq!(model.look(&script, &green(before.clone()), BEGUN + 16), Ok(()));
     model.moved(BEGUN + 18);
@@ -114,4 +116,46 @@ fn a_history_that_begins_anew_unasked_is_found() {
     assert!(model.clone().look(&script, &anew, BEGUN + 8).is_err());
     model.anew();
     assert_eq!(model.look(&script, &anew, BEGUN + 8), Ok(()));
+}
+
+#[test]
+fn what_was_judged_between_two_switches_is_in_no_streak() {
+    let script = script();
+    let mut known = Model::new(7);
+    let before = judged(&script, Side::Green, &[14, 15, 16]);
+    let green = Shown {
+        active: Side::Green,
+        ..shown(before.clone(), 0)
+    };
+    assert_eq!(known.look(&script, &green, BEGUN + 16), Ok(()));
+    known.moved(BEGUN + 18);
+    // Blue since 18, its release seen in 20; a value of the seconds between, and one of those behind.
+    let twice = |history: Vec<f64>, streak: u32| Shown {
+        switches: vec![BEGUN + 20, BEGUN + 19],
+        ..shown([before.clone(), history].concat(), streak)
+    };
+    let (between, behind) = (judged(&script, Side::Blue, &[18, 19]), judged(&script, Side::Blue, &[21, 22]));
+    let look = |shown: &Shown| known.clone().look(&script, shown, BEGUN + 22);
+    assert_eq!(look(&twice([between.clone(), behind.clone()].concat(), 1)), Ok(()));
+    // One switch only: the seconds between are missing.
+    let once = Shown {
+        switches: vec![BEGUN + 19],
+        ..twice([between.clone(), behind.clone()].concat(), 1)
+    };
+    assert!(look(&once).is_err());
+    // And once it has begun behind the second switch, none may be left out.
+    let gap = judged(&script, Side::Blue, &[23, 24]);
+    assert!(
+        known
+            .clone()
+            .look(&script, &twice([between, behind, gap].concat(), 2), BEGUN + 24)
+            .is_err()
+    );
+    // A bad value of the second of the switch itself is in the streak where it was judged behind it.
+    let bad = judged(&script, Side::Blue, &[19, 20]);
+    assert!(bad[0] > THRESHOLD);
+    for streak in [0, 1] {
+        assert_eq!(look(&twice(bad.clone(), streak)), Ok(()));
+    }
+    assert!(look(&twice(bad, 2)).is_err());
 }
