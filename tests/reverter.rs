@@ -362,3 +362,123 @@ async fn the_owner_is_named_before_anything_happens() {
     }
     daemon.terminate().await;
 }
+
+// === what `check` prints, followed to the letter ===
+
+/// A guarded Service that somebody applies from a file in the test's folder, by `kubectl apply` with these words.
+struct Applied {
+    ground: Ground,
+    how: &'static str,
+}
+
+impl Applied {
+    /// The Service is made by its first apply, so that nobody else owns a part of it.
+    async fn open(name: &str, how: &'static str) -> Option<Self> {
+        let ground = Ground::open(name, DOWN).await?;
+        let applied = Self { ground, how };
+        let service = applied.ground.shop.service(&applied.ground.shop.active()).await;
+        let selector = service.spec.and_then(|spec| spec.selector).expect("a selector");
+        applied.write(&json!({"selector": selector}));
+        applied
+            .shell(&format!("kubectl -n {0} delete service shop-active", applied.ground.namespace))
+            .await
+            .expect("deleted");
+        applied.apply("").await.expect("applied");
+        applied.ground.shop.wait_endpoints("blue", 1).await;
+        Some(applied)
+    }
+
+    /// The manifest, with what else stands in its spec.
+    fn write(&self, further: &Value) {
+        let mut spec = further.clone();
+        spec["ports"] = json!([{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}]);
+        let metadata = json!({"name": "shop-active", "namespace": self.ground.namespace});
+        let manifest = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
+        // JSON is YAML.
+        self.ground.folder.write("service.yaml", manifest.to_string());
+    }
+
+    async fn shell(&self, script: &str) -> Result<String, String> {
+        self.ground.cluster.shell(script, self.ground.folder.path()).await
+    }
+
+    async fn apply(&self, further: &str) -> Result<String, String> {
+        self.shell(&format!("kubectl apply {} {further} -f service.yaml", self.how)).await
+    }
+
+    /// flipback moves traffic; no daemon is needed for that.
+    async fn flip(&self, to: &str) {
+        let said = self.ground.run(&["switch", "shop", to, "--alone", "--reason", "a flip"]).await;
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(self.ground.shop.selected().await, to);
+    }
+
+    /// The commands that `check` prints about an owner: what stands below its `->`, as a person copies it.
+    async fn printed(&self, owner: &str) -> String {
+        let checked = self.ground.run(&["check"]).await;
+        let (_, told) = checked
+            .out
+            .split_once(owner)
+            .unwrap_or_else(|| panic!("no {owner:?} in\n{}", checked.out));
+        let lines = told.lines().skip_while(|line| !line.trim_start().starts_with("->")).skip(1);
+        let lines: Vec<&str> = lines.take_while(|line| line.starts_with("         ")).map(str::trim).collect();
+        assert!(lines.iter().any(|line| line.starts_with("kubectl ")), "{}", checked.out);
+        lines.join("\n")
+    }
+
+    /// Nobody is named any more.
+    async fn is_nobodys(&self) {
+        let checked = self.ground.run(&["check"]).await;
+        assert!(!checked.out.contains("kubectl apply"), "{}", checked.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_check_prints_makes_kubectl_apply_leave_a_flip_alone() {
+    let Some(applied) = Applied::open("what_check_prints_makes_kubectl_apply_leave_a_flip_alone", "").await else {
+        return;
+    };
+    let commands = applied.printed("kubectl apply owns Service/shop-active").await;
+    // As it is, the next apply undoes a flip.
+    applied.flip("green").await;
+    applied.apply("").await.expect("applied");
+    assert_eq!(applied.ground.shop.selected().await, "blue");
+
+    let service = applied.ground.shop.service("shop-active").await;
+    let mut selector = service.spec.and_then(|spec| spec.selector).expect("a selector");
+    selector.remove("color");
+    applied.write(&json!({"selector": selector}));
+    applied.shell(&commands).await.expect("what is printed can be run");
+    applied.apply("").await.expect("applied");
+    assert_eq!(applied.ground.shop.selected().await, "blue", "the color stays");
+    applied.is_nobodys().await;
+    applied.flip("green").await;
+    applied.apply("").await.expect("applied");
+    assert_eq!(applied.ground.shop.selected().await, "green", "a flip is left alone");
+    applied.is_nobodys().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_check_prints_makes_a_server_side_apply_leave_a_flip_alone() {
+    let Some(applied) = Applied::open("what_check_prints_makes_a_server_side_apply_leave_a_flip_alone", "--server-side").await else {
+        return;
+    };
+    let commands = applied.printed("kubectl apply --server-side owns Service/shop-active").await;
+    // As it is, the next apply is refused, and undoes a flip where it is forced.
+    applied.flip("green").await;
+    let refused = applied.apply("").await.expect_err("a conflict");
+    assert!(refused.contains("flipback") && refused.contains(".spec.selector"), "{refused}");
+    assert_eq!(applied.ground.shop.selected().await, "green");
+    applied.apply("--force-conflicts").await.expect("applied");
+    assert_eq!(applied.ground.shop.selected().await, "blue");
+
+    applied.shell(&commands).await.expect("what is printed can be run");
+    applied.write(&json!({}));
+    applied.apply("").await.expect("applied");
+    assert_eq!(applied.ground.shop.selected().await, "blue", "the selector stays");
+    applied.is_nobodys().await;
+    applied.flip("green").await;
+    applied.apply("").await.expect("applied");
+    assert_eq!(applied.ground.shop.selected().await, "green", "a flip is left alone");
+    applied.is_nobodys().await;
+}

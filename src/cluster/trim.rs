@@ -13,10 +13,17 @@ use k8s_openapi::{
 /// What kubectl leaves on objects: the whole manifest once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Keeps a Service whole, `managedFields` included (they tell who switched), but for kubectl's copy of the manifest.
+/// Keeps a Service whole, `managedFields` included (they tell who switched), but for kubectl's copy of the manifest: of that the
+/// selector is kept, which tells what the next `kubectl apply` would set.
 pub(super) fn service(service: &mut Service) {
-    if let Some(annotations) = &mut service.metadata.annotations {
-        annotations.remove(LAST_APPLIED);
+    let Some(annotations) = &mut service.metadata.annotations else {
+        return;
+    };
+    let Some(manifest) = annotations.remove(LAST_APPLIED) else { return };
+    let manifest = serde_json::from_str::<serde_json::Value>(&manifest).unwrap_or_default();
+    if let Some(selector) = manifest.pointer("/spec/selector").filter(|selector| selector.is_object()) {
+        let kept = serde_json::json!({"spec": {"selector": selector}});
+        annotations.insert(LAST_APPLIED.to_owned(), kept.to_string());
     }
 }
 
@@ -134,6 +141,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn of_what_kubectl_applied_the_selector_is_kept() {
+        let kept = |manifest: &str| {
+            let annotations = json!({LAST_APPLIED: manifest, "flipback.dev/paused": "x"});
+            let object = json!({"metadata": {"name": "web", "annotations": annotations}});
+            let mut trimmed: Service = serde_json::from_value(object).expect("a Service");
+            service(&mut trimmed);
+            let mut annotations = trimmed.metadata.annotations.expect("what is ours stays");
+            assert_eq!(annotations.len(), 1 + usize::from(annotations.contains_key(LAST_APPLIED)));
+            annotations.remove(LAST_APPLIED)
+        };
+        let whole = r#"{"kind":"Service","metadata":{"name":"web"},"spec":{"ports":[{"port":80}],"selector":{"color":"blue"}}}"#;
+        assert_eq!(kept(whole).as_deref(), Some(r#"{"spec":{"selector":{"color":"blue"}}}"#));
+        for nothing in [
+            r#"{"kind":"Service","spec":{"ports":[]}}"#,
+            r#"{"spec":{"selector":"x"}}"#,
+            "no JSON",
+        ] {
+            assert_eq!(kept(nothing), None, "{nothing}");
+        }
+    }
 
     #[test]
     fn a_heartbeat_leaves_a_trimmed_pod_equal() {

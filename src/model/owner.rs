@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{ServiceRoute, ledger::LEDGER_ANNOTATION};
+use super::{Reassert, ServiceRoute, ledger::LEDGER_ANNOTATION};
 
 /// Who applies the guarded object again and again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,11 @@ pub enum Tool {
     FluxHelmRelease,
     /// Helm by itself, from a pipeline or a person's machine.
     Helm,
+    /// `kubectl apply`, from a pipeline or a person's machine.
+    KubectlApply {
+        /// `--server-side`: the API server knows what it owns, and refuses to take what is another's by now.
+        server_side: bool,
+    },
     /// Another one, as the object names it.
     Other(String),
 }
@@ -63,6 +68,8 @@ impl fmt::Display for Owner {
             Tool::FluxHelmRelease => f.write_str("Flux (helm-controller)"),
             Tool::Helm if self.name.is_some() => write!(f, "the Helm release{name}"),
             Tool::Helm => f.write_str("Helm"),
+            Tool::KubectlApply { server_side: false } => f.write_str("kubectl apply"),
+            Tool::KubectlApply { server_side: true } => f.write_str("kubectl apply --server-side"),
             Tool::Other(tool) => write!(f, "{tool}{name}"),
         }
     }
@@ -79,6 +86,19 @@ impl Owner {
             namespace: owned(namespace),
             holds_ledger: false,
         }
+    }
+
+    /// Whether a rollback that it undid would be made again; what is in people's hands never is.
+    #[must_use]
+    pub fn is_answered(&self, reassert: &Reassert) -> bool {
+        let managers: &[&str] = match &self.tool {
+            Tool::ArgoCd => &["argocd-controller", "argocd-application-controller"],
+            Tool::FluxKustomization => &["kustomize-controller"],
+            Tool::FluxHelmRelease => &["helm-controller"],
+            Tool::Helm | Tool::KubectlApply { .. } => &[],
+            Tool::Other(tool) => &[tool],
+        };
+        reassert.times > 0 && managers.iter().any(|manager| reassert.covers(manager))
     }
 
     /// What it does to a flip of `route` in `namespace`, and what keeps it from that.
@@ -102,13 +122,29 @@ impl Owner {
                 happens: "it moves traffic back within its interval where driftDetection.mode is enabled, and with every upgrade"
                     .to_owned(),
                 todo: "put this into the HelmRelease, and let the chart keep the live color on an upgrade".to_owned(),
-                snippet: Some(format!("{}{}", helm_release(&services, &pointer), chart(route))),
+                snippet: Some(format!(
+                    "{}{}",
+                    helm_release(&services, &pointer),
+                    charts(&services, &route.selector_key)
+                )),
             },
             Tool::Helm => Advice {
                 happens: "nothing undoes it by itself, but the next helm upgrade or helm rollback does, since it merges with what is live"
                     .to_owned(),
                 todo: "let the chart keep the live color".to_owned(),
-                snippet: Some(chart(route)),
+                snippet: Some(charts(&services, &route.selector_key)),
+            },
+            Tool::KubectlApply { server_side: false } => Advice {
+                happens: "whenever its manifest is applied again, it moves traffic to the color that stands there".to_owned(),
+                todo: "let the manifest say nothing of the color".to_owned(),
+                snippet: Some(manifest(&services, namespace, &route.selector_key)),
+            },
+            Tool::KubectlApply { server_side: true } => Advice {
+                happens:
+                    "after a flip it is refused, since the selector is flipback's by then, and with --force-conflicts it moves traffic back"
+                        .to_owned(),
+                todo: "let the manifest say nothing of the selector".to_owned(),
+                snippet: Some(server_side(&services, namespace)),
             },
             Tool::Other(tool) => Advice {
                 happens: format!("whenever {tool} applies its manifest, it moves traffic back"),
@@ -177,13 +213,50 @@ fn helm_release(services: &[&str], pointer: &str) -> String {
     text
 }
 
-fn chart(route: &ServiceRoute) -> String {
-    let (service, key) = (&route.active, &route.selector_key);
+/// Both Services' templates: a preview that an upgrade puts back would lead to the color that is live.
+fn charts(services: &[&str], key: &str) -> String {
+    services.iter().map(|service| chart(service, key)).collect()
+}
+
+fn chart(service: &str, key: &str) -> String {
     format!(
         "# the chart's template of Service {service}; .Values.color stands for the value that the chart has there today\n\
          {{{{- $live := lookup \"v1\" \"Service\" .Release.Namespace \"{service}\" }}}}\n\
          spec:\n  selector:\n    {key}: {{{{ dig \"spec\" \"selector\" \"{key}\" .Values.color (default dict $live) }}}}\n"
     )
+}
+
+/// `kubectl apply` takes away what it applied the last time and finds no more, so that it has to forget the color first.
+fn manifest(services: &[&str], namespace: &str, key: &str) -> String {
+    let mut text = format!(
+        "# 1. in the manifest, take {key} out of spec.selector of Service {}\n",
+        services.join(" and ")
+    );
+    text.push_str(
+        "# 2. before it is applied again, and once: have kubectl forget that it ever set it, else it would take it away\n#    \
+         (service.yaml is that manifest; nothing but an annotation is changed)\n",
+    );
+    text.push_str(&format!(
+        "kubectl -n {namespace} apply set-last-applied --create-annotation -f service.yaml\n"
+    ));
+    text
+}
+
+/// Who alone owns a field takes it along when letting go of it; so another owner is noted first.
+fn server_side(services: &[&str], namespace: &str) -> String {
+    let mut text =
+        "# 1. once, and first: note another owner of the selector, so that it stays when the manifest lets go of it\n".to_owned();
+    for service in services {
+        let as_yaml = format!(
+            r#"{{"apiVersion: v1\nkind: Service\nmetadata: {{name: {service}}}\nspec: {{selector: "}}{{.spec.selector}}{{"}}\n"}}"#
+        );
+        text.push_str(&format!(
+            "kubectl -n {namespace} get service {service} -o jsonpath='{as_yaml}' |\n  \
+             kubectl -n {namespace} apply --server-side --field-manager=live-color -f -\n"
+        ));
+    }
+    text.push_str("# 2. then take spec.selector out of the manifest\n");
+    text
 }
 
 #[cfg(test)]
@@ -212,7 +285,9 @@ mod tests {
             said(&Owner::new(Tool::ArgoCd, Some("shop"), Some("argocd")), true),
             said(&Owner::new(Tool::FluxKustomization, Some("apps"), Some("flux-system")), true),
             said(&Owner::new(Tool::FluxHelmRelease, Some("shop"), Some("shop")), false),
-            said(&Owner::new(Tool::Helm, Some("shop"), None), false),
+            said(&Owner::new(Tool::Helm, Some("shop"), None), true),
+            said(&Owner::new(Tool::KubectlApply { server_side: false }, None, None), true),
+            said(&Owner::new(Tool::KubectlApply { server_side: true }, None, None), false),
             said(&holding, true),
         ];
         insta::assert_snapshot!(all.join("---\n"));
@@ -225,6 +300,31 @@ mod tests {
         assert_eq!(bare(Tool::FluxKustomization), "Flux (kustomize-controller)");
         assert_eq!(bare(Tool::FluxHelmRelease), "Flux (helm-controller)");
         assert_eq!(bare(Tool::Helm), "Helm");
+    }
+
+    #[test]
+    fn only_controllers_that_are_listed_are_answered() {
+        let twice = Reassert {
+            times: 2,
+            ..Reassert::default()
+        };
+        let answered = |tool, reassert: &Reassert| Owner::new(tool, None, None).is_answered(reassert);
+        for controller in [Tool::ArgoCd, Tool::FluxKustomization, Tool::FluxHelmRelease] {
+            assert!(answered(controller.clone(), &twice), "{controller:?}");
+            assert!(
+                !answered(controller.clone(), &Reassert::default()),
+                "{controller:?}: off by default"
+            );
+        }
+        let everybody = Reassert {
+            managers: vec!["*".into()],
+            ..twice.clone()
+        };
+        let kubectl = |server_side| Tool::KubectlApply { server_side };
+        for person in [Tool::Helm, kubectl(false), kubectl(true)] {
+            assert!(!answered(person.clone(), &everybody), "{person:?} is in somebody's hand");
+        }
+        assert!(answered(Tool::Other("kapp".into()), &everybody) && !answered(Tool::Other("kapp".into()), &twice));
     }
 
     #[test]

@@ -17,8 +17,7 @@ impl Monitor {
         // Whoever reads the log has it at hand; `flipback check` prints the same.
         let remedy = format!("{}:\n{}", show::sentence(&todo), snippet.unwrap_or_default());
         let remedy = remedy.trim_end_matches([':', '\n']);
-        let reassert = guard.spec.policy.reassert.times;
-        if reassert > 0 || guard.spec.mode == Mode::Monitor {
+        if owner.is_answered(&guard.spec.policy.reassert) || guard.spec.mode == Mode::Monitor {
             tracing::info!(guard = %id, %owner, "Somebody else writes the route too. {remedy}");
             return;
         }

@@ -263,6 +263,35 @@ impl Cluster {
         }
     }
 
+    /// Runs commands in a shell, in a folder, as somebody would who has a terminal there; `Err`: what they said when they failed.
+    ///
+    /// # Errors
+    /// What was said on standard error.
+    ///
+    /// # Panics
+    /// When there is no shell, or no end.
+    pub async fn shell(&self, script: &str, folder: &Path) -> Result<String, String> {
+        let kubectl = self.assets.path("kubectl");
+        let tools = kubectl.parent().expect("in a folder").display();
+        let output = tokio::process::Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .current_dir(folder)
+            .env("KUBECONFIG", &self.admin)
+            .env("PATH", format!("{tools}:{}", std::env::var("PATH").unwrap_or_default()))
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(START_LIMIT, output)
+            .await
+            .expect("it ends")
+            .expect("bash runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
+    }
+
     /// Applies manifests as a person would: `kubectl apply -f -`; returns what it prints.
     ///
     /// # Panics

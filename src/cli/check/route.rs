@@ -76,13 +76,21 @@ pub(super) fn owner(findings: &mut Findings, about: &str, spec: &GuardSpec, traf
     let Advice { happens, todo, snippet } = owner.advice(route, &spec.namespace);
     let reassert = &spec.policy.reassert;
     let object = spec.route.object();
-    let (level, answer) = match reassert.times {
-        _ if spec.mode == Mode::Monitor => (Level::Ok, String::new()),
-        0 => (Level::Warning, "; flipback does not fight it (policy.reassert is off)".to_owned()),
-        times => (
+    let (level, answer) = if spec.mode == Mode::Monitor {
+        (Level::Ok, String::new())
+    } else if owner.is_answered(reassert) {
+        let times = reassert.times;
+        (
             Level::Ok,
             format!("; flipback makes a rollback again up to {times} times (policy.reassert)"),
-        ),
+        )
+    } else if reassert.times == 0 {
+        (Level::Warning, "; flipback does not fight it (policy.reassert is off)".to_owned())
+    } else {
+        (
+            Level::Warning,
+            "; flipback does not fight it (it is not one of policy.reassert.managers, or in people's hands)".to_owned(),
+        )
     };
     let finding = findings.add(about, level, format!("{owner} owns {object}: {happens}{answer}"));
     finding.todo(match snippet {

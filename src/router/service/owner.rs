@@ -2,17 +2,21 @@
 //!
 //! Labels and annotations name the Application, the Kustomization, the release; where a tool leaves none (Argo CD can be told to
 //! track otherwise), the field managers still tell of it. A tool that renders Helm charts leaves Helm's marks as well: it is
-//! looked for first. `kubectl apply` is no owner: nobody is there to apply again unless a person does.
+//! looked for first. `kubectl apply` is an owner where what it applied names the color: whoever applies that again, a person or a
+//! pipeline, moves traffic. What was applied otherwise, or says nothing of the color, leaves a flip alone.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 
 use super::MANAGER;
 use crate::model::{Owner, Tool, ledger::LEDGER_ANNOTATION};
 
-/// Who applies the Service again and again; `None`: nothing on it tells of anybody.
-pub(super) fn owner(service: &Service) -> Option<Owner> {
+/// The manifest that `kubectl apply` applied last, as JSON, as long as a Service.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Who applies the Service again and again, the selector's `key` with it; `None`: nothing on it tells of anybody.
+pub(super) fn owner(service: &Service, key: &str) -> Option<Owner> {
     let marks = Marks::of(service);
     let holder = marks.holder(LEDGER_ANNOTATION);
     let owner = marks
@@ -20,6 +24,7 @@ pub(super) fn owner(service: &Service) -> Option<Owner> {
         .or_else(|| marks.flux())
         .or_else(|| marks.helm())
         .or_else(|| marks.other())
+        .or_else(|| marks.kubectl(key))
         .or_else(|| Some(Owner::new(Tool::Other(format!("field manager {}", holder?)), None, None)))?;
     Some(Owner {
         holds_ledger: holder.is_some(),
@@ -32,18 +37,23 @@ struct Marks<'a> {
     labels: &'a BTreeMap<String, String>,
     annotations: &'a BTreeMap<String, String>,
     managers: Vec<(&'a str, Option<&'a serde_json::Value>)>,
+    /// Those of them that applied server-side.
+    appliers: Vec<(&'a str, Option<&'a serde_json::Value>)>,
 }
 
 static NOTHING: BTreeMap<String, String> = BTreeMap::new();
 
 impl<'a> Marks<'a> {
     fn of(service: &'a Service) -> Self {
-        let entries = service.metadata.managed_fields.iter().flatten();
+        let entries = || service.metadata.managed_fields.iter().flatten();
+        let of = |entry: &'a ManagedFieldsEntry| Some((entry.manager.as_deref()?, entry.fields_v1.as_ref().map(|fields| &fields.0)));
         Self {
             labels: service.metadata.labels.as_ref().unwrap_or(&NOTHING),
             annotations: service.metadata.annotations.as_ref().unwrap_or(&NOTHING),
-            managers: entries
-                .filter_map(|entry| Some((entry.manager.as_deref()?, entry.fields_v1.as_ref().map(|fields| &fields.0))))
+            managers: entries().filter_map(of).collect(),
+            appliers: entries()
+                .filter(|entry| entry.operation.as_deref() == Some("Apply"))
+                .filter_map(of)
                 .collect(),
         }
     }
@@ -111,5 +121,16 @@ impl<'a> Marks<'a> {
         let tool = self.label("app.kubernetes.io/managed-by")?;
         let people = tool.eq_ignore_ascii_case("kubectl") || tool == MANAGER;
         (!people).then(|| Owner::new(Tool::Other(tool.to_owned()), None, None))
+    }
+
+    /// What `kubectl apply` would set again.
+    fn kubectl(&self, key: &str) -> Option<Owner> {
+        let owns = |fields: Option<&serde_json::Value>| fields.is_some_and(|fields| fields.pointer("/f:spec/f:selector").is_some());
+        let server_side = self.appliers.iter().any(|(manager, fields)| *manager == "kubectl" && owns(*fields));
+        let named = || {
+            let applied: serde_json::Value = serde_json::from_str(self.annotation(LAST_APPLIED)?).ok()?;
+            applied.get("spec")?.get("selector")?.get(key).map(drop)
+        };
+        (server_side || named().is_some()).then(|| Owner::new(Tool::KubectlApply { server_side }, None, None))
     }
 }

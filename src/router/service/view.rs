@@ -97,7 +97,7 @@ pub(super) fn view(spec: &GuardSpec, route: &ServiceRoute, objects: &Objects, no
         paused: paused(service),
         switched_at: switch.as_ref().and_then(|(at, _)| *at),
         switched_by: switch.and_then(|(_, by)| by),
-        owner: owner::owner(service),
+        owner: owner::owner(service, &route.selector_key),
         ledger,
     }))
 }
@@ -147,7 +147,8 @@ fn ledger(spec: &GuardSpec, service: &Service, notes: &mut Notes) -> Ledger {
                     guard = %spec.id,
                     annotation = LEDGER_ANNOTATION,
                     kept_as = DAMAGED_ANNOTATION,
-                    "Ledger cannot be understood and counts as empty: earlier flips and bad releases are forgotten; `flipback clear --all` puts it aside"
+                    "Ledger cannot be understood and counts as empty: earlier flips and bad releases are forgotten; `flipback clear {} --all` puts it aside",
+                    spec.id
                 );
                 notes.bad_ledger = Some(text.to_owned());
             }

@@ -19,7 +19,7 @@ fn of(labels: Value, annotations: Value, managers: &[&str]) -> Option<Owner> {
     let managers: Vec<Value> = managers.iter().map(entry).collect();
     let object = json!({"metadata": {"name": "web", "labels": labels, "annotations": annotations, "managedFields": managers}});
     let service: Service = serde_json::from_value(object).expect("a Service");
-    owner(&service)
+    owner(&service, "color")
 }
 
 fn is(tool: Tool, name: Option<&str>, namespace: Option<&str>) -> Option<Owner> {
@@ -96,6 +96,41 @@ fn a_person_owns_nothing() {
     );
     assert_eq!(of(json!({"app.kubernetes.io/managed-by": "kubectl"}), json!({}), &[]), None);
     assert_eq!(of(json!({"app.kubernetes.io/instance": ""}), json!({}), &[]), None);
+}
+
+#[test]
+fn kubectl_apply_owns_what_it_would_set_again() {
+    let applied = |manifest: &str| {
+        let annotations = json!({"kubectl.kubernetes.io/last-applied-configuration": manifest});
+        of(json!({}), annotations, &["kubectl-client-side-apply", "flipback"])
+    };
+    let named = r#"{"kind":"Service","spec":{"selector":{"app":"web","color":"blue"}}}"#;
+    assert_eq!(applied(named), is(Tool::KubectlApply { server_side: false }, None, None));
+    for other in [
+        r#"{"kind":"Service","spec":{"selector":{"app":"web"}}}"#,
+        r#"{"kind":"Service"}"#,
+        "no JSON",
+        "",
+    ] {
+        assert_eq!(applied(other), None, "{other:?} says nothing of the color");
+    }
+    // What renders for itself goes before: Argo CD applies as kubectl does.
+    let annotations = json!({"kubectl.kubernetes.io/last-applied-configuration": named, "argocd.argoproj.io/tracking-id": "shop:x"});
+    assert_eq!(of(json!({}), annotations, &[]), is(Tool::ArgoCd, Some("shop"), None));
+}
+
+#[test]
+fn kubectl_apply_on_the_server_side_owns_the_selector_until_somebody_else_changes_it() {
+    let entry = |manager: &str, operation: &str, fields: Value| json!({"manager": manager, "operation": operation, "fieldsV1": fields});
+    let with = |entry: Value| {
+        let service = json!({"metadata": {"name": "web", "managedFields": [entry]}});
+        owner(&serde_json::from_value(service).expect("a Service"), "color")
+    };
+    let selector = json!({"f:spec": {"f:selector": {}}});
+    let ours = is(Tool::KubectlApply { server_side: true }, None, None);
+    assert_eq!(with(entry("kubectl", "Apply", selector.clone())), ours);
+    assert_eq!(with(entry("kubectl", "Apply", json!({"f:spec": {"f:ports": {}}}))), None);
+    assert_eq!(with(entry("kubectl", "Update", selector)), None, "an older kubectl's patch");
 }
 
 #[test]
