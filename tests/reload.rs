@@ -5,7 +5,7 @@
 
 pub mod support;
 
-use std::{fmt::Write as _, fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
@@ -418,7 +418,15 @@ async fn many_guards_failing_at_once_are_held_told_of_once_and_let_go_by_a_perso
         assert!(page.to_string().contains(name), "{name} is not named in {page}");
     }
 
-    // The ledger on the object that flipped tells a new process as much.
+    // The ledger on the object that flipped tells a new process as much, and the record of its thread what was told.
+    let threads = ground.folder.path().join("data/outbox/threads/webhook");
+    eventually("the page to be noted as accepted", SOON, async || {
+        let mut records = fs::read_dir(&threads).ok()?.flatten();
+        records
+            .any(|record| record.file_name().to_string_lossy().starts_with("fleet_"))
+            .then_some(())
+    })
+    .await;
     daemon.process.kill();
     let mut daemon = ground.start(&[]).await;
     wait_status(&daemon, "two guards held after a restart", |status| {
@@ -431,6 +439,12 @@ async fn many_guards_failing_at_once_are_held_told_of_once_and_let_go_by_a_perso
         !topics.iter().any(|topic| topic == "rollback_blocked"),
         "one page for all of them: {topics:?}"
     );
+    // The page of the former run goes on: several looks on, nobody has been called by another one.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let deliveries = ground.chat.deliveries();
+    let pages = deliveries.iter().filter(|one| one.body["data"]["topic"] == "many_failing");
+    let threads: BTreeSet<String> = pages.map(|one| one.body["data"]["thread"].to_string()).collect();
+    assert_eq!(threads.len(), 1, "one page, whatever restarts lie between: {threads:?}");
 
     let lifted = ground.run(&["override", "--for", "5m", "--reason", "it is the release"]).await;
     assert_eq!(lifted.code, 0, "{lifted:?}");

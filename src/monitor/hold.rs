@@ -17,6 +17,7 @@ use crate::{
         Actor, Announcement, FleetStatus, GuardId, Held, Hold, IncidentOutcome, Lifted, Mode, Refusal, Topic, View, maintenance,
         settings::BlastRadius,
     },
+    notify::OpenThread,
 };
 
 /// Guards that begin to fail one after the other are told of together, at most so often.
@@ -41,6 +42,8 @@ pub(super) struct Holds {
 
 /// Many guards failing, from the first that was held.
 struct Many {
+    /// Its thread of messages.
+    thread: String,
     since: Timestamp,
     seen_at: Timestamp,
     told_at: Timestamp,
@@ -48,6 +51,8 @@ struct Many {
     told: u32,
     guards: BTreeSet<GuardId>,
     news: bool,
+    /// An earlier run began it, and nobody has been held since.
+    left: bool,
 }
 
 impl Holds {
@@ -136,8 +141,11 @@ impl Monitor {
     pub(super) fn tell_of_many(&mut self, fleet: &Fleet, now: Timestamp) {
         self.count_holds(fleet, now);
         let held = self.holds.now.clone();
+        if self.holds.many.is_none() {
+            self.holds.many = self.left_of_many(now);
+        }
         if held.is_empty() {
-            let over = self.holds.many.take_if(|many| show::since(now, many.seen_at) >= CALM);
+            let over = self.holds.many.take_if(|many| many.is_over(now));
             if let Some(many) = &over {
                 let lasted = tell::people(show::since(now, many.since));
                 let why = format!("no guard is held any more; it lasted {lasted}");
@@ -147,16 +155,11 @@ impl Monitor {
             }
             return;
         }
-        let many = self.holds.many.get_or_insert_with(|| Many {
-            since: now,
-            seen_at: now,
-            told_at: now,
-            told: 0,
-            guards: BTreeSet::new(),
-            news: true,
-        });
+        let many = self.holds.many.get_or_insert_with(|| Many::begins(now));
         many.seen_at = now;
-        many.news |= !held.is_subset(&many.guards);
+        // Whom an earlier run named is not known: those that are held now are taken for the same.
+        many.news |= !many.left && !held.is_subset(&many.guards);
+        many.left = false;
         many.guards.extend(held);
         let waited = show::since(now, many.told_at);
         let due = many.told == 0 || (many.news && waited >= GROUPED) || waited >= TELL_AGAIN;
@@ -180,6 +183,15 @@ impl Monitor {
         let page = message(many, &self.guards, Topic::ManyFailing, now, why.clone());
         page.into_iter().for_each(|page| drop(self.outbox.push(page)));
         self.audit(now, Actor::Flipback, None, "many_failing", &why, None);
+    }
+
+    /// What an earlier run told of many guards, and not of its end: it is the same bad time, and nobody is called for it twice.
+    fn left_of_many(&mut self, now: Timestamp) -> Option<Many> {
+        self.guards.values_mut().find_map(|guard| {
+            let place = guard.left_open.iter().position(|open| open.topic == Topic::ManyFailing)?;
+            let left = guard.left_open.remove(place);
+            Some(Many::goes_on(left, guard.patience(), now))
+        })
     }
 
     fn count_holds(&self, fleet: &Fleet, now: Timestamp) {
@@ -211,6 +223,40 @@ impl Monitor {
     }
 }
 
+impl Many {
+    fn begins(now: Timestamp) -> Self {
+        Self {
+            thread: format!("fleet_{}", now.strftime("%Y%m%dT%H%M%S%.3fZ")),
+            since: now,
+            seen_at: now,
+            told_at: now,
+            told: 0,
+            guards: BTreeSet::new(),
+            news: true,
+            left: false,
+        }
+    }
+
+    /// Goes on with what an earlier run began to tell. It is over when nobody has been held for as long as a guard takes to be judged again.
+    fn goes_on(left: OpenThread, patience: Duration, now: Timestamp) -> Self {
+        Self {
+            thread: left.thread,
+            since: left.since,
+            seen_at: now.checked_add(patience.saturating_sub(CALM)).unwrap_or(now),
+            told: 1,
+            guards: BTreeSet::from([left.guard]),
+            news: false,
+            left: true,
+            ..Self::begins(now)
+        }
+    }
+
+    /// Whether nobody has been held for long enough.
+    fn is_over(&self, now: Timestamp) -> bool {
+        show::since(now, self.seen_at) >= CALM
+    }
+}
+
 /// Names for a sentence, bounded.
 fn names(guards: &BTreeSet<GuardId>) -> String {
     let mut names: Vec<&str> = guards.iter().take(NAMES_MAX).map(GuardId::as_str).collect();
@@ -226,12 +272,42 @@ fn names(guards: &BTreeSet<GuardId>) -> String {
 fn message(many: &Many, guards: &BTreeMap<GuardId, super::Guarded>, topic: Topic, now: Timestamp, why: String) -> Option<Announcement> {
     let named = many.guards.iter().find_map(|id| guards.get(id));
     let spec = &named.or_else(|| guards.values().next())?.spec;
-    let thread = format!("fleet_{}", many.since.strftime("%Y%m%dT%H%M%S%.3fZ"));
     Some(Announcement {
-        id: format!("{thread}.{}.{}", topic.as_str(), many.told),
+        // How often an earlier run told it is not known: a number would be taken for a message that was accepted.
+        id: format!("{}.{}.{}", many.thread, topic.as_str(), now.as_millisecond()),
         at: now,
-        thread,
+        thread: many.thread.clone(),
         chats: Vec::new(),
         ..tell::note(spec, None, now, topic, why)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_began_to_tell_goes_on_until_guards_can_have_been_judged_again() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        let left = OpenThread {
+            thread: "fleet_x".into(),
+            guard: GuardId::new("", "shop", "web").expect("valid"),
+            topic: Topic::ManyFailing,
+            since: at(0),
+            incident: None,
+        };
+        let many = Many::goes_on(left.clone(), Duration::from_secs(90), at(1000));
+        assert_eq!(
+            (many.thread.as_str(), many.since, many.told, many.news),
+            ("fleet_x", at(0), 1, false)
+        );
+        assert!(!many.is_over(at(1089)) && many.is_over(at(1090)));
+        let quick = Many::goes_on(left, Duration::from_secs(6), at(1000));
+        assert!(
+            !quick.is_over(at(1059)) && quick.is_over(at(1060)),
+            "never sooner than within one run"
+        );
+        let own = Many::begins(at(1000));
+        assert!(own.told == 0 && own.news && !own.is_over(at(1059)) && own.is_over(at(1060)));
+    }
 }

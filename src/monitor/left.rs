@@ -11,6 +11,8 @@
 //! - An incident that is known from its bundle is closed by calm or recovery as ever. One that is not (its evidence was lost,
 //!   or a person's switch opened it by losing its evidence) is closed here, once the guard is calm.
 //!
+//! - Many guards failing at once: `hold.rs` goes on with it, and ends it.
+//!
 //! - A guard that is no longer configured: whatever is open of it is closed at once, and says so. Nobody looks any more at what it was
 //!   about, and a page that nobody can resolve rings for ever.
 
@@ -110,6 +112,8 @@ impl Guarded {
     fn fate(&self, open: &OpenThread, decision: &Decision, view: &View, calm: bool, now: Timestamp) -> Fate {
         let after = tell::people(show::since(now, open.since));
         match (open.topic, view) {
+            // It is about all guards, and this one may be calm long before the others.
+            (Topic::ManyFailing, _) => Fate::Waits,
             (Topic::Blind, _) if decision.phase == Phase::Blind => Fate::Taken,
             (Topic::Blind, View::Known(_)) if self.engine.sees() => Fate::Ends(
                 Topic::Sighted,
