@@ -16,8 +16,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, api::ListParams};
 use replicas::door::{Door, Keep};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use support::{
-    AuditEvent, Daemon, Ground, Stage, eventually,
+    AuditEvent, Daemon, Ground, Shop, Stage, eventually,
     stage::{SOON, TOKEN, VERDICT_LIMIT},
 };
 
@@ -316,29 +317,26 @@ fn given_back(ground: &Ground, lease: &str) -> Option<Timestamp> {
     Some(back.received)
 }
 
+/// Adds rules to the Role: API group, resource, names, verbs.
+async fn grant(ground: &Ground, rules: &[(&str, &str, &[String], &[&str])]) {
+    let rules = rules.iter().map(|(group, resource, names, verbs)| {
+        json!({"op": "add", "path": "/rules/-", "value": {
+            "apiGroups": [group], "resources": [resource], "resourceNames": names, "verbs": verbs,
+        }})
+    });
+    let patch = Value::Array(rules.collect()).to_string();
+    let arguments = ["-n", &ground.namespace, "patch", "role", "flipback", "--type", "json", "-p", &patch];
+    ground.cluster.kubectl(&arguments, "").await.expect("kubectl");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_are_shared_out_taken_over_and_handed_over() {
     let Some(ground) = Ground::open("shards_are_shared_out_taken_over_and_handed_over", "").await else {
         return;
     };
-    // The Role names the Leases of one shard; more need more names.
-    let role = ["get", "update", "patch"].map(str::to_owned);
     let names: Vec<String> = (0..4).map(|shard| format!("flipback-shard-{shard}")).collect();
-    let patch = json!([{"op": "add", "path": "/rules/-", "value": {
-        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": names, "verbs": role,
-    }}]);
-    let arguments = [
-        "-n",
-        &ground.namespace,
-        "patch",
-        "role",
-        "flipback",
-        "--type",
-        "json",
-        "-p",
-        &patch.to_string(),
-    ];
-    ground.cluster.kubectl(&arguments, "").await.expect("kubectl");
+    // The Role names the Leases of one shard; more need more names.
+    grant(&ground, &[("coordination.k8s.io", "leases", &names, &["get", "update", "patch"])]).await;
 
     let mut first = replica(&ground, "first", 4);
     let mut second = replica(&ground, "second", 4);
@@ -407,4 +405,95 @@ async fn shards_are_shared_out_taken_over_and_handed_over() {
     first.terminate().await;
     wait_loads("the newcomer to lead all", &ground, |loads| loads == [("fourth".to_owned(), 4)]).await;
     fourth.terminate().await;
+}
+
+/// The shard of a guard, of two, as `src/cluster/lease/spread.rs` has it written in stone.
+fn shard_of_two(guard: &str) -> u64 {
+    let score = |shard: &u64| {
+        let digest = Sha256::new()
+            .chain_update(guard)
+            .chain_update([0])
+            .chain_update(format!("shard {shard}"));
+        <[u8; 32]>::from(digest.finalize())
+    };
+    (0..2).max_by_key(score).unwrap_or_default()
+}
+
+/// One replica leads the one guard, one the other, and each flips for itself: what either did counts for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_blast_radius_holds_across_replicas_that_lead_at_the_same_time() {
+    const DOWN: &str = "[guards.rules.endpoints]\ndown_for = \"2s\"\n";
+    let name = "the_blast_radius_holds_across_replicas_that_lead_at_the_same_time";
+    let Some(ground) = Ground::open(name, DOWN).await else { return };
+    let namespace = &ground.namespace;
+    let shard = shard_of_two(&format!("{namespace}/shop"));
+    let mut names = (0..).map(|n| format!("{namespace}/cart-{n}"));
+    let other = names.find(|name| shard_of_two(name) != shard).expect("one of them");
+    let cart = Shop::open(&ground.cluster, namespace, "cart", 1).await;
+    let services = [cart.active(), cart.preview()];
+    let leases = [0, 1].map(|shard| format!("flipback-shard-{shard}"));
+    grant(
+        &ground,
+        &[
+            ("", "services", &services, &["patch"]),
+            ("coordination.k8s.io", "leases", &leases, &["get", "update"]),
+        ],
+    )
+    .await;
+    let text = std::fs::read_to_string(&ground.config).expect("readable");
+    let own = other.rsplit('/').next().unwrap_or_default();
+    let guard = format!(
+        "[[guards]]\nname = \"{own}\"\nnamespace = \"{namespace}\"\n[guards.route]\nservice = \"cart-active\"\npreview = \"cart-preview\"\n\
+         selector_key = \"color\"\n[guards.colors]\nblue = {{ value = \"blue\", deployment = \"cart-blue\" }}\n\
+         green = {{ value = \"green\", deployment = \"cart-green\" }}\n{DOWN}[blast_radius]\nflips = 1\nshare = 0\n"
+    );
+    ground.folder.write("flipback.toml", format!("{text}\n{guard}"));
+
+    let mut first = replica(&ground, "first", 2);
+    let mut second = replica(&ground, "second", 2);
+    wait_leading(&first, VERDICT_LIMIT).await;
+    wait_leading(&second, VERDICT_LIMIT).await;
+    let on_green = |status: &Value| {
+        let guards = status["guards"].as_array().into_iter().flatten();
+        guards.filter(|guard| guard["active"] == "green").count() == 2
+    };
+    ground.shop.switch_to("green").await;
+    cart.switch_to("green").await;
+    for daemon in [&first, &second] {
+        eventually("both on green", VERDICT_LIMIT, async || {
+            daemon.status().await.filter(on_green).map(drop)
+        })
+        .await;
+    }
+    let leads_shop = ours(&first.status().await.expect("it answers")) == [shard];
+    let (of_shop, of_cart) = if leads_shop { (&first, &second) } else { (&second, &first) };
+
+    ground.cluster.set_ready(namespace, "shop-green", false);
+    ground.wait_selected("blue", VERDICT_LIMIT).await;
+    ground.cluster.set_ready(namespace, "cart-green", false);
+    let held = eventually("the other one to be held", VERDICT_LIMIT, async || {
+        of_cart.status().await.filter(|status| status["fleet"]["held"] == json!([other]))
+    })
+    .await;
+    assert_eq!(
+        held["fleet"]["flipped"],
+        json!([format!("{namespace}/shop")]),
+        "{:#}",
+        held["fleet"]
+    );
+    let page = ground.wait_topic("many_failing", SOON).await;
+    assert!(page.to_string().contains(&other), "{page}");
+    // Several looks on, it is held still.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(cart.selected().await, "green");
+
+    let lift = json!({"command": "override", "for": "10m", "by": "ann", "reason": "the releases"});
+    let (code, answer) = of_shop.command(TOKEN, &lift).await;
+    assert_eq!(code, 200, "{answer}");
+    eventually("it to be let go", VERDICT_LIMIT, async || {
+        (cart.selected().await == "blue").then_some(())
+    })
+    .await;
+    first.terminate().await;
+    second.terminate().await;
 }
