@@ -44,10 +44,10 @@ mod table;
   flipback backtest --since 7d --switches deploys.csv --bad-release shop/web=2026-11-18T14:05:00Z
   flipback backtest --since 24h --output json | jq '.guards[].events'
 
-A file of switches has lines of guard,time,from,to[,release], or the same as JSON objects. Without one, switches are found where
+A file of switches has lines of guard,time,from,to[,release], or the same as JSON objects. Without one, switches are found where \
 traffic moved from one color to another. docs/backtest.md says what each figure means.
 
-Exit codes: 0 it ran, whatever it found; 2 interrupted, the answer is about what was judged by then; 64 the command line or the
+Exit codes: 0 it ran, whatever it found; 2 interrupted, the answer is about what was judged by then; 64 the command line or the \
 configuration is wrong; 69 Prometheus did not answer.")]
 pub struct BacktestArgs {
     /// How far back, such as 7d or 36h

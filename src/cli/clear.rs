@@ -11,12 +11,12 @@ use crate::model::{Clear, Command};
 /// Arguments of `flipback clear`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  flipback clear web --reason \"the database was it\"        (arm it again, end its cooldown; bad releases stay bad)
-  flipback clear web --release 9f1c --reason \"false alarm\" (this release is bad no more)
+  flipback clear web --reason \"it was the database\"       (arm it again, end its cooldown)
+  flipback clear web --release 9f1c --reason \"a slip\"     (this release is bad no more)
   flipback clear web --all --reason \"new quarter\"
 
-`flipback history web` shows what there is to clear, and who cleared what. The flips themselves stay in the history. A release that
-is forgotten may be rolled back to, and rolled back from, once more.")]
+`flipback history web` shows what there is to clear, and who cleared what. The flips themselves stay in the history. A release \
+that is forgotten may be rolled back to, and rolled back from, once more.")]
 pub struct ClearArgs {
     /// The guard: its name, or its last part where only one guard has it
     pub guard: String,

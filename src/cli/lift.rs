@@ -15,7 +15,7 @@ use crate::model::Command;
 #[command(after_help = "Example:
   flipback override --for 10m --reason \"the release train is to blame, not the database\"
 
-Only guards that fail are flipped, each by its own rules; what is lifted is how many may at once ([blast_radius]). It takes a running
+Only guards that fail are flipped, each by its own rules; what is lifted is how many may at once ([blast_radius]). It takes a running \
 daemon and its token. It ends by itself; until then it survives restarts, and replicas tell each other of it.")]
 pub struct OverrideArgs {
     /// For how long, at most a day

@@ -449,6 +449,72 @@ mod tests {
         }
     }
 
+    /// The words of a command as a shell would split them; `None` where it holds what only a person fills in.
+    fn words(command: &str) -> Option<Vec<String>> {
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for letter in command.chars() {
+            match letter {
+                '"' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                letter => words.last_mut().expect("one at least").push(letter),
+            }
+        }
+        let by_hand = |word: &String| word == "..." || word.contains(['{', '[', ']', '$', '|']);
+        (!words.iter().skip(1).any(by_hand)).then_some(words)
+    }
+
+    /// What people are told to type is taken, wherever it is told.
+    #[test]
+    fn every_command_in_the_documents_can_be_typed() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = std::fs::read_dir(root.join("docs"))
+            .expect("docs/ is there")
+            .flatten()
+            .map(|page| page.path());
+        let pages = pages.filter(|page| page.extension().is_some_and(|end| end == "md"));
+        let further = [
+            "README.md",
+            "alerts/flipback.rules.yaml",
+            "config/flipback.toml",
+            "deploy/monitor.yaml",
+        ]
+        .map(|file| root.join(file));
+        let (mut tried, mut refused) = (0, Vec::new());
+        for file in pages.chain(further) {
+            let text = std::fs::read_to_string(&file).expect("readable");
+            // What stands in a fence is copied as it stands, and what is said of it follows after two blanks; what stands in backticks may be
+            // a command's name, without what it needs.
+            let fenced = text.split("```").skip(1).step_by(2).flat_map(str::lines);
+            let fenced = fenced.filter_map(|line| line.trim().split("  ").next()).map(|told| (told, true));
+            let marked = text.split('`').filter(|part| !part.contains('\n')).map(|told| (told, false));
+            for (told, whole) in fenced.chain(marked).filter(|(told, _)| told.starts_with("flipback ")) {
+                let told = told
+                    .split(" #")
+                    .next()
+                    .unwrap_or_default()
+                    .replace("{{ $labels.guard }}", "shop/web");
+                let command = told.split(" | ").next().unwrap_or_default().replace(" SHELL", " bash");
+                let Some(words) = words(command.trim_end()) else { continue };
+                tried += 1;
+                let lacks = |kind| {
+                    use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument, MissingSubcommand};
+                    matches!(
+                        kind,
+                        MissingRequiredArgument | MissingSubcommand | DisplayHelpOnMissingArgumentOrSubcommand
+                    )
+                };
+                if let Err(error) = Cli::try_parse_from(&words)
+                    && (whole || !lacks(error.kind()))
+                {
+                    refused.push(format!("{}: {told}\n{error}", file.display()));
+                }
+            }
+        }
+        assert!(tried > 60, "only {tried} were found");
+        assert!(refused.is_empty(), "{}", refused.join("\n"));
+    }
+
     #[test]
     fn help_is_what_people_read() {
         let mut all = Cli::command().term_width(100).render_long_help().to_string();

@@ -380,7 +380,7 @@ pub enum RouterError {
         color: Color,
     },
     /// What lies in the ledger's place is none.
-    #[error("failed to clear {object}: its ledger cannot be understood; `flipback clear --all` puts it aside and begins a new one")]
+    #[error("failed to clear {object}: its ledger cannot be understood; `flipback clear GUARD --all` puts it aside and begins a new one")]
     DamagedLedger {
         /// On what.
         object: String,

@@ -231,6 +231,8 @@ impl<W: Write> Stage<W> {
         };
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        // What is being written has a name with a dot until it is whole.
+        names.retain(|name| !name.starts_with('.'));
         names.sort();
         let line = self.narrator.evidence(now(), &folder, &names);
         self.tell(&[line])

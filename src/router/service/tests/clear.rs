@@ -107,7 +107,7 @@ async fn a_damaged_ledger_is_named_and_put_aside_only_when_everything_is_cleared
     let error = refused.expect_err("it cannot be understood");
     assert_eq!(
         error.to_string(),
-        "failed to clear Service \"shop/web\": its ledger cannot be understood; `flipback clear --all` puts it aside and begins a new one"
+        "failed to clear Service \"shop/web\": its ledger cannot be understood; `flipback clear GUARD --all` puts it aside and begins a new one"
     );
     let clear = Clear::All;
     let (cleared, asked) = tokio::join!(router.clear(&clear, &word), async {
