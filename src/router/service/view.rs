@@ -5,6 +5,7 @@
 //! Service targets: the Service's own port on a pod's address is a mistake that was made before.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     sync::Arc,
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{Pod, Service, ServicePort},
+        core::v1::{Pod, PodTemplateSpec, Service, ServicePort},
         discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
     },
     apimachinery::pkg::{apis::meta::v1::ManagedFieldsEntry, util::intstr::IntOrString},
@@ -29,6 +30,8 @@ use crate::model::{
 
 /// Addresses kept per color: probes ask fewer, and a view is copied every few seconds. All are counted.
 const ENDPOINTS_MAX: usize = 100;
+/// What `kubectl rollout restart` writes on a pod template.
+const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 
 /// Everything a view is made from.
 pub(super) struct Objects {
@@ -368,10 +371,10 @@ fn running(spec: &GuardSpec, color: &Color, objects: &Objects, notes: &mut Notes
     (desired, release)
 }
 
-/// What a Deployment runs: a short hash of its pod template, which a restart or a new image changes and scaling does not.
+/// What a Deployment runs: a short hash of its pod template, which a new image changes and scaling does not.
 pub(super) fn release(deployment: &Deployment) -> Option<Release> {
     let template = &deployment.spec.as_ref()?.template;
-    let text = serde_json::to_vec(template).ok()?;
+    let text = serde_json::to_vec(&*but_for_restarts(template)).ok()?;
     let mut id = String::with_capacity(12);
     for byte in Sha256::digest(&text).iter().take(6) {
         write!(id, "{byte:02x}").expect("a String takes everything");
@@ -381,6 +384,28 @@ pub(super) fn release(deployment: &Deployment) -> Option<Release> {
         id,
         images: containers.filter_map(|container| container.image.clone()).collect(),
     })
+}
+
+/// A pod template without the mark of `kubectl rollout restart`, where a restart brings nothing new: every image is named by its digest.
+/// Where one goes by a tag, a restart is how people roll out what the tag means by now, and another release.
+fn but_for_restarts(template: &PodTemplateSpec) -> Cow<'_, PodTemplateSpec> {
+    let containers = template
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let mut images = containers.map(|container| container.image.as_deref().unwrap_or_default());
+    let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+    if !annotations.is_some_and(|annotations| annotations.contains_key(RESTARTED_AT)) || !images.all(|image| image.contains('@')) {
+        return Cow::Borrowed(template);
+    }
+    let mut template = template.clone();
+    if let Some(metadata) = &mut template.metadata {
+        let mut annotations = metadata.annotations.take().unwrap_or_default();
+        annotations.remove(RESTARTED_AT);
+        // As it was before the first restart.
+        metadata.annotations = (!annotations.is_empty()).then_some(annotations);
+    }
+    Cow::Owned(template)
 }
 
 // === availability ===

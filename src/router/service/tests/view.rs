@@ -166,6 +166,36 @@ async fn a_release_changes_with_the_template_and_not_with_replicas() {
     assert_ne!(release(router.view()), first);
 }
 
+/// What was rolled back from stays bad when its pods are merely started anew.
+#[tokio::test]
+async fn a_restart_is_another_release_only_where_it_may_bring_another_image() {
+    let (router, feed, _server) = shop(&["blue", "green"], None);
+    let mut feed = feed.listed();
+    feed.put(service("web", "web-green", "7", None));
+    let mut generation = 0;
+    let mut release = |image: &str, annotations: Value| {
+        generation += 1;
+        let mut deployment = deployment("web-green", image, 2, generation);
+        deployment["spec"]["template"]["metadata"]["annotations"] = annotations;
+        feed.put(deployment);
+        known(router.view()).active_side().release.expect("found").id
+    };
+    let restarted = |at: &str| json!({"kubectl.kubernetes.io/restartedAt": at});
+    let (pinned, other) = (format!("web@sha256:{}", "a".repeat(64)), format!("web@sha256:{}", "b".repeat(64)));
+    let first = release(&pinned, Value::Null);
+    assert_eq!(release(&pinned, restarted("2026-11-21T04:00:00Z")), first);
+    assert_eq!(release(&pinned, restarted("2026-11-21T05:00:00Z")), first);
+    assert_ne!(release(&other, restarted("2026-11-21T05:00:00Z")), first, "another digest");
+    let configured = json!({"checksum/config": "2", "kubectl.kubernetes.io/restartedAt": "2026-11-21T05:00:00Z"});
+    assert_ne!(release(&pinned, configured), first, "another configuration, by its hash");
+    let tagged = release("web:2", Value::Null);
+    assert_ne!(
+        release("web:2", restarted("2026-11-21T04:00:00Z")),
+        tagged,
+        "the tag may have moved"
+    );
+}
+
 #[tokio::test]
 async fn a_damaged_ledger_counts_as_empty_and_a_pause_by_hand_counts() {
     let (router, feed, _server) = shop(&["blue", "green"], None);
