@@ -27,7 +27,7 @@ use super::{
     Notifier,
     lane::{Lane, Letter, OpenThread, Pace, Place, Tools},
     open,
-    spool::{self, Spool},
+    spool::{self, FORGOTTEN_AFTER, Spool},
 };
 use crate::{
     metrics::Metrics,
@@ -372,9 +372,20 @@ impl Shared {
             self.overflowed(lane, given_up, clock.now());
             lane.settle(&self.spool).await;
         }
-        let strangers = self.spool.run(move |root| spool::strangers(root, &chats)).await;
-        for chat in strangers.unwrap_or_default() {
-            warn!(chat, "Messages wait for a chat that is not configured; they are kept");
+        let before = clock.now().saturating_sub(FORGOTTEN_AFTER).unwrap_or(Timestamp::MIN).into();
+        let strangers = self.spool.run(move |root| {
+            let forgotten = spool::forget_strangers(root, &chats, before)?;
+            Ok((forgotten, spool::strangers(root, &chats)?))
+        });
+        let (forgotten, strangers) = strangers.await.unwrap_or_default();
+        for chat in forgotten {
+            info!(
+                chat,
+                "Forgot what lay in the outbox for a chat that has not been configured for a month"
+            );
+        }
+        for chat in strangers {
+            warn!(chat, "Messages wait for a chat that is not configured; they are kept for a month");
         }
         let left_open = earliest(left_open).into_values().collect();
         *self.left_open.lock().unwrap_or_else(PoisonError::into_inner) = Some(left_open);

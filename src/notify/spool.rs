@@ -9,9 +9,11 @@
 //! millisecond. From there on a kill of the daemon loses nothing; what only the machine's end could lose is not sent yet.
 //!
 //! The disk is never waited for beyond [`DISK_TIMEOUT`] and never needed: when it is full or hangs, messages go out from
-//! memory and only a crash could lose them. Every folder is bounded, and for our eyes only.
+//! memory and only a crash could lose them. Every folder is bounded, and for our eyes only. Folders of chats that are no longer configured
+//! go once nothing has changed in them for [`FORGOTTEN_AFTER`].
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     io::{Read, Write},
     os::unix::fs::DirBuilderExt,
@@ -20,7 +22,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,6 +44,8 @@ const LOAD_MAX: usize = 2 * LANE_MAX;
 const DEAD_MAX: usize = 100;
 /// Unreadable files kept per chat, newest.
 const ASIDE_MAX: usize = 100;
+/// What lies there of a chat that is no longer configured is kept for so long: a chat that was taken out by mistake is back by then.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Version of the file formats. A new field does not raise it.
 const SCHEMA: u32 = 1;
 
@@ -366,6 +370,36 @@ pub(super) fn strangers(root: &Path, chats: &[String]) -> io::Result<Vec<String>
         }
     }
     Ok(strangers)
+}
+
+/// Removes what lies there of chats that are not configured and of which nothing has changed since `before`; gives their names.
+pub(super) fn forget_strangers(root: &Path, chats: &[String], before: SystemTime) -> io::Result<Vec<String>> {
+    let known: Vec<String> = chats.iter().map(|chat| file_segment(chat)).collect();
+    let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for state in [PENDING, THREADS, DEAD, ASIDE] {
+        for folder in entries(&root.join(state))? {
+            let name = folder
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            if !known.contains(&name) && folder.is_dir() {
+                folders.entry(name).or_default().push(folder);
+            }
+        }
+    }
+    let mut forgotten = Vec::new();
+    for (name, folders) in folders {
+        let mut idle = true;
+        for folder in &folders {
+            // A folder changes with every file that comes or goes; files are never written in place.
+            idle &= fs::metadata(folder)?.modified()? < before;
+        }
+        if idle {
+            folders.iter().try_for_each(fs::remove_dir_all)?;
+            forgotten.push(name);
+        }
+    }
+    Ok(forgotten)
 }
 
 fn read<T: DeserializeOwned>(file: &Path) -> io::Result<T> {

@@ -63,6 +63,31 @@ fn half_written_and_foreign_files_stop_nothing_and_a_newer_flipback_reads_its_ow
 }
 
 #[test]
+fn what_lies_there_of_a_chat_that_is_long_gone_goes_and_nothing_else_does() {
+    let root = tempfile::tempdir().expect("temporary folder");
+    for chat in ["gone", "lately", "kept"] {
+        write(root.path(), chat, &[numbered(1)]).expect("writes");
+        bury(root.path(), chat, &[numbered(2)], "404").expect("buries");
+    }
+    let aged = |folder: &str| {
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let folder = fs::File::open(root.path().join(folder)).expect("opens");
+        folder.set_modified(old).expect("aged");
+    };
+    for folder in ["pending/gone", "dead/gone", "dead/lately", "pending/kept", "dead/kept"] {
+        aged(folder);
+    }
+    let before = SystemTime::UNIX_EPOCH + Duration::from_secs(2);
+    let forget = || forget_strangers(root.path(), &["kept".to_owned()], before).expect("looks");
+    assert_eq!(forget(), ["gone"]);
+    for folder in ["pending/lately", "dead/lately", "pending/kept", "dead/kept"] {
+        assert!(root.path().join(folder).exists(), "{folder}");
+    }
+    assert!(!root.path().join("pending/gone").exists() && !root.path().join("dead/gone").exists());
+    assert!(forget().is_empty());
+}
+
+#[test]
 fn what_is_set_aside_is_bounded() {
     let root = tempfile::tempdir().expect("temporary folder");
     let folder = root.path().join("pending/slack");
