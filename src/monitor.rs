@@ -587,13 +587,13 @@ impl Monitor {
                 let outcome = crate::model::IncidentOutcome::Suppressed {
                     suppression: suppression.clone(),
                 };
-                self.refuse(id, case, traffic.seen.clone(), outcome, &decision.why);
+                self.refuse(id, case, traffic.seen.clone(), outcome, None, &decision.why);
             }
             Verdict::Blocked(case, refusal) => {
                 // Asked for before anything is written down about it.
                 self.raise(id, case, refusal, traffic, seen.at);
                 let outcome = crate::model::IncidentOutcome::Blocked { refusal: refusal.clone() };
-                self.refuse(id, case, traffic.seen.clone(), outcome, &decision.why);
+                self.refuse(id, case, traffic.seen.clone(), outcome, None, &decision.why);
             }
         }
         self.grant(id, seen.at);

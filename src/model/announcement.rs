@@ -53,6 +53,9 @@ pub struct Announcement {
     /// A picture of what happened, as a file; it may be gone by the time it is sent.
     #[serde(default)]
     pub picture: Option<PathBuf>,
+    /// Whether a person asked for a color by name: a switch, which calls no release bad.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switch: bool,
     /// Why nothing was moved, where a flip was refused: what a person can do depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
@@ -410,6 +413,7 @@ impl Announcement {
             },
             link: None,
             picture: None,
+            switch: topic == Topic::Switched,
             refusal: (topic == Topic::RollbackBlocked).then_some(Refusal::StandbyNotReady { ready: 0, needed: 2 }),
             took_ms: moved.then_some(8.4321),
             decided_at: incident.then_some(decided),

@@ -7,6 +7,8 @@ use super::{Case, Mode, Policy, Refusal, RuleSpec, Seen, Suppression};
 
 /// Version of `incident.json`. A change of meaning raises it; a new optional field does not.
 pub const INCIDENT_SCHEMA: u32 = 1;
+/// The remark of a person's switch, which is no rollback.
+pub const SWITCH: &str = "A switch by hand: it calls no release bad";
 
 /// The folder of incidents below the data folder.
 pub const INCIDENTS: &str = "incidents";
@@ -70,6 +72,12 @@ impl Incident {
     #[must_use]
     pub fn thread(&self) -> &str {
         self.thread.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Whether it is a person's switch, which calls no release bad and is no rollback.
+    #[must_use]
+    pub fn is_switch(&self) -> bool {
+        self.timeline.iter().any(|entry| entry.moment.is_none() && entry.what == SWITCH)
     }
 }
 

@@ -6,20 +6,22 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Episode, Guarded, Monitor, TELL_AGAIN, arrive::Arrival, caught::caught, hold, late, relieve::Went, scale::Raised, show, tell};
+use super::{
+    Episode, Guarded, Monitor, TELL_AGAIN, arrive::Arrival, caught::caught, hold, late, person::Asked, relieve::Went, scale::Raised, show,
+    tell,
+};
 use crate::{
     evidence,
     model::{
         Actor, Announcement, Case, Clock, CommandError, CommandReply, Decision, FlipRecord, GuardId, Incident, IncidentOutcome, Mode,
-        Moment, Phase, Seen, TimelineEntry, Topic, Traffic, Trigger, View, incident::INCIDENT_SCHEMA,
+        Moment, Phase, Seen, TimelineEntry, Topic, Traffic, Trigger, View,
+        incident::{INCIDENT_SCHEMA, SWITCH},
     },
     router::{Flip, FlipOrder, RouteEvent, Router, RouterError, Verified},
 };
 
 /// How the remark begins that an incident goes on with what an earlier attempt announced.
 const EARLIER: &str = "An earlier attempt";
-/// The remark of a person's switch, which is no rollback: people are told of it once it is done.
-pub(super) const SWITCH: &str = "A switch by hand: it calls no release bad";
 
 /// Where a command's answer goes.
 pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
@@ -144,8 +146,8 @@ fn is_attempt(incident: &Incident) -> bool {
 /// Whether an incident has a first message of its own, which says that a flip is under way: one that goes on with an
 /// earlier attempt has none.
 pub(super) fn is_announced(incident: &Incident) -> bool {
-    let silent = |entry: &TimelineEntry| entry.moment.is_none() && (entry.what.starts_with(EARLIER) || entry.what == SWITCH);
-    is_attempt(incident) && !incident.timeline.iter().any(silent)
+    let goes_on = |entry: &TimelineEntry| entry.moment.is_none() && entry.what.starts_with(EARLIER);
+    is_attempt(incident) && !incident.is_switch() && !incident.timeline.iter().any(goes_on)
 }
 
 /// The attempt by whose name the first message of an incident goes: its own, or the one of those before it that had one.
@@ -258,7 +260,7 @@ impl Monitor {
     }
 
     /// A confirmed breach that is not carried out: told and recorded once, and told again while it lasts.
-    pub(super) fn refuse(&mut self, id: &GuardId, case: &Case, seen: Seen, outcome: IncidentOutcome, why: &str) {
+    pub(super) fn refuse(&mut self, id: &GuardId, case: &Case, seen: Seen, outcome: IncidentOutcome, asked: Option<&Asked>, why: &str) {
         let topic = tell::topic_of(&outcome);
         let now = case.at;
         let many = hold::is_of_the_fleet(&outcome);
@@ -270,6 +272,9 @@ impl Monitor {
         }
         let Some(guard) = self.guards.get_mut(id) else { return };
         let mut incident = guard.incident(case.clone(), seen);
+        if asked.is_some_and(|asked| !asked.bad) {
+            incident.timeline.push(TimelineEntry::remark(now, SWITCH));
+        }
         incident.timeline.push(TimelineEntry::remark(now, why));
         incident.outcome = outcome;
         tracing::error!(guard = %id, incident = %incident.id, why, "Not flipped");

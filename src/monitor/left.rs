@@ -175,6 +175,7 @@ fn abandoned(open: &OpenThread, spec: Option<&GuardSpec>, now: Timestamp) -> Ann
         evidence: None,
         link: None,
         picture: None,
+        switch: false,
         refusal: None,
         took_ms: None,
         decided_at: None,

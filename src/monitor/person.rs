@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Monitor,
-    act::{self, Order, Reply},
+    act::{Order, Reply},
     scale::Waits,
     tell,
 };
@@ -14,7 +14,7 @@ use crate::{
     decide,
     model::{
         Actor, AuditEntry, Color, CommandError, CommandReply, GuardId, Mode, Observation, Pause, Refusal, TimelineEntry, Traffic, Trigger,
-        View,
+        View, incident::SWITCH,
     },
     router::RouterError,
 };
@@ -122,7 +122,7 @@ impl Monitor {
         };
         let mut incident = guard.incident(case, traffic.seen.clone());
         if !asked.bad {
-            incident.timeline.push(TimelineEntry::remark(now, act::SWITCH));
+            incident.timeline.push(TimelineEntry::remark(now, SWITCH));
         }
         Ok(Made::Order(Box::new(Order {
             incident,

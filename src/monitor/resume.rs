@@ -23,7 +23,9 @@ use super::{
 };
 use crate::model::{
     Actor, AuditEntry, Case, FlipRecord, GuardId, GuardSpec, Incident, IncidentOutcome, Mode, Moment, Path, Release, RouteSpec, RuleKind,
-    RuleName, TimelineEntry, Topic, Trigger, View, file_segment, incident::INCIDENT_SCHEMA, traffic::Traffic,
+    RuleName, TimelineEntry, Topic, Trigger, View, file_segment,
+    incident::{INCIDENT_SCHEMA, SWITCH},
+    traffic::Traffic,
 };
 
 /// What is older is not taken up from the ledger alone, nor verified or told again. Restarts take seconds to minutes.
@@ -280,7 +282,7 @@ fn recalled(flip: &FlipRecord, traffic: &Traffic, spec: &GuardSpec) -> Incident 
     };
     let mut timeline = vec![TimelineEntry::of(Moment::Decided, flip.at, format!("Decided: {}", flip.why))];
     if arrival(Some(flip)) == Topic::Switched {
-        timeline.push(TimelineEntry::remark(flip.at, act::SWITCH));
+        timeline.push(TimelineEntry::remark(flip.at, SWITCH));
     }
     Incident {
         schema: INCIDENT_SCHEMA,

@@ -233,7 +233,14 @@ impl Monitor {
         let why = format!("{}; {refusal}", waits.case.why);
         let actor = Actor::Person { name: asked.by.clone() };
         self.audit(now, actor, Some(id), "wished", &why, None);
-        self.refuse(id, &waits.case, waits.seen, IncidentOutcome::Blocked { refusal }, &why);
+        self.refuse(
+            id,
+            &waits.case,
+            waits.seen,
+            IncidentOutcome::Blocked { refusal },
+            Some(&asked),
+            &why,
+        );
         if let Some(guard) = self.guards.get_mut(id) {
             guard.scaling.wish = Some(Wish {
                 asked,
@@ -283,7 +290,8 @@ impl Monitor {
                     wish.asked.by
                 );
                 let why = format!("{}; {what}", waits.case.why);
-                self.refuse(id, &waits.case, waits.seen, IncidentOutcome::Blocked { refusal }, &why);
+                let asked = Some(&wish.asked);
+                self.refuse(id, &waits.case, waits.seen, IncidentOutcome::Blocked { refusal }, asked, &why);
                 self.end_wish(id, wish, show::sentence(&what), now);
             }
             // The route cannot be read for a moment, or a flip is under way: that says nothing about the standby.

@@ -96,6 +96,7 @@ pub(super) fn incident(incident: &Incident, topic: Topic, keeper: &Keeper, spec:
         // The report is not there yet; whoever knows that it is says where.
         link: None,
         picture: None,
+        switch: incident.is_switch(),
         refusal: match &incident.outcome {
             IncidentOutcome::Blocked { refusal } => Some(refusal.clone()),
             _ => None,
@@ -293,6 +294,7 @@ pub(super) fn note(spec: &GuardSpec, traffic: Option<&Traffic>, at: Timestamp, t
         evidence: None,
         link: None,
         picture: None,
+        switch: topic == Topic::Switched,
         refusal: None,
         took_ms: None,
         decided_at: None,

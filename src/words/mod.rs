@@ -358,6 +358,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_persons_switch_is_told_as_one_whatever_becomes_of_it() {
+        let topics = [
+            Topic::RollbackFailed,
+            Topic::RollbackBlocked,
+            Topic::ScalingUp,
+            Topic::RollbackWithheld,
+            Topic::EvidenceReady,
+        ];
+        let said = |topic: Topic, took_ms: Option<f64>, mode: Mode| {
+            let message = Message::of(&Announcement {
+                switch: true,
+                mode,
+                took_ms,
+                ..example(topic)
+            });
+            format!("{}\n{}", message.title, message.next.unwrap_or_default())
+        };
+        let mut all: Vec<String> = topics.iter().map(|topic| said(*topic, None, Mode::Enforce)).collect();
+        all.push(said(Topic::RollbackFailed, Some(8.4), Mode::Enforce));
+        all.push(said(Topic::RollbackFailed, None, Mode::Monitor));
+        for text in &all {
+            let text = text.to_lowercase();
+            assert!(!text.contains("roll") && !text.contains("bad release"), "{text}");
+        }
+        insta::assert_snapshot!(all.join("\n\n"));
+    }
+
+    #[test]
     fn what_is_no_longer_guarded_is_not_said_to_be_over() {
         let message = Message::of(&Announcement {
             why: "shop/web is no longer guarded: it was taken out of the configuration".into(),

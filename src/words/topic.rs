@@ -17,6 +17,11 @@ fn whose(a: &Announcement) -> String {
     }
 }
 
+/// What was asked for, or decided.
+fn deed(a: &Announcement) -> &'static str {
+    if a.switch { "Switch" } else { "Rollback" }
+}
+
 /// The news in a few words.
 pub(super) fn title(a: &Announcement) -> String {
     let guard = &whose(a);
@@ -24,6 +29,7 @@ pub(super) fn title(a: &Announcement) -> String {
     let to = name(a.to.as_ref(), "the other color");
     let rule = a.trigger.as_deref().unwrap_or("a rule");
     let moved = a.took_ms.is_some();
+    let deed = deed(a);
     if let (Mode::Monitor, Some(title)) = (a.mode, title_in_monitor_mode(a, &from, &to)) {
         return title;
     }
@@ -31,10 +37,12 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::RollbackInitiated => format!("Rolling back: {guard} from {from} to {to}"),
         Topic::RollbackCompleted => format!("Rolled back: {guard} is on {to} again"),
         Topic::ArrivalUnseen => format!("Traffic moved, arrival not seen yet: {guard} was switched to {to}"),
-        Topic::RollbackFailed if moved => format!("Rollback not finished: {guard} was switched to {to}, and traffic has not arrived"),
-        Topic::RollbackFailed => format!("Rollback failed: {guard} is still on {from}"),
+        Topic::RollbackFailed if moved => format!("{deed} not finished: {guard} was switched to {to}, and traffic has not arrived"),
+        Topic::RollbackFailed => format!("{deed} failed: {guard} is still on {from}"),
+        Topic::RollbackWithheld if a.switch => format!("Would have switched: {guard} from {from} to {to}"),
         Topic::RollbackWithheld => format!("Would have rolled back: {guard} from {from} to {to}"),
-        Topic::RollbackBlocked => format!("Rollback blocked: {guard} stays on {from}"),
+        Topic::RollbackBlocked => format!("{deed} blocked: {guard} stays on {from}"),
+        Topic::ScalingUp if a.switch => format!("Scaling up {to}: {guard} is switched to it the moment it can serve"),
         Topic::ScalingUp => format!("Scaling up {to}: {guard} is rolled back from {from} the moment it can serve"),
         Topic::RollbackSuppressed => format!("Not rolled back: {guard} stays on {from}"),
         Topic::Recovered => format!("Recovered: {guard} is healthy on {to}"),
@@ -43,6 +51,7 @@ pub(super) fn title(a: &Announcement) -> String {
         Topic::Resolved if is_abandoned(a) => format!("Closed: {guard} is no longer guarded"),
         Topic::Resolved if moved => format!("Resolved: {guard} is on {to}, and the incident is over"),
         Topic::Resolved => format!("Resolved: the incident of {guard} is over"),
+        Topic::EvidenceReady if a.switch => format!("Report ready: what became of the switch of {guard} to {to}"),
         Topic::EvidenceReady if moved => format!("Report ready: why {guard} was rolled back from {from}"),
         Topic::EvidenceReady => format!("Report ready: what was wrong with {from} of {guard}"),
         Topic::EvidenceLost => format!("Evidence lost: that of {guard} cannot be kept"),
@@ -67,12 +76,12 @@ pub(super) fn title(a: &Announcement) -> String {
 
 /// What would have happened, where the guard only watches; `None` where it happened all the same, or never does.
 fn title_in_monitor_mode(a: &Announcement, from: &str, to: &str) -> Option<String> {
-    let guard = &whose(a);
+    let (guard, deed) = (&whose(a), deed(a));
     Some(match a.topic {
         Topic::RollbackInitiated | Topic::RollbackCompleted | Topic::ArrivalUnseen => {
             format!("Would have rolled back: {guard} from {from} to {to}")
         }
-        Topic::RollbackFailed => format!("Rollback would have failed: {guard} is still on {from}"),
+        Topic::RollbackFailed => format!("{deed} would have failed: {guard} is still on {from}"),
         Topic::RollbackBlocked => format!("Rollback would have been blocked: {guard} stays on {from}"),
         Topic::ScalingUp => format!("Would have scaled {to} up, and rolled {guard} back from {from}"),
         Topic::RollbackSuppressed => format!("Would not have been rolled back: {guard} stays on {from}"),
@@ -116,6 +125,9 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
     let by_hand = by_hand(a);
     let check = format!("`flipback check {guard}`");
     let status = format!("`flipback status {guard}`");
+    if let Some(next) = next_after_switch(a, &from, &to) {
+        return next;
+    }
     match a.topic {
         Topic::RollbackInitiated => {
             format!("Nothing yet: the outcome follows within seconds. If it does not, look with {status}.")
@@ -202,6 +214,32 @@ fn next_in_enforce_mode(a: &Announcement) -> String {
         Topic::FewFailing => "Nothing: whatever fails from here on is rolled back as usual.".to_owned(),
         Topic::Test => "Nothing: whoever reads this is told.".to_owned(),
     }
+}
+
+/// What differs where a person switched: nothing was said to be bad, and nobody tries again.
+fn next_after_switch(a: &Announcement, from: &str, to: &str) -> Option<String> {
+    let (guard, namespace, by_hand) = (&a.guard, &a.namespace, by_hand(a));
+    Some(match a.topic {
+        _ if !a.switch => return None,
+        Topic::RollbackFailed if a.took_ms.is_none() => format!(
+            "Traffic stays on {from}, and flipback does not try it again by itself. `flipback check {guard}` tells what it may not or cannot \
+             do; then ask once more: {by_hand}."
+        ),
+        Topic::RollbackBlocked => format!(
+            "Traffic stays on {from}, and flipback does not try it again by itself. Bring the pods of {to} up (`kubectl -n {namespace} get \
+             pods` shows what they wait for), then ask once more: {by_hand}."
+        ),
+        Topic::ScalingUp => format!(
+            "Traffic stays on {from} until the pods of {to} are Ready; then flipback moves it by itself. `flipback status {guard}` shows how \
+             many are."
+        ),
+        Topic::RollbackWithheld => format!(
+            "flipback changes nothing, since this guard only monitors. To move traffic, set the selector of {} to {to} your own way. With \
+             mode = \"enforce\" flipback does it.",
+            a.object
+        ),
+        _ => return None,
+    })
 }
 
 /// How a person gets past what blocks a rollback: no command that would be refused as well.

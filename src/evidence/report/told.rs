@@ -102,13 +102,20 @@ pub(super) fn outcome(incident: &Incident, course: &Course) -> Outcome {
         IncidentOutcome::Failed { error } => {
             headline = format!("{headline}. {}", words::sentence(&words::line(error, SENTENCE_CHARS_MAX)));
             told(
-                "Rollback failed",
+                if incident.is_switch() { "Switch failed" } else { "Rollback failed" },
                 "bad",
                 format!("The patch from {from} to {to} failed: users were still on {from} when this was written."),
-                format!(
-                    "It tries again while the release is bad. If it does not manage at its next look: {}.",
-                    by_hand(incident)
-                ),
+                if manual {
+                    format!(
+                        "flipback does not try a person's flip again by itself. Once more: {}.",
+                        by_hand(incident)
+                    )
+                } else {
+                    format!(
+                        "It tries again while the release is bad. If it does not manage at its next look: {}.",
+                        by_hand(incident)
+                    )
+                },
             )
         }
         IncidentOutcome::Blocked { refusal } => {
@@ -516,6 +523,30 @@ mod tests {
         let course = course(&[Moment::Patched]);
         assert_eq!(outcome(&again, &course).word, "Rolled back again");
         assert!(roles(&again, &course).1.starts_with("restored again: serves"));
+    }
+
+    #[test]
+    fn what_a_person_asked_for_and_failed_is_told_as_that_and_not_promised_again() {
+        let mut failed = incident();
+        failed.outcome = IncidentOutcome::Failed { error: "403".into() };
+        let ours = outcome(&failed, &course(&[]));
+        assert_eq!(ours.word, "Rollback failed");
+        assert!(ours.next.starts_with("It tries again"), "{}", ours.next);
+        failed.case.trigger = Trigger::Manual {
+            by: "ann".into(),
+            reason: "r".into(),
+        };
+        let rollback = outcome(&failed, &course(&[]));
+        assert_eq!(rollback.word, "Rollback failed");
+        assert!(
+            rollback.next.starts_with("flipback does not try a person's flip again"),
+            "{}",
+            rollback.next
+        );
+        failed
+            .timeline
+            .push(crate::model::TimelineEntry::remark(failed.case.at, crate::model::incident::SWITCH));
+        assert_eq!(outcome(&failed, &course(&[])).word, "Switch failed");
     }
 
     #[test]

@@ -473,6 +473,10 @@ fn a_switch_by_hand_is_told_when_it_is_done_and_is_no_rollback() {
         ]
     );
     assert_eq!(names(&of(&switch), arrival(Some(&switch))), ["i1.switched", "i1.recovered"]);
+    assert!(
+        of(&switch).is_switch() && !of(&rollback).is_switch(),
+        "so that messages can name it"
+    );
 }
 
 #[test]
