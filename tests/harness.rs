@@ -35,6 +35,12 @@ async fn endpoints_follow_the_selector_and_readiness() {
     cluster.set_ready(&namespace, &one, false);
     shop.wait_endpoints("green", 1).await;
     shop.release("blue", "registry.invalid/web:2.0").await;
+    // A release is out once nothing else runs any more.
+    let blue = cluster.pods(&namespace, "color=blue").await;
+    let left = blue.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let images = left.flat_map(|pod| pod.spec.iter().flat_map(|spec| &spec.containers));
+    let images: Vec<&str> = images.filter_map(|container| container.image.as_deref()).collect();
+    assert_eq!(images, ["registry.invalid/web:2.0"; 2]);
     // A pod that was born a moment ago has no address yet.
     let addresses = eventually("an address for each pod of the release", SOON, async || {
         let mut blue = cluster.pods(&namespace, "color=blue").await;

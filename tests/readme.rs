@@ -157,10 +157,23 @@ fn what_is_no_test_is_not_taken_for_one() {
 /// Every row of the failure table links tests, and they are there.
 #[test]
 fn every_failure_that_is_told_is_tested() {
-    let table = text("docs/failures.md");
+    let links = links_of("docs/failures.md", "| fault");
+    assert!(links > 30, "only {links} links were found: the table's form has changed");
+}
+
+/// Whatever was broken names the test that noticed, where one did.
+#[test]
+fn every_mutant_names_the_test_that_caught_it() {
+    let links = links_of("docs/mutants.md", "| broken");
+    assert!(links > 60, "only {links} links were found: the table's form has changed");
+}
+
+/// How many tests the rows of a document's tables link; panics for a row without one, and for a test that is not there.
+fn links_of(document: &str, head: &str) -> usize {
+    let table = text(document);
     let link = Regex::new(r"`((?:tests|src)/[a-z_/0-9]+\.rs)::([a-z_0-9]+)`").expect("valid");
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).collect();
-    let told = rows.iter().filter(|row| !row.starts_with("| fault") && !row.starts_with("| ---"));
+    let told = rows.iter().filter(|row| !row.starts_with(head) && !row.starts_with("| ---"));
     let mut links = 0;
     for row in told {
         let linked: Vec<_> = link.captures_iter(row).collect();
@@ -171,7 +184,7 @@ fn every_failure_that_is_told_is_tested() {
             links += 1;
         }
     }
-    assert!(links > 30, "only {links} links were found: the table's form has changed");
+    links
 }
 
 /// Who is woken by an alert finds its section.

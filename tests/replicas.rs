@@ -18,7 +18,7 @@ use replicas::door::{Door, Keep};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use support::{
-    AuditEvent, Daemon, Ground, Shop, Stage, eventually,
+    AuditEvent, Daemon, Ground, Shop, Stage, eventually, now,
     stage::{SOON, TOKEN, VERDICT_LIMIT},
 };
 
@@ -188,6 +188,42 @@ async fn a_follower_goes_on_with_the_streak_of_a_leader_that_was_killed() {
         (1, 1),
         "{topics:?}"
     );
+    follower.terminate().await;
+}
+
+/// The leader's patch moved traffic, and it is killed before it hears so: whoever follows owes the message and the proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flip_whose_leader_was_killed_is_told_and_proven_by_the_next() {
+    let Some(stage) = Stage::open("a_flip_whose_leader_was_killed_is_told_and_proven_by_the_next", "").await else {
+        return;
+    };
+    let door = Door::open(&stage.cluster).await;
+    let mut leader = behind(&stage, "first", &door);
+    wait_leading(&leader, VERDICT_LIMIT).await;
+    let mut follower = replica(&stage, "second", 1);
+    watched(&stage, &mut leader, &mut follower).await;
+    door.keep(Method::PATCH, &service_path(&stage), Keep::Answer);
+
+    stage.shop.set_errors("green", 0.3);
+    tokio::time::timeout(VERDICT_LIMIT, door.caught())
+        .await
+        .expect("its patch comes by");
+    leader.process.kill();
+    assert_eq!(stage.shop.selected().await, "blue", "the API server has carried it out");
+    wait_leading(&follower, VERDICT_LIMIT).await;
+    only_flip_is_of(&stage, &mut follower).await;
+    stage.wait_topic("rollback_completed", SOON).await;
+    // Replicas share no disk: what the dead one had told already is told once more, by the name it had.
+    let of_it = |topic: &str| {
+        let told = stage.chat.deliveries();
+        let told = told
+            .iter()
+            .filter(|one| one.path == "/webhook" && one.body["data"]["topic"] == topic);
+        told.map(|one| one.body["id"].to_string()).collect::<Vec<_>>()
+    };
+    let (mut initiated, completed) = (of_it("rollback_initiated"), of_it("rollback_completed"));
+    initiated.dedup();
+    assert_eq!((initiated.len(), completed.len()), (1, 1), "{initiated:?} {completed:?}");
     follower.terminate().await;
 }
 
@@ -397,11 +433,14 @@ async fn shards_are_shared_out_taken_over_and_handed_over() {
     }
 
     // One comes: when it has watched for a while it is given its share, each shard without a gap.
+    let came = now();
     let mut fourth = replica(&ground, "fourth", 4);
     wait_loads("the newcomer to be given half", &ground, |loads| {
         loads.iter().all(|(_, count)| *count == 2)
     })
     .await;
+    let watched = now().duration_since(came).unsigned_abs();
+    assert!(watched >= DURATION * 2, "it was given its share after {watched:?}");
     first.terminate().await;
     wait_loads("the newcomer to lead all", &ground, |loads| loads == [("fourth".to_owned(), 4)]).await;
     fourth.terminate().await;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Monitor, act::Step, show, tell};
 use crate::{
-    model::{Actor, Color, GuardId, Moment, Relief, TimelineEntry, Traffic, isolated_label},
+    model::{Actor, Color, FlipRecord, GuardId, Moment, Relief, TimelineEntry, Traffic, isolated_label},
     router::{HeldPod, ReliefOrder, Relieved, RouterError},
 };
 
@@ -88,9 +88,7 @@ impl Monitor {
         let started_at = self.started_at;
         let Some(guard) = self.guards.get_mut(id) else { return };
         let connections = guard.spec.connections;
-        let Some(flip) = traffic.ledger.last().filter(|flip| flip.bad && flip.to == traffic.active) else {
-            return;
-        };
+        let Some(flip) = behind(traffic) else { return };
         let relief = &mut guard.relief;
         let waits = arriving || guard.flipping || relief.asking || relief.again.is_some_and(|again| now < again);
         let over = relief.over.as_ref() == Some(&flip.incident) || show::since(now, flip.at) > RELIEVED_FOR;
@@ -200,6 +198,12 @@ impl Monitor {
     }
 }
 
+/// The flip whose pods may go: a rollback, while traffic is where it led. What a person's switch leaves is called bad by nobody.
+fn behind(traffic: &Traffic) -> Option<&FlipRecord> {
+    let newest = traffic.ledger.last()?;
+    (newest.bad && newest.to == traffic.active).then_some(newest)
+}
+
 /// Which pods went, and where they can be found.
 fn taken(action: Relief, pods: &[String], incident: &str) -> String {
     let mut names = pods.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
@@ -223,4 +227,42 @@ fn waits(action: Relief, first: &HeldPod, left: u32) -> String {
         format!("{left} pods are")
     };
     format!("{pods} not {word} yet. {}: {}", first.pod, first.why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::resume::tests::{flip, traffic},
+        *,
+    };
+
+    #[test]
+    fn only_what_a_rollback_left_goes_and_only_while_traffic_is_where_it_led() {
+        let rollback = flip("i1", 5);
+        let switch = FlipRecord {
+            bad: false,
+            ..rollback.clone()
+        };
+        let (to, from) = (rollback.to.as_str(), rollback.from.as_str());
+        assert_eq!(behind(&traffic(to, &[&rollback])), Some(&rollback));
+        assert_eq!(behind(&traffic(from, &[&rollback])), None, "somebody moved it back");
+        assert_eq!(behind(&traffic(to, &[&switch])), None, "a person's switch");
+        assert_eq!(behind(&traffic(to, &[&rollback, &switch])), None, "which came later");
+    }
+
+    #[test]
+    fn pods_stay_until_their_evidence_is_whole_or_its_time_is_over() {
+        let mut relief = Relieving::default();
+        let (long, deadline) = (Duration::from_secs(3600), Duration::from_secs(60));
+        let capture = relief.capturing("i1");
+        assert!(
+            !relief.captured("i1", long, deadline),
+            "it is being captured, however long that takes"
+        );
+        capture.cancel();
+        assert!(relief.captured("i1", Duration::ZERO, deadline));
+        // Of an earlier run's incident nobody says when it is whole.
+        assert!(!relief.captured("i0", Duration::ZERO, deadline));
+        assert!(relief.captured("i0", deadline, deadline));
+    }
 }

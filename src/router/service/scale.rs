@@ -132,3 +132,38 @@ fn scale(deployment: &Deployment, replicas: u32) -> Scale {
         status: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn autoscaler(min: Option<i32>, kind: &str, name: &str) -> HorizontalPodAutoscaler {
+        let target = json!({"apiVersion": "apps/v1", "kind": kind, "name": name});
+        let spec = json!({"minReplicas": min, "maxReplicas": 6, "scaleTargetRef": target});
+        serde_json::from_value(json!({"metadata": {"name": "hpa"}, "spec": spec})).expect("an autoscaler")
+    }
+
+    #[test]
+    fn an_autoscalers_bounds_go_before_what_was_asked_for() {
+        let own = bounds(&autoscaler(Some(3), "Deployment", "web-blue"), "web-blue").expect("its own");
+        assert_eq!([1, 4, 9].map(|wanted| own.within(wanted)), [3, 4, 6]);
+        let without = bounds(&autoscaler(None, "Deployment", "web-blue"), "web-blue").expect("its own");
+        assert_eq!(without.within(1), 1, "Kubernetes reads no minimum as one");
+        assert!(bounds(&autoscaler(Some(3), "Deployment", "web-green"), "web-blue").is_none());
+        assert!(bounds(&autoscaler(Some(3), "StatefulSet", "web-blue"), "web-blue").is_none());
+    }
+
+    #[test]
+    fn the_scale_is_that_of_the_deployment_that_was_read() {
+        let read = json!({"metadata": {"name": "web-blue", "uid": "u", "resourceVersion": "7"}, "spec": {"selector": {}, "template": {}}});
+        let scale = scale(&serde_json::from_value(read).expect("a Deployment"), 3);
+        assert_eq!(
+            scale.metadata.resource_version.as_deref(),
+            Some("7"),
+            "a change in between makes it fail"
+        );
+        assert_eq!(scale.spec.and_then(|spec| spec.replicas), Some(3));
+    }
+}

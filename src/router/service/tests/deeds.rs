@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{color, order, service, shop};
 use crate::{
-    model::{GuardSpec, Mode, Pause},
-    router::{self, Flip, RouteEvent, Router as _, RouterError},
+    model::{GuardSpec, Mode, Pause, Relief},
+    router::{self, Flip, ReliefOrder, Relieved, RouteEvent, Router as _, RouterError},
 };
 
 const WEB: &str = "/api/v1/namespaces/shop/services/web";
@@ -145,6 +145,85 @@ async fn a_color_that_was_moved_again_is_told_at_once() {
     );
     let problem = verified.expect("read").problem.expect("a problem");
     assert!(problem.contains("selects \"web-green\" and not \"web-blue\""), "{problem}");
+}
+
+fn relief(at_once: u32) -> ReliefOrder {
+    ReliefOrder {
+        left: color("green"),
+        to: color("blue"),
+        before: Timestamp::from_second(1_800_000_000).expect("in range"),
+        incident: "shop.web_x".into(),
+        action: Relief::Evict,
+        at_once,
+    }
+}
+
+/// Answers every look at where traffic goes: the Service selects blue, and these pods are its endpoints; both pods of blue are Ready.
+async fn arriving(server: &mut super::Server, endpoints: &[&str], looks: usize) {
+    let pods = json!({"kind": "PodList", "metadata": {}, "items": [{"metadata": {"name": "b1"}}, {"metadata": {"name": "b2"}}]});
+    for _ in 0..looks {
+        server.expect("GET", WEB, 200, service("web", "web-blue", "9", None)).await;
+        for _ in 0..2 {
+            let asked = server.asked().await;
+            let answer = if asked.path == SLICES { slices(endpoints) } else { pods.clone() };
+            asked.answer(200, &answer);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pod_is_taken_away_before_traffic_is_seen_on_the_other_color() {
+    let (router, _feed, mut server) = shop(&["blue", "green"], None);
+    let order = relief(1);
+    let went = tokio::select! {
+        went = router.relieve(&order) => went,
+        () = async {
+            server.expect("GET", WEB, 200, service("web", "web-blue", "9", None)).await;
+            // The old color's pod stays among the endpoints, however long that is looked at.
+            arriving(&mut server, &["b1", "g1"], 10_000).await;
+        } => panic!("it looks for ever"),
+    };
+    let Relieved::NotYet(problem) = went.expect("read") else {
+        panic!("pods were taken away");
+    };
+    assert!(problem.contains("still sends traffic to pod \"g1\""), "{problem}");
+}
+
+#[tokio::test]
+async fn nothing_is_taken_away_once_traffic_is_elsewhere() {
+    let (router, _feed, mut server) = shop(&["blue", "green"], None);
+    let order = relief(1);
+    let (went, ()) = tokio::join!(router.relieve(&order), async {
+        server.expect("GET", WEB, 200, service("web", "web-green", "9", None)).await;
+        server.rests().await;
+    });
+    assert_eq!(went.expect("read"), Relieved::Elsewhere);
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_pods_go_at_once_as_is_configured() {
+    for at_once in [1, 2] {
+        let (router, _feed, mut server) = shop(&["blue", "green"], None);
+        let order = relief(at_once);
+        let pod = |name: &str| json!({"metadata": {"name": name, "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z"}});
+        let green = json!({"kind": "PodList", "metadata": {}, "items": [pod("g1"), pod("g2"), pod("g3")]});
+        let (went, ()) = tokio::join!(router.relieve(&order), async {
+            server.expect("GET", WEB, 200, service("web", "web-blue", "9", None)).await;
+            arriving(&mut server, &["b1", "b2"], 1).await;
+            server.expect("GET", PODS, 200, green).await;
+            for name in 1..=at_once {
+                let eviction = format!("{PODS}/g{name}/eviction");
+                server
+                    .expect("POST", &eviction, 201, json!({"kind": "Status", "status": "Success"}))
+                    .await;
+            }
+            server.rests().await;
+        });
+        let Relieved::Batch { done, held, left } = went.expect("done") else {
+            panic!("no batch");
+        };
+        assert_eq!((done.len(), held.len(), left), (at_once as usize, 0, 3 - at_once));
+    }
 }
 
 /// Answers every review, allowing all but patches, until the client is done.
