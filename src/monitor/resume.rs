@@ -15,12 +15,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use backon::{ExponentialBuilder, Retryable};
 use jiff::Timestamp;
 
-use super::{
-    Guarded, Monitor,
-    act::{self, Reply},
-    arrive::Arrival,
-    hold, keep, show, tell,
-};
+use super::{Guarded, Monitor, act::Reply, arrive::Arrival, hold, keep, show, tell};
 use crate::model::{
     Actor, AuditEntry, Case, FlipRecord, GuardId, GuardSpec, Incident, IncidentOutcome, Mode, Moment, Path, Release, RouteSpec, RuleKind,
     RuleName, TimelineEntry, Topic, Trigger, View, file_segment,

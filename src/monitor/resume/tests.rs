@@ -1,7 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
-use crate::model::{Color, ColorSpec, Connections, EvidenceSpec, Ledger, Policy, Seen, ServiceRoute, Side, settings::EvidenceSettings};
+use crate::{
+    model::{Color, ColorSpec, Connections, EvidenceSpec, Ledger, Policy, Seen, ServiceRoute, Side, settings::EvidenceSettings},
+    monitor::act,
+};
 
 /// When this run began.
 const STARTED: i64 = 1_800_000_000;
