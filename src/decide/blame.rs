@@ -10,6 +10,7 @@ use crate::model::{RuleKind, RuleName};
 
 use super::{
     bound::Share,
+    clock::elapsed,
     judge::{Confirmed, Judge},
     limits::{self, Limits},
     meter::Meter,
@@ -83,12 +84,20 @@ impl Before {
 }
 
 /// What a meter has measured from one time to another, if anything.
-pub(super) fn measured(meter: &Meter, from: Timestamp, to: Timestamp) -> Option<Baseline> {
+///
+/// A few seconds are not those minutes: where less than half of them was measured (after a restart, another configuration, an outage of
+/// Prometheus), what was over the threshold in the sum only, and most times was not, is left out. A blip would excuse whatever came
+/// after it.
+pub(super) fn measured(meter: &Meter, judge: &Judge, from: Timestamp, to: Timestamp) -> Option<Baseline> {
     if let Some(number) = meter.numbers.median(from, to) {
         return Some(Baseline::Number(number));
     }
-    let Share { bad, total } = meter.window.since(from);
-    (total > 0.0).then_some(Baseline::Counted { bad, total })
+    let share = meter.window.since(from);
+    let threshold = limits::share(&judge.rule.kind);
+    let (mostly, known) = meter.window.mostly_over(from, threshold);
+    let is_blip = known < elapsed(to, from) / 2 && !mostly;
+    let Share { bad, total } = share;
+    (total > 0.0 && !(is_blip && share.over(threshold))).then_some(Baseline::Counted { bad, total })
 }
 
 /// Whether the previous color was surely over the threshold before the switch; `said` is what the source itself says

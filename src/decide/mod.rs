@@ -461,7 +461,10 @@ impl Engine {
     fn measured_before(&self, from: &Color, since: Timestamp) -> BTreeMap<RuleName, Baseline> {
         let start = before(since, self.spec.policy.slow_window);
         let meters = self.meters.get(from).into_iter().flatten();
-        let measured = |(rule, meter): (&RuleName, &Meter)| Some((rule.clone(), blame::measured(meter, start, since)?));
+        let measured = |(rule, meter): (&RuleName, &Meter)| {
+            let judge = self.judges.iter().find(|judge| judge.rule.name == *rule)?;
+            Some((rule.clone(), blame::measured(meter, judge, start, since)?))
+        };
         meters.filter_map(measured).collect()
     }
 

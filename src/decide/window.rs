@@ -107,6 +107,23 @@ impl Window {
             .fold(Share::default(), |sum, piece| sum.plus(piece.share))
     }
 
+    /// Of what started at `from` or later: whether the fraction was over a threshold most times, and the time that all of it spans.
+    pub(super) fn mostly_over(&self, from: Timestamp, threshold: f64) -> (bool, Duration) {
+        let pieces: Vec<&Piece> = self.merged.iter().chain(&self.pieces).filter(|piece| piece.from >= from).collect();
+        // Several targets of one look end together.
+        let looks = pieces.chunk_by(|one, next| one.to == next.to);
+        let share = |look: &[&Piece]| look.iter().fold(Share::default(), |sum, piece| sum.plus(piece.share));
+        let (over, under): (Vec<bool>, Vec<bool>) = looks.map(|look| share(look).over(threshold)).partition(|over| *over);
+        let span = match (
+            pieces.iter().map(|piece| piece.from).min(),
+            pieces.iter().map(|piece| piece.to).max(),
+        ) {
+            (Some(first), Some(last)) => elapsed(last, first),
+            _ => Duration::ZERO,
+        };
+        (over.len() > under.len(), span)
+    }
+
     /// Forgets everything: after a clock step, "the last minutes" mean nothing.
     pub(super) fn clear(&mut self) {
         self.merged.clear();

@@ -77,6 +77,18 @@ fn what_was_bad_before_the_switch_excuses_a_release_that_is_seen_after_it() {
 }
 
 #[test]
+fn a_blip_that_is_all_that_was_measured_before_the_switch_does_not_excuse() {
+    story(
+        "t=0
+         t=5..10   500/0
+         t=15..20  500/150
+         t=25      500/0  switch -> note switched
+         t=30..35  500/60 -> breach
+         t=40      500/60 -> rollback",
+    );
+}
+
+#[test]
 fn what_was_bad_before_a_release_in_place_is_not_that_releases_fault() {
     story(
         "t=0
