@@ -49,7 +49,7 @@ use crate::{
     cluster::{Cluster, Replicas},
     config::Config,
     decide::{Engine, record::Recorder},
-    evidence::Keeper,
+    evidence::{self, Keeper},
     metrics::Metrics,
     model::{
         Actor, Clock, Color, Command, CommandError, CommandReply, ConfigStatus, Decision, FleetStatus, GuardId, GuardSpec, Incident,
@@ -125,6 +125,8 @@ pub struct World {
     pub measure: Arc<OpenMeasure>,
     /// Makes what delivers to a chat.
     pub notifier: notify::Opener,
+    /// Draws the pictures of bundles.
+    pub pen: evidence::report::Pen,
 }
 
 impl World {
@@ -141,6 +143,7 @@ impl World {
                 Ok(Arc::new(observer))
             }),
             notifier: Arc::new(notify::open),
+            pen: evidence::report::PEN,
         }
     }
 }
@@ -267,7 +270,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
     let now = world.clock.now();
     let metrics = Metrics::new().map_err(MonitorError::Metrics)?;
     let observer = (world.measure)(config, &metrics).map_err(MonitorError::Observe)?;
-    let keeper = Keeper::open(config.data_dir.clone(), config.evidence.clone(), metrics.clone());
+    let keeper = Keeper::open_with(config.data_dir.clone(), config.evidence.clone(), metrics.clone(), world.pen);
     let keeper = Arc::new(match &config.replicas {
         Some(replicas) => keeper.of_replica(&replicas.identity),
         None => keeper,

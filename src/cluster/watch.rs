@@ -115,6 +115,7 @@ where
                 continue;
             };
             let (failed, lived) = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 // New clients: the old ones' watch is not worth finishing.
                 changed = link.changed() => match changed {

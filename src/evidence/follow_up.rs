@@ -55,7 +55,7 @@ impl Keeper {
                     space.with(|| second.note(|incident| plan::followed_up(incident, &missing, now)))?;
                 }
                 let mut missing = missing.clone();
-                if let Err(error) = space.with(|| report::write(&second.building)) {
+                if let Err(error) = space.report(&second.building) {
                     missing.push(format!("report: {error}"));
                 }
                 let contents = disk::contents_beside(&second.building, Some(&second.sealed))?;

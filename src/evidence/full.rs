@@ -5,7 +5,7 @@
 //! not waited for.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +18,7 @@ use tracing::{error, warn};
 
 use super::{
     disk::{self, EvidenceError},
+    report::{self, PEN, Pen},
     retention,
 };
 use crate::model::settings::EvidenceSettings;
@@ -36,6 +37,8 @@ pub(super) struct Space {
     hopeless: Arc<AtomicBool>,
     /// Held by who makes room, so that two who find the disk full do not give up twice as much.
     making_room: Arc<Mutex<()>>,
+    /// Draws the pictures of reports.
+    pen: Pen,
 }
 
 impl Space {
@@ -45,7 +48,18 @@ impl Space {
             settings,
             hopeless: Arc::default(),
             making_room: Arc::default(),
+            pen: PEN,
         }
+    }
+
+    /// The same, whose reports get their pictures from another pen.
+    pub(super) fn drawn_by(self, pen: Pen) -> Self {
+        Self { pen, ..self }
+    }
+
+    /// Writes the report of a bundle from what lies in its folder: see [`report::write_with`].
+    pub(super) fn report(&self, folder: &Path) -> Result<(), EvidenceError> {
+        self.with(|| report::write_with(folder, self.pen))
     }
 
     /// Writes, and where the disk is full makes room and writes again, a few times.

@@ -61,6 +61,7 @@ use disk::{Amended, Edit};
 use full::Space;
 use plan::Plan;
 use renew::Renewals;
+use report::{PEN, Pen};
 use scrub::Scrub;
 use shelf::Shelf;
 
@@ -116,6 +117,8 @@ pub struct Keeper {
     desk: Arc<Desk>,
     /// Reports that are to be made anew.
     renewals: Arc<Renewals>,
+    /// Draws their pictures.
+    pen: Pen,
 }
 
 impl Keeper {
@@ -123,6 +126,12 @@ impl Keeper {
     /// or hangs is told, loudly, and keeps nobody from guarding: every incident tries anew.
     #[must_use]
     pub fn open(data_dir: PathBuf, settings: EvidenceSettings, metrics: Metrics) -> Self {
+        Self::open_with(data_dir, settings, metrics, PEN)
+    }
+
+    /// [`Self::open`], with who draws the pictures of reports.
+    #[must_use]
+    pub fn open_with(data_dir: PathBuf, settings: EvidenceSettings, metrics: Metrics, pen: Pen) -> Self {
         let incidents = data_dir.join(disk::INCIDENTS);
         let folder = incidents.clone();
         let opened = disk::at_start(OPEN_TIMEOUT, "open", incidents.clone(), move || {
@@ -147,6 +156,7 @@ impl Keeper {
             captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
             desk: Arc::default(),
             renewals: Arc::default(),
+            pen,
         };
         keeper.look_for_old_reports();
         keeper
@@ -269,7 +279,7 @@ impl Keeper {
     }
 
     fn space(&self) -> Space {
-        Space::new(self.incidents.clone(), Arc::clone(&self.settings))
+        Space::new(self.incidents.clone(), Arc::clone(&self.settings)).drawn_by(self.pen)
     }
 
     /// Adds a line to an incident's story, such as its recovery; `MANIFEST.sha256` follows at once, the report soon.

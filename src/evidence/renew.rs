@@ -135,7 +135,7 @@ fn next_version(incidents: &Path, id: &str, edit: &Edit, space: &Space) -> Resul
             let _edit = edit.hold();
             space.with(|| next.note(|_| {}))?;
         }
-        space.with(|| report::write(&next.building))?;
+        space.report(&next.building)?;
         let contents = disk::contents_beside(&next.building, Some(&next.sealed))?;
         let _edit = edit.hold();
         // A line may have come meanwhile: it stays, and has the report made once more.

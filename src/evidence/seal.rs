@@ -3,7 +3,6 @@
 use super::{
     disk::{self, Bundle, Edit, EvidenceError},
     full::Space,
-    report,
 };
 
 /// Completes a bundle and returns what it lacks. Where the disk leaves no room, the case and its record are kept alone.
@@ -17,7 +16,7 @@ pub(super) fn seal(bundle: &Bundle, mut missing: Vec<String>, edit: &Edit, space
         let _edit = edit.hold();
         space.with(|| disk::seal(bundle, &contents))
     };
-    let report = |missing: &mut Vec<String>| match space.with(|| report::write(&bundle.partial)) {
+    let report = |missing: &mut Vec<String>| match space.report(&bundle.partial) {
         Ok(()) => Ok(()),
         // Without it the bundle is one all the same.
         Err(error) => {

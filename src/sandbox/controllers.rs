@@ -22,11 +22,11 @@ const LAG: Duration = Duration::from_millis(5);
 pub(super) async fn run(api: Api, stop: CancellationToken) {
     let mut newest = api.newest();
     loop {
-        newest.borrow_and_update();
+        newest.catch_up();
         pass(&api);
         tokio::select! {
             () = stop.cancelled() => return,
-            changed = newest.changed() => if changed.is_err() { return },
+            () = newest.changed() => {}
         }
         tokio::time::sleep(LAG).await;
     }

@@ -110,7 +110,7 @@ impl Node {
             self.look().await;
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = newest.changed() => if changed.is_err() { return },
+                () = newest.changed() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

@@ -76,6 +76,10 @@ impl World {
                 }
                 Vec::new()
             }
+            Deed::Hurry => {
+                self.with(|state| state.hurry = !calm);
+                Vec::new()
+            }
             Deed::Ask { daemon, rollback } => {
                 self.ask(daemon, rollback);
                 Vec::new()

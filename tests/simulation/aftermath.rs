@@ -16,20 +16,20 @@ use crate::{chats::Heard, invariants::Flip, script::CHATS, truth, world::World};
 const WRITTEN: Duration = Duration::from_secs(1);
 
 impl World {
+    /// What is not there yet, and must be there in the end.
+    pub fn missing(&self) -> Vec<String> {
+        let folders: Vec<_> = (0..self.setup.replicas).map(|daemon| self.data(daemon).join("incidents")).collect();
+        let flips = self.judge(|judge| judge.flips.clone());
+        let mut missing: Vec<String> = flips.iter().flat_map(|flip| self.owed(flip, &folders)).collect();
+        missing.extend(doubles(&folders));
+        missing.extend(self.preview_left_behind(&folders));
+        missing
+    }
+
     /// Looks at what the daemons left behind.
     pub fn at_end(&self) {
-        let folders: Vec<_> = (0..self.setup.replicas).map(|daemon| self.data(daemon).join("incidents")).collect();
         let age = self.story.age();
-        let flips = self.judge(|judge| judge.flips.clone());
-        for flip in &flips {
-            for broken in self.owed(flip, &folders) {
-                self.judge(|judge| judge.violated(age, &broken));
-            }
-        }
-        for broken in doubles(&folders) {
-            self.judge(|judge| judge.violated(age, &broken));
-        }
-        if let Some(broken) = self.preview_left_behind(&folders) {
+        for broken in self.missing() {
             self.judge(|judge| judge.violated(age, &broken));
         }
         let spoken = self.judge(|judge| judge.messages.clone());

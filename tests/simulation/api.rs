@@ -3,16 +3,20 @@
 //! What the road does to a request is drawn by seed from the troubles that are on. Whether a write was carried out is
 //! seen here, where it happens, and told to the world before any answer travels back.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::body::{Body, BodyDataStream, Bytes, to_bytes};
 use futures::StreamExt as _;
 use http::{Method, Request, Response, StatusCode, header};
 use serde_json::json;
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 use tower::{BoxError, ServiceExt as _};
 
-use crate::world::{SERVICE, World};
+use crate::world::{LEASE, SERVICE, World};
 
 /// How long a watch may be silent before the transport gives it up: a watch request lasts 30 s, and 5 s are the margin.
 const SILENCE: Duration = Duration::from_secs(35);
@@ -57,6 +61,24 @@ pub struct Road {
     pub cuts: u64,
     /// So much later than it happened does everything arrive.
     pub lag: Duration,
+}
+
+/// A daemon's road, and those who wait for it to change: woken in the order in which they wait, unlike those of a `watch` channel.
+#[derive(Debug, Default)]
+pub struct Signpost {
+    road: Mutex<Road>,
+    changed: Notify,
+}
+
+impl Signpost {
+    pub fn road(&self) -> Road {
+        *self.road.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set(&self, road: Road) {
+        *self.road.lock().unwrap_or_else(PoisonError::into_inner) = road;
+        self.changed.notify_waiters();
+    }
 }
 
 /// One daemon's way to the API server.
@@ -167,7 +189,7 @@ impl Sent {
     async fn perform(self, request: Request<Bytes>) -> Result<Response<Body>, BoxError> {
         let Self { at, way } = self;
         let what = request.uri().to_string();
-        let write = request.method() != Method::GET;
+        let (write, path) = (request.method() != Method::GET, request.uri().path().to_owned());
         let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
         let before = write.then(|| way.world.plane.get(SERVICE)).flatten();
         let answered = way.world.server.clone().oneshot(request.map(Body::from)).await;
@@ -175,8 +197,12 @@ impl Sent {
         if write {
             let after = way.world.plane.get(SERVICE);
             way.world.written(way.daemon, at, before.as_deref(), after.as_deref());
-            if before != after {
-                way.world.patch_applied(way.daemon);
+            if LEASE.starts_with(path.as_str()) && response.status().is_success() {
+                way.world.leased();
+            }
+            if before != after && !way.world.patch_applied(way.daemon) {
+                // Killed before it hears of it.
+                std::future::pending::<()>().await;
             }
         }
         Ok(if watch { watched(&way, what, response) } else { response })
@@ -199,7 +225,7 @@ fn refusal(code: u16) -> Response<Body> {
 /// An open watch on the road.
 struct Watched {
     lines: BodyDataStream,
-    road: watch::Receiver<Road>,
+    signpost: Arc<Signpost>,
     cuts: u64,
     ended: bool,
     _ended: Ended,
@@ -208,11 +234,11 @@ struct Watched {
 /// Lets an open watch feel the road.
 fn watched(way: &Way, what: String, response: Response<Body>) -> Response<Body> {
     let (parts, body) = response.into_parts();
-    let road = way.world.road(way.daemon);
-    let cuts = road.borrow().cuts;
+    let signpost = way.world.signpost(way.daemon);
+    let cuts = signpost.road().cuts;
     let watched = Watched {
         lines: body.into_data_stream(),
-        road,
+        signpost,
         cuts,
         ended: false,
         _ended: Ended { way: way.clone(), what },
@@ -232,14 +258,15 @@ impl Watched {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         let silence = Instant::now() + SILENCE;
         loop {
-            let road = *self.road.borrow_and_update();
+            let changed = self.signpost.changed.notified();
+            let road = self.signpost.road();
             if road.cuts != self.cuts {
                 // Half of the time as a clean end, which is what a killed server gives.
                 return (road.cuts.is_multiple_of(2)).then(|| Err(io::ErrorKind::ConnectionReset.into()));
             }
             tokio::select! {
                 biased;
-                changed = self.road.changed() => if changed.is_err() { return None },
+                () = changed => {}
                 () = tokio::time::sleep_until(silence) => return Some(Err(io::ErrorKind::TimedOut.into())),
                 line = self.lines.next(), if !road.stalled => {
                     let line = line?;

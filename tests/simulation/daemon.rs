@@ -19,13 +19,18 @@ use std::{
 
 use flipback::{
     cluster::Cluster,
+    evidence::report::PEN,
     monitor::{self, COMMANDS_MAX},
+    plot::{Plot, PlotError, Theme},
     serve::Request,
 };
 use tokio::{sync::mpsc, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{api::Way, chats::Chat, measure::Prometheus, world::World};
+
+/// One world in so many has its pictures drawn.
+const DRAWN: u64 = 64;
 
 /// What a kill may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +103,8 @@ impl Future for Mortal {
             self.world.crash(self.daemon, down);
             return Poll::Pending;
         }
+        // What it draws depends on nobody else.
+        self.world.shuffle(self.daemon, "poll");
         self.inner.as_mut().poll(context)
     }
 }
@@ -173,17 +180,19 @@ impl World {
         look(&mut self.daemons.lock().unwrap_or_else(PoisonError::into_inner)[daemon])
     }
 
-    /// The moment that a kill may have waited for.
-    pub fn burn(&self, daemon: usize, moment: Moment) {
+    /// The moment that a kill may have waited for; for how long it is down where that is at once.
+    pub fn burn(&self, daemon: usize, moment: Moment) -> Option<Duration> {
         self.daemon(daemon, |one| {
-            let Some(index) = one.fuses.iter().position(|fuse| fuse.moment == moment) else {
-                return;
-            };
-            let Some(life) = &one.life else { return };
+            let index = one.fuses.iter().position(|fuse| fuse.moment == moment)?;
+            let life = one.life.as_ref()?;
             let fuse = one.fuses.remove(index);
+            if moment == Moment::Applied && fuse.polls == 0 {
+                return Some(fuse.down);
+            }
             *life.down.lock().unwrap_or_else(PoisonError::into_inner) = fuse.down;
             life.left.store(fuse.polls, Ordering::Relaxed);
-        });
+            None
+        })
     }
 
     /// What a daemon stands on.
@@ -210,8 +219,14 @@ impl World {
                     name: chat.name.clone(),
                 })
             }),
+            pen: if self.setup.seed.is_multiple_of(DRAWN) { PEN } else { sketch },
         }
     }
+}
+
+/// The picture of a bundle that nobody will look at: drawing one takes as long as half of a world.
+fn sketch(_: &Plot, _: Theme) -> Result<Vec<u8>, PlotError> {
+    Ok(b"\x89PNG\r\n\x1a\n".to_vec())
 }
 
 /// Who a daemon is among the replicas.

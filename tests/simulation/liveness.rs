@@ -56,6 +56,8 @@ pub struct Dues {
     pub now: Duration,
     /// How long a flip may take from when it could be made, decided and sent.
     pub flip_bound: Duration,
+    /// How long after a switch every rule may flip; later only the slow ones do.
+    watch: Duration,
     errors: Due,
     empty: Due,
     refused: Due,
@@ -75,6 +77,7 @@ impl Dues {
         Self {
             now: Duration::ZERO,
             flip_bound: detect + POLL + RECOVER + if setup.replicas > 1 { LEASE } else { Duration::ZERO },
+            watch: setup.watch,
             errors: Due::default(),
             empty: Due::default(),
             refused: Due::default(),
@@ -134,7 +137,8 @@ impl Judge {
         let reach = all(&|daemon| !weather.api(daemon));
         let see = all(&|daemon| weather.lies(daemon).is_empty());
         let chats = CHATS.iter().all(|chat| weather.mood(chat).is_none());
-        let sound = settled && reach && see;
+        let watched = now.saturating_sub(self.switched) + POLL < self.dues.watch;
+        let sound = settled && reach && see && watched;
         if let Some(active) = active {
             self.due_flip(now, active, truth, sound, paused, chats);
         } else {

@@ -16,6 +16,9 @@ pub const CHATS: [&str; 2] = ["ops", "dev"];
 /// Nobody releases or meddles before; the daemons have long seen the world by then.
 const QUIET_START: u64 = 45;
 
+/// The policy's `watch`, where a world has no shorter one.
+const WATCH: Duration = Duration::from_secs(30 * 60);
+
 /// One thing somebody does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Deed {
@@ -36,6 +39,8 @@ pub enum Deed {
     Redeploy,
     /// Somebody points the Service at the other color by hand.
     Swap,
+    /// When the next patch of a daemon sets out, somebody points the Service at the other color first.
+    Hurry,
     /// Somebody asks a daemon to roll back, or to switch.
     Ask {
         daemon: usize,
@@ -114,6 +119,8 @@ pub struct Setup {
     pub scrape: Duration,
     pub preview: bool,
     pub cooldown: Duration,
+    /// How long after a switch every rule may flip, and after a rollback none may.
+    pub watch: Duration,
     /// When everything calms down.
     pub calm: Duration,
     /// When it ends.
@@ -140,6 +147,7 @@ impl Setup {
             scrape: Duration::from_secs(chance.one_of(&[5, 5, 2, 10])),
             preview: chance.happens(0.5),
             cooldown: Duration::from_secs(chance.one_of(&[60, 180, 600])),
+            watch: WATCH,
             calm,
             end: calm + SETTLE,
             deeds: vec![(calm, Deed::Calm)],
@@ -153,8 +161,25 @@ impl Setup {
             let deed = trouble(&mut chance, replicas);
             setup.at(&mut chance, length, deed);
         }
+        setup.embellish(length);
         setup.deeds.sort_by_key(|(at, _)| *at);
         setup
+    }
+
+    /// What some worlds have besides.
+    fn embellish(&mut self, length: u64) {
+        let mut chance = Chance::new(self.seed, 3);
+        if chance.happens(0.25) {
+            self.watch = Duration::from_secs(chance.one_of(&[120, 240]));
+            // Both what was restored and what was left are there when it is over.
+            if chance.happens(0.5) {
+                let lasts = chance.span(30, 90);
+                self.at(&mut chance, length, Deed::Outage { active: true, lasts });
+            }
+        }
+        if chance.happens(0.15) {
+            self.at(&mut chance, length, Deed::Hurry);
+        }
     }
 
     fn at(&mut self, chance: &mut Chance, length: u64, deed: Deed) {
@@ -286,7 +311,7 @@ impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} daemon(s), {} pods per color, {} requests/s{}, scraped every {} s, cooldown {} s{}, trouble until {}, over at {}",
+            "{} daemon(s), {} pods per color, {} requests/s{}, scraped every {} s, cooldown {} s, watch {} s{}, trouble until {}, over at {}",
             self.replicas,
             self.pods,
             self.rate,
@@ -297,6 +322,7 @@ impl fmt::Display for Setup {
             },
             self.scrape.as_secs(),
             self.cooldown.as_secs(),
+            self.watch.as_secs(),
             if self.preview { ", with a preview Service" } else { "" },
             crate::story::clock(self.calm),
             crate::story::clock(self.end)

@@ -28,6 +28,7 @@ fn a_bad_release(deeds: &[(Duration, Deed)]) -> Setup {
         scrape: Duration::from_secs(5),
         preview: true,
         cooldown: Duration::from_secs(60),
+        watch: Duration::from_secs(30 * 60),
         calm,
         end: calm + SETTLE,
         deeds: vec![(Duration::from_secs(60), release), (calm, Deed::Calm)],
@@ -187,4 +188,126 @@ fn what_a_killed_daemon_moved_is_told_proven_and_brought_along_by_its_next_life(
     let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(50), light)]));
     assert_eq!(flips.len(), 1, "{}", outcome.told());
     assert!(told(&outcome).contains(&Topic::RollbackCompleted), "{}", outcome.told());
+}
+
+/// Its patch takes 3 s, and it dies with it: what was begun beside the flip is all that tells why.
+#[test]
+fn why_it_was_decided_is_on_disk_before_the_patch_is_answered() {
+    let slow = Fault::Api {
+        who: None,
+        on: Requests::Writes,
+        trouble: Trouble::Slow(Duration::from_secs(3)),
+        share: 1.0,
+    };
+    let fault = Deed::Fault {
+        fault: slow,
+        lasts: Duration::from_secs(60),
+    };
+    let fuse = crate::daemon::Fuse {
+        moment: crate::daemon::Moment::Applied,
+        polls: 0,
+        down: Duration::from_secs(3),
+    };
+    let light = Deed::Light { daemon: 0, fuse };
+    let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(50), light), (Duration::from_secs(81), fault)]));
+    assert_eq!(flips.len(), 1, "{}", outcome.told());
+    assert!(outcome.story.contains("is killed"), "{}", outcome.told());
+}
+
+/// The patch compares: it finds what the decision was not about.
+#[test]
+fn a_person_who_is_quicker_than_the_patch_is_left_alone() {
+    let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(70), Deed::Hurry)]));
+    assert!(outcome.story.contains("is quicker"), "{}", outcome.told());
+    assert!(flips.is_empty(), "{}", outcome.told());
+}
+
+/// A release that is well, and whose pods are all gone: nothing of the color that is left is asked for.
+#[test]
+fn a_color_without_pods_is_left() {
+    let outage = Deed::Outage {
+        active: true,
+        lasts: Duration::from_secs(60),
+    };
+    let mut setup = a_bad_release(&[(Duration::from_secs(130), outage)]);
+    for (_, deed) in &mut setup.deeds {
+        if let Deed::Release { share, .. } = deed {
+            *share = 0.002;
+        }
+    }
+    let (outcome, flips) = well_told(setup);
+    let [flip] = flips.as_slice() else { panic!("{}", outcome.told()) };
+    let gone = Duration::from_secs(130)..Duration::from_secs(190);
+    assert!(gone.contains(flip), "{}", outcome.told());
+}
+
+/// Long after the rollback what was restored fails too: what was left is still there, and still bad.
+#[test]
+fn a_release_that_was_rolled_back_from_is_not_taken_when_the_watch_is_over() {
+    let outage = Deed::Outage {
+        active: true,
+        lasts: Duration::from_secs(60),
+    };
+    let mut setup = a_bad_release(&[(Duration::from_secs(260), outage)]);
+    setup.watch = Duration::from_secs(90);
+    setup.calm += Duration::from_secs(120);
+    setup.end += Duration::from_secs(120);
+    for (at, deed) in &mut setup.deeds {
+        if *deed == Deed::Calm {
+            *at = setup.calm;
+        }
+    }
+    let (outcome, flips) = well_told(setup);
+    assert_eq!(flips.len(), 1, "{}", outcome.told());
+    assert!(told(&outcome).contains(&Topic::RollbackBlocked), "{}", outcome.told());
+}
+
+/// The leader cannot renew its Lease when it decides, and what is left of it is less than a patch may take.
+#[test]
+fn a_leader_whose_lease_ends_soon_leaves_the_flip_to_the_next_one() {
+    let mute = Fault::Api {
+        who: Some(0),
+        on: Requests::Writes,
+        trouble: Trouble::Swallow,
+        share: 1.0,
+    };
+    let fault = Deed::Fault {
+        fault: mute,
+        lasts: Duration::from_secs(40),
+    };
+    let mut setup = a_bad_release(&[(Duration::from_secs(86), fault)]);
+    setup.replicas = 2;
+    let (outcome, flips) = well_told(setup);
+    assert_eq!(flips.len(), 1, "{}", outcome.told());
+    assert!(outcome.flips.iter().all(|flip| flip.daemon == 1), "{}", outcome.told());
+}
+
+/// The next release is bad too, and comes before the cooldown of the first rollback is over.
+#[test]
+fn within_the_cooldown_nothing_is_flipped_and_people_are_told() {
+    let second = Deed::Release {
+        share: 0.6,
+        after: Duration::ZERO,
+    };
+    let mut setup = a_bad_release(&[(Duration::from_secs(130), second)]);
+    setup.cooldown = Duration::from_secs(15 * 60);
+    let (outcome, flips) = well_told(setup);
+    assert_eq!(flips.len(), 1, "{}", outcome.told());
+    let blocked = |heard: &crate::chats::Heard| heard.topic == Topic::RollbackBlocked && heard.at > Duration::from_secs(150);
+    assert!(outcome.messages.iter().any(blocked), "{}", outcome.told());
+}
+
+/// The switch happens while the watches are silent, and the API server has forgotten it when they come back.
+#[test]
+fn what_happened_before_a_410_is_listed_and_judged() {
+    let silent = Deed::Fault {
+        fault: Fault::Stall { who: None },
+        lasts: Duration::from_secs(25),
+    };
+    let (outcome, flips) = well_told(a_bad_release(&[
+        (Duration::from_secs(70), silent),
+        (Duration::from_secs(90), Deed::Compact),
+    ]));
+    assert_eq!(flips.len(), 1, "{}", outcome.told());
+    assert!(outcome.story.contains("forgets its history"), "{}", outcome.told());
 }

@@ -18,11 +18,11 @@ use std::{
 use flipback::{config::Config, model::Clock, sandbox::ControlPlane};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     actors::Meddlers,
-    api::{Road, Trouble},
+    api::{Road, Signpost, Trouble},
     chance::Chance,
     chats::{Heard, Mood},
     daemon::Daemon,
@@ -40,7 +40,9 @@ const SERVICES: &str = "/api/v1/namespaces/shop/services";
 const PODS: &str = "/api/v1/namespaces/shop/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/shop/deployments";
 /// Who leads.
-const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/flipback/leases/flipback-shard-0";
+pub const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/flipback/leases/flipback-shard-0";
+/// A Lease of 15 s outlasts a patch of 5 s and half a second for so long after it was written.
+const LEASED: Duration = Duration::from_millis(9500);
 /// How often the world takes a step.
 const BEAT: Duration = Duration::from_millis(250);
 /// How long a pod takes to get Ready.
@@ -63,7 +65,7 @@ pub struct Inner {
     epoch: Timestamp,
     /// How far each daemon's clock is off, in microseconds.
     off: Vec<Arc<AtomicI64>>,
-    roads: Vec<watch::Sender<Road>>,
+    roads: Vec<Arc<Signpost>>,
     state: Mutex<State>,
     pub daemons: Mutex<Vec<Daemon>>,
 }
@@ -79,6 +81,10 @@ pub struct State {
     version: u64,
     unsettled: bool,
     addresses: u32,
+    /// Somebody will be quicker than the next patch.
+    pub hurry: bool,
+    /// When the Lease was last written.
+    leased: Duration,
     kinds: std::collections::BTreeSet<String>,
 }
 
@@ -131,13 +137,15 @@ impl World {
             version: 0,
             unsettled: true,
             addresses: 0,
+            hurry: false,
+            leased: Duration::ZERO,
             kinds: std::collections::BTreeSet::new(),
         };
         let server = plane.service();
         Self(Arc::new(Inner {
             story: Story::new(),
             off: (0..replicas).map(|_| Arc::default()).collect(),
-            roads: (0..replicas).map(|_| watch::Sender::new(Road::default())).collect(),
+            roads: (0..replicas).map(|_| Arc::default()).collect(),
             daemons: Mutex::new((0..replicas).map(|_| Daemon::default()).collect()),
             state: Mutex::new(state),
             setup,
@@ -388,7 +396,10 @@ impl World {
         for fault in self.with(|state| state.weather.clear()) {
             self.weathered(&fault, false);
         }
-        self.with(|state| state.meddlers.rest());
+        self.with(|state| {
+            state.meddlers.rest();
+            state.hurry = false;
+        });
         self.story.tell("world", "every trouble is over, nobody meddles any more");
     }
 
@@ -397,8 +408,8 @@ impl World {
         let age = self.story.age();
         for (daemon, road) in self.roads.iter().enumerate() {
             let (mut now, api) = self.with(|state| (state.weather.road(daemon), state.weather.api(daemon)));
-            now.cuts = road.borrow().cuts + u64::from(cuts);
-            road.send_replace(now);
+            now.cuts = road.road().cuts + u64::from(cuts);
+            road.set(now);
             if api
                 || matches!(
                     fault,
@@ -416,7 +427,11 @@ impl World {
 
     /// Every open connection of a daemon is closed.
     pub fn cut(&self, daemon: usize) {
-        self.roads[daemon].send_modify(|road| road.cuts += 1);
+        let road = self.roads[daemon].road();
+        self.roads[daemon].set(Road {
+            cuts: road.cuts + 1,
+            ..road
+        });
     }
 
     /// The kinds of faults that were on.
@@ -430,8 +445,8 @@ impl World {
 
     // === what daemons meet ===
 
-    pub fn road(&self, daemon: usize) -> watch::Receiver<Road> {
-        self.roads[daemon].subscribe()
+    pub fn signpost(&self, daemon: usize) -> Arc<Signpost> {
+        Arc::clone(&self.roads[daemon])
     }
 
     pub fn cut_off(&self, daemon: usize) -> Option<bool> {
@@ -497,17 +512,46 @@ impl World {
             .as_ref()
             .and_then(|lease| lease.pointer("/spec/holderIdentity")?.as_str())
             .unwrap_or("nobody");
+        let age = self.story.age();
+        let since = age.saturating_sub(self.with(|state| state.leased));
         if self.setup.replicas > 1 && !holder.starts_with(&crate::daemon::identity(daemon)) {
-            let age = self.story.age();
             let told = format!("NEVER TWO WRITERS: daemon {daemon} sends a patch, and the Lease is held by {holder}");
+            self.judge(|judge| judge.violated(age, told));
+        } else if self.setup.replicas > 1 && since > LEASED {
+            let told = format!(
+                "NEVER TWO WRITERS: daemon {daemon} sends a patch that may outlast its Lease, which was renewed {:.1} s ago",
+                since.as_secs_f64()
+            );
             self.judge(|judge| judge.violated(age, told));
         }
         self.burn(daemon, crate::daemon::Moment::Sent);
+        if self.with(|state| std::mem::take(&mut state.hurry))
+            && let Some(active) = self.active()
+        {
+            let to = truth::other(active);
+            self.story
+                .tell("a person", format!("is quicker, and switches the Service to {to} with kubectl"));
+            self.switch("kubectl-patch", to);
+        }
     }
 
-    /// A daemon's patch of the Service was carried out.
-    pub fn patch_applied(&self, daemon: usize) {
-        self.burn(daemon, crate::daemon::Moment::Applied);
+    /// The Lease was written.
+    pub fn leased(&self) {
+        let age = self.story.age();
+        self.with(|state| state.leased = age);
+    }
+
+    /// A daemon's patch of the Service was carried out. Whether it lives to hear of it.
+    pub fn patch_applied(&self, daemon: usize) -> bool {
+        match self.burn(daemon, crate::daemon::Moment::Applied) {
+            Some(down) => {
+                // Beside what is being polled, which is the daemon's own.
+                let world = self.clone();
+                tokio::spawn(async move { world.crash(daemon, down) });
+                false
+            }
+            None => true,
+        }
     }
 
     /// A daemon's write was carried out: what it changed of the Service is judged.

@@ -62,6 +62,12 @@ const TIMELINE: &str = "timeline.json";
 /// Where the second pass lies.
 const AFTER: &str = "after";
 
+/// Draws a chart as the picture of a bundle. A simulation, whose pictures nobody looks at, brings a quicker one.
+pub type Pen = fn(&plot::Plot, plot::Theme) -> Result<Vec<u8>, plot::PlotError>;
+
+/// The one that draws what people see.
+pub const PEN: Pen = plot::png;
+
 /// Writes `report.html`, `report.md`, `plot.png` and `timeline.json` into a bundle's folder, from what lies there; each
 /// is replaced whole or not at all. Blocks, for at most some seconds of looking through logs.
 ///
@@ -69,11 +75,16 @@ const AFTER: &str = "after";
 /// [`EvidenceError`] when `incident.json` cannot be read or the disk refuses a file. What else is missing in the folder, or
 /// broken, is no error: the report says so.
 pub fn write(folder: &Path) -> Result<(), EvidenceError> {
+    write_with(folder, PEN)
+}
+
+/// [`write`], with who draws the picture.
+pub(super) fn write_with(folder: &Path, pen: Pen) -> Result<(), EvidenceError> {
     // First: where the incident changes in between, the report says that it is not of it.
     let of = disk::incident_hash(folder)?;
     let incident = disk::read(folder)?;
     let mut material = gather(folder, incident);
-    let picture = picture(&material);
+    let picture = picture(&material, pen);
     let has_picture = matches!(picture, Some(Ok(_)));
     if let Some(Err(error)) = &picture {
         material.problems.push(format!("{PICTURE}: {error}"));
@@ -118,11 +129,11 @@ pub(super) fn is_current(folder: &Path) -> bool {
 
 /// The plot of the rule that decided, as a picture. One at a time: it takes some 20 MiB for a moment, and many guards may
 /// flip at once.
-fn picture(material: &Material) -> Option<Result<Vec<u8>, plot::PlotError>> {
+fn picture(material: &Material, pen: Pen) -> Option<Result<Vec<u8>, plot::PlotError>> {
     static ONE: Mutex<()> = Mutex::new(());
     let chart = material.charts.iter().find(|chart| chart.deciding).or(material.charts.first())?;
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(plot::png(&chart.plot, plot::Theme::Light))
+    Some(pen(&chart.plot, plot::Theme::Light))
 }
 
 /// Reads everything and works out what happened.

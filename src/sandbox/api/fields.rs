@@ -11,8 +11,14 @@ use super::kinds::{Kind, at, text};
 
 type Path = Vec<String>;
 
+/// What is tracked.
+const TRACKED: [&[&str]; 4] = [&["metadata", "labels"], &["metadata", "annotations"], &["spec"], &["data"]];
+
 /// Moves the leaves that differ between `before` and `after` to `manager`, in `after`.
 pub(super) fn claim(kind: &Kind, before: Option<&Value>, after: &mut Value, manager: &str, stamp: &str) {
+    if before.is_some_and(|before| is_renewal(kind, before, after, manager, stamp)) {
+        return;
+    }
     let old = before.map(|object| leaves(kind, object)).unwrap_or_default();
     let new = leaves(kind, after);
     let changed: BTreeSet<Path> = new
@@ -48,10 +54,73 @@ pub(super) fn claim(kind: &Kind, before: Option<&Value>, after: &mut Value, mana
     }
 }
 
+/// Whether no leaf came, went or changes hands, which is nearly always so: the entries stay, but for the time of whoever writes.
+fn is_renewal(kind: &Kind, before: &Value, after: &mut Value, manager: &str, stamp: &str) -> bool {
+    let mut changed = Vec::new();
+    let alike = TRACKED.iter().all(|tracked| {
+        let mut path: Vec<&str> = tracked.to_vec();
+        has_same_leaves(kind, &mut path, at(before, tracked), at(after, tracked), &mut changed)
+    });
+    if !alike || at(before, &["metadata", "managedFields"]) != at(after, &["metadata", "managedFields"]) {
+        return false;
+    }
+    if changed.is_empty() {
+        return true;
+    }
+    let owns = |entry: &Value, path: &[String]| {
+        let mut fields = at(entry, &["fieldsV1"]);
+        path.iter().all(|name| match fields.get(format!("f:{name}")) {
+            Some(inner) => {
+                fields = inner;
+                true
+            }
+            None => false,
+        })
+    };
+    let entries = after.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut);
+    let own = entries
+        .into_iter()
+        .flatten()
+        .find(|entry| text(entry, &["manager"]) == manager && changed.iter().all(|path| owns(entry, path)));
+    let Some(own) = own else { return false };
+    own["time"] = json!(stamp);
+    true
+}
+
+/// Whether two values have the same leaves; notes those of another content.
+fn has_same_leaves<'a>(kind: &Kind, path: &mut Vec<&'a str>, old: &Value, new: &'a Value, changed: &mut Vec<Path>) -> bool {
+    if old == new {
+        return true;
+    }
+    match (branches(kind, path.as_slice(), old), branches(kind, path.as_slice(), new)) {
+        (Some(old), Some(new)) => {
+            old.len() == new.len()
+                && new.iter().all(|(key, new)| {
+                    let Some(old) = old.get(key) else { return false };
+                    path.push(key);
+                    let same = has_same_leaves(kind, path, old, new, changed);
+                    path.pop();
+                    same
+                })
+        }
+        (None, None) => {
+            changed.push(path.iter().map(|name| (*name).to_owned()).collect());
+            !old.is_null() && !new.is_null()
+        }
+        _ => false,
+    }
+}
+
+/// What a value is made of, unless it is one leaf.
+fn branches<'a>(kind: &Kind, path: &[impl AsRef<str>], value: &'a Value) -> Option<&'a Map<String, Value>> {
+    let atomic = kind.kind != "ReplicaSet" && path.iter().map(AsRef::as_ref).eq(["spec", "selector"]);
+    value.as_object().filter(|map| !atomic && !map.is_empty())
+}
+
 /// The tracked leaves of an object.
 fn leaves(kind: &Kind, object: &Value) -> BTreeMap<Path, Value> {
     let mut found = BTreeMap::new();
-    for tracked in [&["metadata", "labels"][..], &["metadata", "annotations"], &["spec"], &["data"]] {
+    for tracked in TRACKED {
         let value = at(object, tracked);
         if !value.is_null() {
             let path = tracked.iter().map(|key| (*key).to_owned()).collect();
@@ -62,16 +131,15 @@ fn leaves(kind: &Kind, object: &Value) -> BTreeMap<Path, Value> {
 }
 
 fn descend(kind: &Kind, path: Path, value: &Value, found: &mut BTreeMap<Path, Value>) {
-    let atomic = path == ["spec", "selector"] && kind.kind != "ReplicaSet";
-    match value.as_object() {
-        Some(map) if !atomic && !map.is_empty() => {
+    match branches(kind, path.as_slice(), value) {
+        Some(map) => {
             for (key, inner) in map {
                 let mut longer = path.clone();
                 longer.push(key.clone());
                 descend(kind, longer, inner, found);
             }
         }
-        _ => {
+        None => {
             found.insert(path, value.clone());
         }
     }
@@ -138,5 +206,42 @@ mod tests {
         assert_eq!(entries[1]["manager"], "flipback");
         assert_eq!(entries[1]["fieldsV1"], json!({ "f:spec": { "f:selector": {} } }));
         assert_eq!(entries[1]["time"], "2026-01-01T00:00:09Z");
+    }
+
+    /// The short way comes to the same as the long one, and is gone where nothing but contents changed.
+    #[test]
+    fn whoever_writes_what_is_its_own_renews_the_time_and_nothing_else() {
+        let mut first =
+            json!({ "metadata": { "name": "web", "labels": { "app": "web" } }, "spec": { "type": "ClusterIP", "ports": [80] } });
+        claim(&SERVICES, None, &mut first, "deployer", "2026-01-01T00:00:00Z");
+        let write = |manager: &str, edit: fn(&mut Value)| {
+            let mut after = first.clone();
+            edit(&mut after);
+            let renewed = is_renewal(&SERVICES, &first, &mut after.clone(), manager, "2026-01-01T00:00:09Z");
+            claim(&SERVICES, Some(&first), &mut after, manager, "2026-01-01T00:00:09Z");
+            (renewed, after["metadata"]["managedFields"].clone())
+        };
+        let same = first["metadata"]["managedFields"].clone();
+        let mut later = same.clone();
+        later[0]["time"] = json!("2026-01-01T00:00:09Z");
+        assert_eq!(write("kubelet", |object| object["status"] = json!({ "ready": true })), (true, same));
+        assert_eq!(write("deployer", |object| object["spec"]["ports"] = json!([81])), (true, later));
+        let others: [(&str, fn(&mut Value)); 4] = [
+            ("somebody", |object| object["spec"]["ports"] = json!([81])),
+            ("deployer", |object| object["spec"]["more"] = json!(1)),
+            ("deployer", |object| object["metadata"]["labels"] = json!({})),
+            ("deployer", |object| {
+                drop(object["spec"].as_object_mut().expect("ours").remove("ports"))
+            }),
+        ];
+        for (manager, edit) in others {
+            assert!(!write(manager, edit).0);
+        }
+        let (_, entries) = write("somebody", |object| object["spec"]["ports"] = json!([81]));
+        assert_eq!(
+            entries[0]["fieldsV1"],
+            json!({ "f:metadata": { "f:labels": { "f:app": {} } }, "f:spec": { "f:type": {} } })
+        );
+        assert_eq!(entries[1]["fieldsV1"], json!({ "f:spec": { "f:ports": {} } }));
     }
 }

@@ -9,6 +9,7 @@ mod audit;
 mod failure;
 mod fields;
 pub(super) mod kinds;
+mod newest;
 mod patch;
 mod select;
 mod serve;
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use self::{access::Rules, audit::Audit, kinds::Kind, select::Filter, store::Change};
+use self::{access::Rules, audit::Audit, kinds::Kind, newest::Newest, select::Filter, store::Change};
 use super::logs::Logs;
 use crate::model::Clock;
 
@@ -30,6 +31,7 @@ pub use self::audit::AuditEntry;
 pub(super) use self::{
     access::User,
     failure::Failure,
+    newest::Follower,
     serve::router,
     store::{Key, Store, Writer, suffix},
 };
@@ -47,7 +49,7 @@ struct Shared {
     clock: Clock,
     store: Mutex<Store>,
     audit: Mutex<Audit>,
-    newest: tokio::sync::watch::Sender<u64>,
+    newest: Arc<Newest>,
     rules: Rules,
     logs: Logs,
 }
@@ -56,7 +58,8 @@ impl Api {
     /// An empty cluster; the daemon may patch `services` in `namespace`.
     pub(super) fn new(namespace: &str, services: &[&str], logs: Logs, clock: Clock) -> Self {
         let store = Store::new();
-        let (newest, _) = tokio::sync::watch::channel(store.version());
+        let newest = Arc::<Newest>::default();
+        newest.reach(store.version());
         Self {
             shared: Arc::new(Shared {
                 clock,
@@ -103,17 +106,13 @@ impl Api {
             let made = change(&mut store);
             (made, store.version())
         };
-        self.shared.newest.send_if_modified(|newest| {
-            let newer = version > *newest;
-            *newest = version.max(*newest);
-            newer
-        });
+        self.shared.newest.reach(version);
         made
     }
 
     /// Wakes at every write.
-    pub(super) fn newest(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.shared.newest.subscribe()
+    pub(super) fn newest(&self) -> Follower {
+        self.shared.newest.follow()
     }
 
     /// Every write that was asked for over HTTP or by [`Api::act`], oldest first.

@@ -8,13 +8,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Api,
     failure::Failure,
     kinds::{Kind, text},
+    newest::Follower,
     select::Filter,
     store::Change,
 };
@@ -48,7 +49,7 @@ struct Watcher {
     request: Request,
     cursor: u64,
     lines: VecDeque<Bytes>,
-    newest: watch::Receiver<u64>,
+    newest: Follower,
     deadline: Instant,
     stop: CancellationToken,
     ended: bool,
@@ -101,7 +102,7 @@ impl Watcher {
             if self.ended {
                 return None;
             }
-            self.newest.borrow_and_update();
+            self.newest.catch_up();
             self.collect();
             if self.lines.is_empty() && !self.ended {
                 self.wait().await;
@@ -113,7 +114,7 @@ impl Watcher {
         let bookmark_at = Instant::now() + BOOKMARK_EVERY;
         tokio::select! {
             biased;
-            changed = self.newest.changed() => self.ended = changed.is_err(),
+            () = self.newest.changed() => {}
             () = self.stop.cancelled() => self.ended = true,
             () = tokio::time::sleep_until(self.deadline) => {
                 if self.request.bookmarks {
