@@ -507,6 +507,9 @@ impl Monitor {
                 continue;
             };
             // Before the engine looks: what an earlier run has moved is not to be told as somebody's switch.
+            if let (Some(guard), View::Known(traffic)) = (self.guards.get_mut(&id), &view) {
+                guard.remains.sees(&traffic.ledger, now);
+            }
             if self.leads(&id) {
                 self.resume(&id, &view, now);
             }

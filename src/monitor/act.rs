@@ -212,6 +212,7 @@ impl Monitor {
         if dry_run {
             return;
         }
+        guard.remains.is_ours(&incident.id);
         tracing::warn!(guard = %id, from = %incident.case.from, to = %incident.case.to, incident = %incident.id, why = %incident.case.why, "Flipping");
         // What an earlier run told may have got as far as some chats, and not others: pushed again, by the same name. What this run
         // told got to all of them.

@@ -17,8 +17,8 @@ use jiff::Timestamp;
 
 use super::{Guarded, Monitor, act::Reply, arrive::Arrival, hold, keep, show, tell};
 use crate::model::{
-    Actor, AuditEntry, Case, FlipRecord, GuardId, GuardSpec, Incident, IncidentOutcome, Mode, Moment, Path, Release, RouteSpec, RuleKind,
-    RuleName, TimelineEntry, Topic, Trigger, View, file_segment,
+    Actor, AuditEntry, Case, FlipRecord, GuardId, GuardSpec, Incident, IncidentOutcome, Ledger, Mode, Moment, Path, Release, RouteSpec,
+    RuleKind, RuleName, TimelineEntry, Topic, Trigger, View, file_segment,
     incident::{INCIDENT_SCHEMA, SWITCH},
     traffic::Traffic,
 };
@@ -55,6 +55,8 @@ pub(super) struct Remains {
     waiting: BTreeSet<String>,
     /// Flips whose preview was looked after.
     followed: BTreeSet<String>,
+    /// The newest flip of the ledger, and when it came; `None`: it was there when this run first looked.
+    seen: Option<(String, Option<Timestamp>)>,
     /// When this run began.
     started: Timestamp,
     /// What is done once was done.
@@ -118,6 +120,7 @@ impl Remains {
             dropped: BTreeSet::new(),
             waiting: BTreeSet::new(),
             followed: BTreeSet::new(),
+            seen: None,
             started,
             looked: false,
             reach: YOUNG,
@@ -172,6 +175,21 @@ impl Remains {
         self.made.insert(incident.to_owned());
     }
 
+    /// Notes which flip is the newest, whoever acts for the guard: who takes over has no other clock to date it by.
+    pub(super) fn sees(&mut self, ledger: &Ledger, now: Timestamp) {
+        let newest = ledger.last().map_or("", |flip| &flip.incident);
+        match &self.seen {
+            Some((seen, _)) if seen == newest => {}
+            Some(_) => self.seen = Some((newest.to_owned(), Some(now))),
+            None => self.seen = Some((newest.to_owned(), None)),
+        }
+    }
+
+    /// A flip of this run begins: what becomes of it is told by who makes it.
+    pub(super) fn is_ours(&mut self, incident: &str) {
+        self.has_made(incident);
+    }
+
     /// Notes what is being done.
     fn note(&mut self, deeds: &[Deed]) {
         self.looked = true;
@@ -223,7 +241,20 @@ pub(super) fn plan(remains: &Remains, traffic: &Traffic, spec: &GuardSpec, now: 
             None => Some(Deed::Wait(boxed())),
         });
     }
-    let young = |flip: &&FlipRecord| flip.at < remains.started && show::since(now, flip.at) < remains.reach;
+    // Whoever flipped may have had a clock that is ahead of ours, or behind: what we saw come is dated by our own.
+    let came = |flip: &FlipRecord| {
+        remains
+            .seen
+            .as_ref()
+            .filter(|(seen, _)| *seen == flip.incident)
+            .and_then(|(_, came)| *came)
+    };
+    let earlier = |flip: &FlipRecord| {
+        let before_our_time = !remains.looked && came(flip).is_none() && flip.at > now;
+        before_our_time || flip.at < remains.started || came(flip).is_some_and(|at| at < remains.started)
+    };
+    let age = |flip: &FlipRecord| show::since(now, came(flip).map_or(flip.at, |at| at.max(flip.at)));
+    let young = |flip: &&FlipRecord| earlier(flip) && age(flip) < remains.reach;
     let last = traffic.ledger.last().filter(young);
     let has_bundle = |flip: &&FlipRecord| remains.has_bundle(&file_segment(&flip.incident));
     deeds.extend(last.filter(|flip| !has_bundle(flip)).map(|flip| Deed::Recall(flip.clone())));

@@ -190,6 +190,31 @@ fn what_a_killed_daemon_moved_is_told_proven_and_brought_along_by_its_next_life(
     assert!(told(&outcome).contains(&Topic::RollbackCompleted), "{}", outcome.told());
 }
 
+/// The one that flips is 90 s ahead, and ends with its flip: what it decided lies in the future of the one that takes over.
+#[test]
+fn what_a_replica_with_another_clock_moved_is_told_and_proven_by_the_one_that_takes_over() {
+    let fuse = crate::daemon::Fuse {
+        moment: crate::daemon::Moment::Applied,
+        polls: 0,
+        down: Duration::from_secs(100),
+    };
+    for seconds in [90, -3600] {
+        let step = Deed::Step { daemon: 0, seconds };
+        let light = Deed::Light {
+            daemon: 0,
+            fuse: fuse.clone(),
+        };
+        let mut setup = a_bad_release(&[(Duration::from_secs(50), step), (Duration::from_secs(55), light)]);
+        setup.replicas = 2;
+        let (outcome, flips) = well_told(setup);
+        assert_eq!(flips.len(), 1, "{}", outcome.told());
+        let said = outcome.messages.iter().find(|heard| heard.topic == Topic::RollbackCompleted);
+        let said = said.unwrap_or_else(|| panic!("{}", outcome.told()));
+        // Before the first one is back.
+        assert!(said.at < flips[0] + Duration::from_secs(60), "{}", outcome.told());
+    }
+}
+
 /// Its patch takes 3 s, and it dies with it: what was begun beside the flip is all that tells why.
 #[test]
 fn why_it_was_decided_is_on_disk_before_the_patch_is_answered() {

@@ -292,6 +292,34 @@ fn an_old_flip_somebody_elses_newer_one_and_a_known_one_are_not_taken_up() {
     assert_eq!(planned(&mut known, &traffic("blue", &[&flip("i1", 5)]), 1), []);
 }
 
+#[test]
+fn a_flip_by_a_clock_that_is_off_is_dated_by_when_it_was_seen() {
+    // Seen by a replica that did not lead then, 17 s before it took over.
+    let seen = |flip: &FlipRecord, came: i64| {
+        let mut left = left(&[], &[]);
+        left.sees(&traffic("green", &[]).ledger, at(-5000));
+        left.sees(&traffic("blue", &[flip]).ledger, at(came));
+        left.sees(&traffic("blue", &[flip]).ledger, at(1));
+        left
+    };
+    for flip in [flip("ahead by 90 s", -73), flip("behind by an hour", 3617)] {
+        let moved = traffic("blue", &[&flip]);
+        assert_eq!(planned(&mut seen(&flip, -17), &moved, 2), [Deed::Recall(flip.clone())]);
+    }
+    let old = flip("old", 3617);
+    assert_eq!(planned(&mut seen(&old, -3600), &traffic("blue", &[&old]), 2), []);
+    let later = flip("somebody's after the start", -2);
+    assert_eq!(planned(&mut seen(&later, 2), &traffic("blue", &[&later]), 5), []);
+    // There at the first look, and not decided yet: by somebody else's clock, before.
+    let ahead = flip("ahead", -90);
+    let mut first = left(&[], &[]);
+    first.sees(&traffic("blue", &[&ahead]).ledger, at(1));
+    assert_eq!(planned(&mut first, &traffic("blue", &[&ahead]), 1), [Deed::Recall(ahead.clone())]);
+    let mut own = seen(&ahead, -17);
+    own.is_ours(&ahead.incident);
+    assert_eq!(planned(&mut own, &traffic("blue", &[&ahead]), 2), []);
+}
+
 /// The list is as long as retention allows; one for each of 500 guards would be most of the process.
 #[test]
 fn all_guards_share_one_list_of_bundles() {
