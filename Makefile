@@ -5,7 +5,7 @@
 # make bench-engine   only the engine's: nanoseconds per look, detection medians beside those of the rules
 # make montecarlo   P14, the seeded Monte Carlo gate, whole
 # make simulation   the whole daemon in a simulated world, 2500 seeds or FLIPBACK_SIM_SEEDS
-# make simulated    those of them that fit into 3 minutes; a part of `make test`. FLIPBACK_SIM_SECONDS says how long, FLIPBACK_SIM_SEEDS how many
+# make simulated    those of them that fit into 3 minutes. FLIPBACK_SIM_SECONDS says how long, FLIPBACK_SIM_SEEDS how many
 # make fuzz    ten minutes of fuzzing without cargo-fuzz; FLIPBACK_FUZZ_SECONDS says how long
 # make bench-backtest   the cost of judging a week of 50 guards
 # make bench-evidence   the cost of keeping evidence: 20 pods x 2 containers x 5 MB of logs
@@ -16,7 +16,7 @@ SHELL := bash
 .DEFAULT_GOAL := test
 .PHONY: test lint demo bench bench-engine bench-backtest bench-evidence soak parts rust-tests alerts montecarlo simulated simulation fuzz
 
-test: parts lint alerts rust-tests montecarlo simulated
+test: parts lint alerts rust-tests montecarlo
 
 # The control plane and the S3 server are built once into a cache outside the checkout: about 12 minutes on 2 cores, then never again.
 parts:

@@ -99,6 +99,7 @@ impl World {
                         annotations.remove(PAUSE_ANNOTATION);
                     }
                 });
+                self.judge(|judge| judge.paused = None);
                 Vec::new()
             }
             Deed::Touch => {

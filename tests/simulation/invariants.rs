@@ -24,6 +24,8 @@ const BEHIND: Duration = Duration::from_secs(5);
 const BEHIND_UNSOUND: Duration = Duration::from_secs(75);
 /// How long after it was last bad a color may still be left: the slow path looks back 5 min, and a streak is held.
 const BAD_LATELY: Duration = Duration::from_secs(6 * 60);
+/// How often a daemon looks.
+const POLL: Duration = Duration::from_secs(5);
 /// The policy's flips per day.
 const FLIPS_PER_DAY: usize = 3;
 
@@ -53,6 +55,9 @@ pub struct Flip {
     pub late: bool,
 }
 
+/// When a daemon was shown new errors, and of which color.
+type Shown = Vec<(Duration, String)>;
+
 /// What is known of a daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
@@ -64,10 +69,12 @@ pub struct Known {
     pub stepped: Option<Duration>,
     /// How many seconds its clock is ahead.
     pub ahead: i64,
+    /// How many seconds it was stepped back by, in all.
+    pub back: u64,
     /// When it was killed.
     pub kills: Vec<Duration>,
     /// When it was soundly shown new errors of the then active color, in this life.
-    shown: Vec<(Duration, String)>,
+    shown: Shown,
 }
 
 /// Watches over the invariants.
@@ -81,6 +88,8 @@ pub struct Judge {
     pub switched_from_bad: bool,
     /// The color that users were last sent to.
     served: String,
+    /// Where somebody outside led them away from, when, and what each daemon had been shown of it.
+    away: Option<(String, Duration, Vec<Shown>)>,
     pub paused: Option<Duration>,
     pub flips: Vec<Flip>,
     /// The newest of them, while nobody else has moved the Service since.
@@ -105,6 +114,7 @@ impl Judge {
             switched: Duration::ZERO,
             switched_from_bad: false,
             served: COLORS[0].to_owned(),
+            away: None,
             paused: None,
             flips: Vec::new(),
             moved_last: None,
@@ -151,11 +161,23 @@ impl Judge {
             self.moved_last = None;
             return;
         }
+        // Gone and back between two looks: nobody can have seen it, and nothing else was measured.
+        let back = self
+            .away
+            .take()
+            .filter(|(from, since, _)| from == to && at.saturating_sub(*since) < POLL);
+        let shown: Vec<_> = self.daemons.iter_mut().map(|known| std::mem::take(&mut known.shown)).collect();
+        if let Some((_, _, before)) = back {
+            for (known, shown) in self.daemons.iter_mut().zip(before) {
+                known.shown = shown.into_iter().filter(|(shown, _)| *shown >= released).collect();
+            }
+        } else {
+            self.away = Some((self.served.clone(), at, shown));
+        }
         to.clone_into(&mut self.served);
         self.switched = at;
         self.switched_from_bad = from_bad;
         self.moved_last = None;
-        self.daemons.iter_mut().for_each(|known| known.shown.clear());
     }
 
     /// A daemon was soundly shown new errors of the color that it takes for active.
@@ -301,6 +323,7 @@ impl Judge {
             self.bad_left.insert(of_left);
         }
         self.served.clone_from(&flip.to);
+        self.away = None;
         self.switched = at;
         self.switched_from_bad = left.last_bad.is_some();
         self.daemons.iter_mut().for_each(|known| known.shown.clear());
@@ -313,7 +336,8 @@ impl Judge {
         let Flip { daemon, at, .. } = *flip;
         let lately = |then: Option<Duration>, span: Duration| then.is_some_and(|then| sent.saturating_sub(then) <= span);
         if trigger == "endpoints" {
-            if !lately(left.last_empty, behind + Duration::from_secs(15)) {
+            // When it became so is noted once.
+            if left.ready > 0 && !lately(left.last_empty, behind + Duration::from_secs(15)) {
                 self.violated(at, format!("flipped away from {}, which had Ready pods all the time", flip.from));
             }
         } else {

@@ -166,7 +166,12 @@ impl Judge {
         let empty = live.ready == 0;
         let errors = !empty && truth.share(active, now) >= BAD;
         let last = self.flips.iter().rfind(|flip| flip.automatic || flip.bad);
-        let free = last.is_none_or(|last| now.saturating_sub(last.at) > self.cooldown);
+        // By a clock that was stepped back, or is behind that of whoever flipped, the cooldown ends so much later.
+        let clocks = self.daemons.iter().map(|known| known.ahead);
+        let apart = clocks.clone().max().unwrap_or_default() - clocks.min().unwrap_or_default();
+        let back = self.daemons.iter().map(|known| known.back).max().unwrap_or_default();
+        let longer = Duration::from_secs(back.max(apart.unsigned_abs()));
+        let free = last.is_none_or(|last| now.saturating_sub(last.at) > self.cooldown + longer);
         let report_only = last.is_some_and(|last| last.to == active);
         let stands_against = rest.unable.is_some()
             || truth.share(standby, now) >= BAD

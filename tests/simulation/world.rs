@@ -193,6 +193,7 @@ impl World {
         self.judge(|judge| {
             judge.disturbed(daemon, age, true);
             judge.daemons[daemon].ahead += seconds;
+            judge.daemons[daemon].back += u64::try_from(-seconds).unwrap_or_default();
         });
     }
 
