@@ -267,7 +267,8 @@ pub(super) fn plan(remains: &Remains, traffic: &Traffic, spec: &GuardSpec, now: 
     }
     for (nth, incident) in remains.kept.iter().enumerate() {
         let flip = told_of(&incident.id).cloned();
-        let newest = nth + 1 == remains.kept.len();
+        // What came after it, and moved nothing, has no part in that.
+        let newest = flip.is_some() || nth + 1 == remains.kept.len();
         if newest && moved_unseen(incident) && flip.as_ref() == traffic.ledger.last() {
             deeds.push(Deed::Verify(Box::new(incident.clone()), flip.clone()));
         }

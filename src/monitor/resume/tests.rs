@@ -390,6 +390,13 @@ fn a_kept_flip_that_nobody_saw_arrive_is_looked_at() {
         let incident = kept(&flip, story);
         assert_eq!(planned(&mut left(&[], &[&incident]), &moved, 1), [tell(&incident)]);
     }
+    // An attempt that moved nothing has come after it: it is still to be looked at.
+    let blocked = Incident {
+        outcome: IncidentOutcome::Decided,
+        ..kept(&self::flip("i2", 2), &[])
+    };
+    let deeds = planned(&mut left(&[], &[&unseen, &blocked]), &moved, 1);
+    assert!(deeds.contains(&Deed::Verify(Box::new(unseen.clone()), some.clone())), "{deeds:?}");
     // Another flip has come after it: there is nothing left to see.
     let after = FlipRecord {
         from: color("blue"),
