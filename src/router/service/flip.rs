@@ -51,7 +51,7 @@ impl ServiceRouter {
         let left = self.value(&order.from)?;
         let client = self.writes("patch")?;
         let api = self.api(client);
-        let moved = self.swap(&api, order, to).await?;
+        let moved = self.swap(&api, order, left, to).await?;
         let took = started.elapsed();
         let Some(service) = moved else {
             return Ok(Flip::Stale);
@@ -71,9 +71,12 @@ impl ServiceRouter {
     }
 
     /// The compare-and-swap; `None`: stale.
-    async fn swap(&self, api: &Api<Service>, order: &FlipOrder, to: &str) -> Result<Option<Service>, RouterError> {
-        let (base, gone) = tokio::join!(self.basis(api, order), self.is_gone(order, to));
+    async fn swap(&self, api: &Api<Service>, order: &FlipOrder, left: &str, to: &str) -> Result<Option<Service>, RouterError> {
+        let (base, gone, refuted) = tokio::join!(self.basis(api, order), self.is_gone(order, to), self.is_refuted(order, left));
         let mut base = base?;
+        if refuted && self.standing(&base, order) == Standing::Same {
+            return Ok(None);
+        }
         if gone && self.standing(&base, order) == Standing::Same {
             return Err(RouterError::NotReady {
                 object: self.object.clone(),

@@ -541,6 +541,47 @@ async fn nothing_is_flipped_to_pods_that_are_gone_unseen() {
     }
 }
 
+/// An order that the endpoints rule gave.
+fn without_endpoints() -> FlipOrder {
+    let mut order = order();
+    order.record.trigger = "endpoints".to_owned();
+    order
+}
+
+#[tokio::test]
+async fn a_color_that_has_ready_pods_is_not_left_for_want_of_endpoints() {
+    let flip = run(None, &without_endpoints(), |mut server| async {
+        server.expect("GET", WEB, 200, green("9")).await;
+        let asked = server.asked().await;
+        let selector = asked.query.get("labelSelector").map(String::as_str);
+        assert_eq!((asked.path.as_str(), selector), (PODS, Some("app=web,app.io/color=web-green")));
+        asked.answer(200, &pods(&[standby("False"), standby("True")], ""));
+        server
+    })
+    .await;
+    assert!(matches!(flip, Ok(Flip::Stale)), "{flip:?}");
+}
+
+#[tokio::test]
+async fn a_color_without_ready_pods_is_left_and_so_is_one_that_nobody_tells_of() {
+    let answers = [
+        (200, pods(&[standby("False")], "")),
+        (200, pods(&[], "")),
+        (200, pods(&[standby("False")], "more")),
+        (403, json!("no right")),
+    ];
+    for (code, answer) in answers {
+        let flip = run(None, &without_endpoints(), |mut server| async {
+            server.expect("GET", WEB, 200, green("9")).await;
+            server.expect("GET", PODS, code, answer).await;
+            server.expect("PATCH", WEB, 200, flipped("10")).await;
+            server
+        })
+        .await;
+        assert_eq!(moved(flip).0, "10", "HTTP {code}");
+    }
+}
+
 #[tokio::test]
 async fn what_tells_less_than_the_watch_holds_nothing_up() {
     let answers = [

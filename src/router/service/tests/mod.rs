@@ -17,7 +17,10 @@ use tower_test::mock::{Handle, SendResponse};
 use super::ServiceRouter;
 use crate::{
     cluster::stub::Feed,
-    model::{Color, ColorSpec, EvidenceSpec, FlipRecord, GuardId, GuardSpec, Mode, Policy, RouteSpec, Seen, ServiceRoute},
+    model::{
+        Color, ColorSpec, EndpointsRule, EvidenceSpec, FlipRecord, GuardId, GuardSpec, Mode, Policy, RouteSpec, RuleKind, RuleName,
+        RuleSpec, Seen, ServiceRoute,
+    },
     router::FlipOrder,
 };
 
@@ -45,7 +48,12 @@ pub(super) fn spec(colors: &[&str], preview: Option<&str>) -> Arc<GuardSpec> {
             selector_key: "app.io/color".into(),
         }),
         colors: colors.iter().map(side).collect(),
-        rules: Vec::new(),
+        rules: vec![RuleSpec::new(
+            RuleName::new("endpoints").expect("valid"),
+            RuleKind::Endpoints(EndpointsRule {
+                down_for: std::time::Duration::from_secs(10),
+            }),
+        )],
         policy: Policy::default(),
         mode: Mode::Enforce,
         scale_up: None,
