@@ -16,7 +16,7 @@ SHELL := bash
 .DEFAULT_GOAL := test
 .PHONY: test lint demo bench bench-engine bench-backtest bench-evidence soak parts rust-tests alerts montecarlo simulated simulation fuzz
 
-test: parts lint alerts rust-tests montecarlo
+test: parts lint alerts rust-tests montecarlo simulated
 
 # The control plane and the S3 server are built once into a cache outside the checkout: about 12 minutes on 2 cores, then never again.
 parts:
