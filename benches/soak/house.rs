@@ -76,8 +76,9 @@ impl House {
         command
             .env_clear()
             .env("HOME", folder.path())
-            // As the manifest and the unit in deploy/ set it.
+            // As the manifest and the unit in deploy/ set them.
             .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_MMAP_THRESHOLD_", "65536")
             .args(["run", "--config"])
             .arg(&config);
         let process = Process::start("flipback", command, folder.path().join("flipback.log"));

@@ -190,6 +190,8 @@ mod tests {
     use super::*;
     use crate::sandbox::api::kinds::SERVICES;
 
+    type Change = fn(&mut Value);
+
     #[test]
     fn a_changed_selector_moves_to_the_one_who_changed_it() {
         let mut first =
@@ -226,7 +228,7 @@ mod tests {
         later[0]["time"] = json!("2026-01-01T00:00:09Z");
         assert_eq!(write("kubelet", |object| object["status"] = json!({ "ready": true })), (true, same));
         assert_eq!(write("deployer", |object| object["spec"]["ports"] = json!([81])), (true, later));
-        let others: [(&str, fn(&mut Value)); 4] = [
+        let others: [(&str, Change); 4] = [
             ("somebody", |object| object["spec"]["ports"] = json!([81])),
             ("deployer", |object| object["spec"]["more"] = json!(1)),
             ("deployer", |object| object["metadata"]["labels"] = json!({})),
