@@ -26,6 +26,7 @@ use std::{
 use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client, api::PatchParams};
+use tokio::time::Instant;
 
 use super::{Access, Flip, FlipOrder, ReliefOrder, Relieved, RouteEvent, Router, RouterError, Scaled, Verified};
 use crate::{
@@ -55,6 +56,8 @@ struct Memory {
     last: Option<(u64, View)>,
     /// What the views' sentences were last made from.
     notes: view::Notes,
+    /// When a flip for want of endpoints was refuted first, of late.
+    refuted: Option<Instant>,
 }
 
 /// The catalogue's entry.

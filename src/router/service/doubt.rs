@@ -5,10 +5,11 @@
 //! cache counts: a standby that went down meanwhile would be flipped to. One small list finds that out. It can only refuse: what
 //! does not come in time, or is not the whole, holds nothing up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
+use tokio::time::Instant;
 
 use super::{
     super::FlipOrder,
@@ -20,6 +21,11 @@ use crate::model::{RuleKind, RuleSpec};
 
 /// Pods asked for. One that is Ready is enough, so that a first page without any is rare, and tells nothing where there are more.
 const PODS_ASKED: u32 = 50;
+
+/// How long flips are refuted by Ready pods. Controllers write endpoints within seconds, and a list shows them at once.
+const REFUTED_MAX: Duration = Duration::from_secs(30);
+/// After so long it is another time.
+const REFUTED_ANEW: Duration = Duration::from_secs(300);
 
 impl ServiceRouter {
     /// Whether the color that is to take over has no Ready pod, although its watch tells of one. A person's flip is a person's to judge.
@@ -48,11 +54,23 @@ impl ServiceRouter {
         }
         let Some(wanted) = self.pods_of(left) else { return false };
         let refuted = self.has_ready(wanted).await == Some(true);
+        if refuted && !self.may_refute() {
+            return false;
+        }
         if refuted {
             tracing::warn!(guard = %self.spec.id, "The color to be left has Ready pods: its endpoints are listed anew");
             self.cluster.caches().doubt(&self.spec.namespace);
         }
         refuted
+    }
+
+    /// Whether endpoints may still be behind. Where lists of them go on telling of none, something else keeps users away from those pods,
+    /// and the flip goes out.
+    fn may_refute(&self) -> bool {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = memory.refuted.filter(|first| first.elapsed() < REFUTED_ANEW);
+        let first = *memory.refuted.insert(lately.unwrap_or_else(Instant::now));
+        first.elapsed() < REFUTED_MAX
     }
 
     /// What the Service would select with this value of its selector key.

@@ -562,6 +562,26 @@ async fn a_color_that_has_ready_pods_is_not_left_for_want_of_endpoints() {
     assert!(matches!(flip, Ok(Flip::Stale)), "{flip:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn ready_pods_do_not_hold_a_flip_up_for_ever() {
+    let (router, feed, mut server) = shop(&["blue", "green"], None);
+    let mut feed = feed.listed();
+    feed.put(green("6"));
+    let order = without_endpoints();
+    for (seconds, holds) in [(0, true), (25, true), (10, false)] {
+        tokio::time::advance(std::time::Duration::from_secs(seconds)).await;
+        let answers = async {
+            server.expect("GET", WEB, 200, green("9")).await;
+            server.expect("GET", PODS, 200, pods(&[standby("True")], "")).await;
+            if !holds {
+                server.expect("PATCH", WEB, 200, flipped("10")).await;
+            }
+        };
+        let (flip, ()) = tokio::join!(router.flip(&order), answers);
+        assert_eq!(matches!(flip, Ok(Flip::Stale)), holds, "{flip:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_color_without_ready_pods_is_left_and_so_is_one_that_nobody_tells_of() {
     let answers = [
