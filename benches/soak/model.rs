@@ -96,7 +96,7 @@ impl Model {
     /// What is wrong with it, for a person.
     pub fn look(&mut self, script: &Script, shown: &Shown, now: u64) -> Result<(), String> {
         let fresh = self.fresh(&shown.history)?;
-        let mut fresh = fresh.as_slice();
+        let fresh = fresh.as_slice();
         // Another release on the same color is a switch too: of the two watches, that of Services may be the quicker one.
         let active = (shown.active, shown.release.clone());
         // A configuration and a switch between two statuses: nothing tells from which color the values before the switch are.
@@ -105,27 +105,52 @@ impl Model {
             self.floor = self.next_floor;
             return Ok(());
         }
-        if let Some((before, _)) = self.active.take().filter(|before| *before != active) {
-            // What was judged between the last status and the switch.
-            while let [value, rest @ ..] = fresh
-                && self.take(script, before, *value, now, 0).is_ok()
-            {
-                fresh = rest;
+        let Some((before, _)) = self.active.take().filter(|before| *before != active) else {
+            return self.follow(script, shown, fresh, now);
+        };
+        // What was judged between the last status and the switch, at most. On the same color, a value of the seconds between the two
+        // watches may be from before it and from after it: the streak tells.
+        let mut most = 0;
+        let mut former = self.clone();
+        while fresh
+            .get(most)
+            .is_some_and(|value| former.take(script, before, *value, now, 0).is_ok())
+        {
+            most += 1;
+        }
+        let least = if before == shown.active { 0 } else { most };
+        let mut wrong = None;
+        for known in (least..=most).rev() {
+            let mut one = self.clone();
+            one.judgements += known as u64;
+            match one.switched(script, shown, &fresh[known..], now) {
+                Ok(()) => {
+                    *self = one;
+                    return Ok(());
+                }
+                Err(why) => wrong = wrong.or(Some((one, why))),
             }
-            self.ends.clear();
-            self.streak = 0;
-            self.floor = self.next_floor;
-            // Two switches between two statuses, the color's and then its release's: what was judged between them is in no streak.
-            // A value of the very second of the second one may be from before it and from after it: the streak tells.
-            let between = fresh
-                .iter()
-                .take_while(|value| self.is_between(script, shown, **value, now))
-                .count();
-            let mut twice = self.clone();
-            if between > 0 && twice.follow(script, shown, &fresh[between..], now).is_ok() {
-                *self = twice;
-                return Ok(());
-            }
+        }
+        let Some((one, why)) = wrong else { return Ok(()) };
+        *self = one;
+        Err(why)
+    }
+
+    /// Follows what was judged since a switch.
+    fn switched(&mut self, script: &Script, shown: &Shown, fresh: &[f64], now: u64) -> Result<(), String> {
+        self.ends.clear();
+        self.streak = 0;
+        self.floor = self.next_floor;
+        // Two switches between two statuses, the color's and then its release's: what was judged between them is in no streak.
+        // A value of the very second of the second one may be from before it and from after it: the streak tells.
+        let between = fresh
+            .iter()
+            .take_while(|value| self.is_between(script, shown, **value, now))
+            .count();
+        let mut twice = self.clone();
+        if between > 0 && twice.follow(script, shown, &fresh[between..], now).is_ok() {
+            *self = twice;
+            return Ok(());
         }
         self.follow(script, shown, fresh, now)
     }

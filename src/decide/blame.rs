@@ -1,7 +1,7 @@
 //! Whether the release is to blame. A fault that was there before the switch, or that the standby color shows as well,
 //! is not mended by switching back; flipping then only adds a disturbance to an outage.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::model::{RuleKind, RuleName};
 
 use super::{
     bound::Share,
-    clock::elapsed,
+    clock::{before, elapsed},
     judge::{Confirmed, Judge},
     limits::{self, Limits},
     meter::Meter,
@@ -20,6 +20,8 @@ use super::{
 /// A standby this much as bad as the active color is "just as bad". Below it, switching back at least halves the harm:
 /// a total outage is left even for a color that is a little over its threshold.
 const JUST_AS_BAD: f64 = 0.5;
+/// What is bad now shows in the last minute: two bursts of a fault that comes each half a minute, one scrape of a slow Prometheus.
+const NOW: Duration = Duration::from_secs(60);
 
 /// What a rule measured before the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,30 +117,53 @@ pub(super) fn bad_before(judge: &Judge, before: &Before, said: Option<f64>) -> b
     }
 }
 
-/// Whether another color is just as bad, over the time in which the active one was found to be bad; `None` where nothing
-/// was measured on it.
+/// Whether another color is just as bad: over the time in which the active one was found to be bad, and still in the last minute of
+/// it. An outage of both that is over on the other color is no excuse for what the release does since. `None` where nothing was
+/// measured on the other one.
 pub(super) fn just_as_bad(judge: &Judge, found: &Confirmed, active: &Meter, other: &Meter) -> Option<bool> {
     if judge.limits.numbers() {
-        let (ours, theirs) = (middle(active, found), middle(other, found)?);
-        return Some(excuses(&judge.crossed, |limit| as_far_beyond(judge, limit, ours, theirs)));
+        return numbers_as_bad(judge, found, active, other);
     }
     let share = other.window.since(found.since);
-    let bad = match judge.rule.kind {
-        // Few probes are no sample of many requests, they are all there is to know: judged as the active color's are.
-        RuleKind::Probe(_) => share.over(judge.limits.threshold),
-        _ => surely_over(share, &judge.limits),
+    // Few probes are no sample of many requests, they are all there is to know: judged as the active color's are.
+    let all = matches!(judge.rule.kind, RuleKind::Probe(_));
+    let bad = if all {
+        share.over(judge.limits.threshold)
+    } else {
+        surely_over(share, &judge.limits)
     };
     let theirs = share.value()?;
     let ours = active.window.since(found.since).value().unwrap_or(0.0);
-    Some(bad && theirs >= JUST_AS_BAD * ours)
+    Some(bad && theirs >= JUST_AS_BAD * ours && !mended(judge, found, active, other))
+}
+
+/// Whether the other color is better in the last minute, and that by no mere chance; where nothing was measured on it then, it is not.
+fn mended(judge: &Judge, found: &Confirmed, active: &Meter, other: &Meter) -> bool {
+    let Some(newest) = active.window.newest() else { return false };
+    let now = |meter: &Meter| meter.window.ended_after(before(newest, NOW), found.since);
+    let theirs = now(other);
+    let Some(share) = theirs.value() else { return false };
+    let most = if matches!(judge.rule.kind, RuleKind::Probe(_)) {
+        share
+    } else {
+        judge.limits.hunch.upper(theirs)
+    };
+    now(active).value().is_some_and(|ours| most < JUST_AS_BAD * ours)
+}
+
+fn numbers_as_bad(judge: &Judge, found: &Confirmed, active: &Meter, other: &Meter) -> Option<bool> {
+    let as_bad = |from: Timestamp| {
+        let middle = |meter: &Meter| meter.numbers.median(from, Timestamp::MAX);
+        let (ours, theirs) = (middle(active), middle(other)?);
+        Some(excuses(&judge.crossed, |limit| as_far_beyond(judge, limit, ours, theirs)))
+    };
+    let whole = as_bad(found.since)?;
+    let now = active.numbers.newest().map(|newest| before(newest, NOW).max(found.since));
+    Some(whole && now.and_then(as_bad).unwrap_or(true))
 }
 
 fn surely_over(share: Share, limits: &Limits) -> bool {
     limits.sureness.lower(share) > limits.threshold
-}
-
-fn middle(meter: &Meter, found: &Confirmed) -> Option<f64> {
-    meter.numbers.median(found.since, Timestamp::MAX)
 }
 
 /// An excuse must cover every limit that was crossed: three times the standby's latency is no fault of the fleet, even

@@ -75,6 +75,15 @@ impl Sureness {
         let margin = self.z * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
         ((centre - margin) / (1.0 + z2 / n)).clamp(0.0, 1.0)
     }
+
+    /// The fraction that the true one surely does not exceed; 1 of nothing.
+    pub(super) fn upper(self, share: Share) -> f64 {
+        let good = Share {
+            bad: share.total - share.bad,
+            ..share
+        };
+        1.0 - self.lower(good)
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +104,15 @@ mod tests {
             (0.0, 50.0, 0.0),
         ] {
             let found = lower(bad, total);
+            assert!((found - expected).abs() < 1e-5, "{bad} of {total}: {found} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn the_upper_bound_agrees_with_another_implementation() {
+        // One-sided 80 %: computed as above, with the formula for the upper bound.
+        for (bad, total, expected) in [(0.0, 5.0, 0.124087), (3.0, 60.0, 0.079371), (10.0, 10.0, 1.0), (0.0, 0.0, 1.0)] {
+            let found = Sureness::new(0.8).upper(Share { bad, total });
             assert!((found - expected).abs() < 1e-5, "{bad} of {total}: {found} instead of {expected}");
         }
     }

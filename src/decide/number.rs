@@ -85,7 +85,7 @@ impl Limit {
             Bar::Min(min) => min * degradation,
             Bar::ToStandby(_) | Bar::ToBefore(_) => return None,
         };
-        usable.then_some(Self { at, ..self })
+        (usable && at.is_finite()).then_some(Self { at, ..self })
     }
 
     /// Whether a number is at it or beyond.
@@ -157,14 +157,15 @@ fn limit(bar: Bar, others: &Others, of_standby: impl Fn(&Number) -> Option<f64>)
     let Some(against) = against.filter(|number| number.is_finite()) else {
         return Err(format!("{whose} has no number to compare with"));
     };
-    // Twice nothing is nothing, and twice a negative number is less than it.
-    if against <= 0.0 {
+    let at = ratio * against;
+    // Twice nothing is nothing, twice a negative number is less than it, and twice the largest number is none.
+    if against <= 0.0 || !at.is_finite() {
         let number = super::explain::number(against);
         return Err(format!("{whose} has {number}, of which there is no multiple to compare with"));
     }
     Ok(Limit {
         bar,
-        at: ratio * against,
+        at,
         against: Some(against),
     })
 }
@@ -200,6 +201,11 @@ impl Numbers {
         values.sort_by(f64::total_cmp);
         let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
         Some(low / 2.0 + high / 2.0)
+    }
+
+    /// When the newest was measured.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.known.back().map(|known| known.at)
     }
 
     /// Forgets everything.
@@ -281,6 +287,17 @@ mod tests {
             let compared = compare(&alone(5.0), &[Bar::ToBefore(1.2)], &others, false);
             assert!(compared.unknown.is_some() && compared.crossed.is_empty(), "{against:?}");
         }
+    }
+
+    #[test]
+    fn what_is_over_the_largest_number_is_no_limit() {
+        let others = Others {
+            standby: Some(alone(f64::MAX / 2.0)),
+            ..Others::default()
+        };
+        let compared = compare(&alone(5.0), &[Bar::ToStandby(2.5)], &others, false);
+        assert!(compared.unknown.is_some() && compared.nearest.is_none() && compared.crossed.is_empty());
+        assert_eq!(min(f64::MAX).near(0.8).map(|near| near.at), None);
     }
 
     #[test]

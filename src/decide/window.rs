@@ -107,6 +107,18 @@ impl Window {
             .fold(Share::default(), |sum, piece| sum.plus(piece.share))
     }
 
+    /// Everything that started at `from` or later and ended after `after`: a piece counts where any of it lies within the last minute.
+    pub(super) fn ended_after(&self, after: Timestamp, from: Timestamp) -> Share {
+        let within = |piece: &&Piece| piece.from >= from && piece.to > after;
+        let known = self.merged.iter().chain(&self.pieces).filter(within);
+        known.fold(Share::default(), |sum, piece| sum.plus(piece.share))
+    }
+
+    /// When the newest piece ended.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.pieces.iter().map(|piece| piece.to).max()
+    }
+
     /// Of what started at `from` or later: whether the fraction was over a threshold most times, and the time that all of it spans.
     pub(super) fn mostly_over(&self, from: Timestamp, threshold: f64) -> (bool, Duration) {
         let pieces: Vec<&Piece> = self.merged.iter().chain(&self.pieces).filter(|piece| piece.from >= from).collect();

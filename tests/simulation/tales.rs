@@ -336,3 +336,28 @@ fn what_happened_before_a_410_is_listed_and_judged() {
     assert_eq!(flips.len(), 1, "{}", outcome.told());
     assert!(outcome.story.contains("forgets its history"), "{}", outcome.told());
 }
+
+/// What both colors need is broken for a minute, and while it is the release begins to fail by itself: when the outage is over the
+/// standby is well, and the outage excuses nothing any more.
+#[test]
+fn an_outage_of_both_colors_does_not_excuse_what_the_release_does_after_it() {
+    let shared = Deed::Shared {
+        share: 0.8,
+        lasts: Duration::from_secs(60),
+    };
+    let mut setup = a_bad_release(&[(Duration::from_secs(100), shared)]);
+    setup.leftover = 0.1;
+    for (at, deed) in &mut setup.deeds {
+        match deed {
+            Deed::Release { share, after } => (*share, *after) = (0.3, Duration::from_secs(70)),
+            Deed::Calm => *at += Duration::from_secs(120),
+            _ => {}
+        }
+    }
+    setup.calm += Duration::from_secs(120);
+    setup.end += Duration::from_secs(120);
+    let (outcome, flips) = well_told(setup);
+    let [flip] = flips.as_slice() else { panic!("{}", outcome.told()) };
+    let after_it = Duration::from_secs(160)..Duration::from_secs(235);
+    assert!(after_it.contains(flip), "{}", outcome.told());
+}

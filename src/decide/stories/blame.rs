@@ -121,6 +121,61 @@ fn a_standby_that_was_bad_and_is_not_does_not_hold_traffic() {
 }
 
 #[test]
+fn an_outage_of_both_that_is_over_on_the_standby_excuses_for_a_minute_at_most() {
+    story(
+        "t=0
+         t=5       500/400 standby:200/160 -> breach
+         t=10..70  500/400 standby:200/160 -> suppressed, why: the standby color is just as bad now
+         t=75..110 500/150 standby:200/0   -> suppressed
+         t=115     500/150 standby:200/0   -> rollback",
+    );
+}
+
+#[test]
+fn a_standby_that_shows_nothing_for_a_minute_is_not_better_for_it() {
+    story(
+        "t=0
+         t=5       500/400 standby:200/160 -> breach
+         t=10..70  500/400 standby:200/160 -> suppressed, why: the standby color is just as bad now
+         t=75..150 500/400                 -> suppressed",
+    );
+}
+
+#[test]
+fn a_few_good_requests_do_not_show_that_the_standby_is_well() {
+    story(
+        "t=0
+         t=5       500/400 standby:200/160 -> breach
+         t=10..70  500/400 standby:200/160 -> suppressed, why: the standby color is just as bad now
+         t=75..130 500/60                  -> suppressed
+         t=135     500/60 standby:8/0      -> suppressed
+         t=140     500/60 standby:200/0    -> rollback",
+    );
+}
+
+#[test]
+fn a_fault_of_both_that_comes_and_goes_stays_one_of_both() {
+    let bursts = |from: u32, to: u32, says: &str| (from..to).map(|n| burst(30 * n, says)).collect::<String>();
+    let (first, next) = (bursts(1, 5, ""), bursts(5, 24, "suppressed"));
+    story(&format!("t=0\n{first}{next}t=720 500/200 standby:200/160 -> suppressed"));
+    // Until a minute has passed since its last burst.
+    story(&format!(
+        "t=0
+         {first}t=150 500/200 standby:200/160 -> suppressed
+         t=155..175 500/0   standby:200/0 -> suppressed
+         t=180      500/200 standby:200/0 -> suppressed
+         t=185..205 500/0   standby:200/0 -> suppressed
+         t=210      500/200 standby:200/0 -> rollback"
+    ));
+}
+
+/// Half a minute of which five seconds are bad, on both.
+fn burst(t: u32, says: &str) -> String {
+    let (next, last) = (t + 5, t + 25);
+    format!("t={t} 500/200 standby:200/160 -> {says}\nt={next}..{last} 500/0 standby:200/0 -> {says}\n")
+}
+
+#[test]
 fn a_total_outage_is_left_for_a_color_that_is_a_little_over_its_threshold() {
     story(
         "t=0

@@ -264,6 +264,16 @@ fn a_standby_over_the_same_limit_means_the_fleet_is_ill() {
 }
 
 #[test]
+fn a_standby_that_was_over_the_same_limit_and_is_not_excuses_for_a_minute_at_most() {
+    World::with(vec![max("p95", "ms", 1000.0)]).play(
+        "t=0..5   p95=1500/1400 -> breach
+         t=10..70 p95=1500/1400 -> suppressed
+         t=75..100 p95=1500/300 -> suppressed
+         t=105    p95=1500/300 -> rollback",
+    );
+}
+
+#[test]
 fn a_standby_a_little_over_the_limit_is_better_than_ten_times_of_it() {
     World::with(vec![max("p95", "ms", 1000.0)]).play(
         "t=0..5 p95=9000/1100 -> breach
