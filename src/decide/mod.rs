@@ -102,6 +102,7 @@ mod slow;
 mod standby;
 mod streak;
 mod switch;
+mod tape;
 pub mod trace;
 mod window;
 

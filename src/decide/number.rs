@@ -1,12 +1,12 @@
 //! Rules that compare one number instead of counting requests: the number, what it is compared with, and the numbers
 //! of the last minutes. There is no bound and no pooling here: of a number nobody knows how many requests it speaks for.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::clock::before;
+use super::{clock::before, tape::Tape};
 
 /// Slack for sums of fractions: a number equal to its limit is within it.
 const EQUAL: f64 = 1e-9;
@@ -173,7 +173,7 @@ fn limit(bar: Bar, others: &Others, of_standby: impl Fn(&Number) -> Option<f64>)
 /// Numbers of the last minutes, oldest first.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Numbers {
-    known: VecDeque<Known>,
+    known: Tape<Known>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -187,10 +187,11 @@ impl Numbers {
     /// Takes a number and drops what is older than `span`.
     pub(super) fn push(&mut self, at: Timestamp, value: f64, span: Duration) {
         let oldest = before(at, span);
-        self.known.retain(|known| known.at > oldest && known.at < at);
+        self.known.trim(|known| known.at <= oldest, |known| known.at >= at);
         if self.known.len() == NUMBERS_MAX {
             self.known.pop_front();
         }
+        self.known.settle();
         self.known.push_back(Known { at, value });
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     bound::Share,
     clock::{before, elapsed},
+    tape::Tape,
 };
 
 /// Pieces kept as they are: five minutes at a scrape per second, with room for stragglers.
@@ -54,20 +55,28 @@ pub(super) struct Past {
 pub(super) struct Window {
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     merged: VecDeque<Piece>,
-    pieces: VecDeque<Piece>,
+    pieces: Tape<Piece>,
 }
 
 impl Window {
     /// Takes a piece, merges what has aged and drops what is older than is kept.
     pub(super) fn push(&mut self, piece: Piece, past: Past) {
         let oldest = before(piece.to, past.whole);
-        let kept = |known: &Piece| known.to > oldest && known.to <= piece.to;
-        self.pieces.retain(kept);
-        self.merged.retain(kept);
+        // Both are in the order of when they ended.
+        self.pieces.trim(|known| known.to <= oldest, |known| known.to > piece.to);
+        self.merged.retain(|known| known.to > oldest && known.to <= piece.to);
+        if self.pieces.back().is_some_and(|known| known.to < piece.to) {
+            self.pieces.settle();
+        }
         // Targets are scraped at different times; those within a second are taken together, so that many stay few.
         let second = |piece: &Piece| piece.from.as_second();
-        let mut newest = self.pieces.iter_mut().rev().take_while(|known| known.to == piece.to);
-        match newest.find(|known| second(known) == second(&piece)) {
+        let of_this_look = |known: &&mut Piece| known.to == piece.to;
+        let same = self
+            .pieces
+            .newest_mut()
+            .take_while(of_this_look)
+            .find(|known| second(known) == second(&piece));
+        match same {
             Some(known) => *known = known.with(piece),
             None => self.pieces.push_back(piece),
         }
@@ -102,7 +111,7 @@ impl Window {
     pub(super) fn since(&self, from: Timestamp) -> Share {
         self.merged
             .iter()
-            .chain(&self.pieces)
+            .chain(self.pieces.iter())
             .filter(|piece| piece.from >= from)
             .fold(Share::default(), |sum, piece| sum.plus(piece.share))
     }
@@ -110,18 +119,23 @@ impl Window {
     /// Everything that started at `from` or later and ended after `after`: a piece counts where any of it lies within the last minute.
     pub(super) fn ended_after(&self, after: Timestamp, from: Timestamp) -> Share {
         let within = |piece: &&Piece| piece.from >= from && piece.to > after;
-        let known = self.merged.iter().chain(&self.pieces).filter(within);
+        let known = self.merged.iter().chain(self.pieces.iter()).filter(within);
         known.fold(Share::default(), |sum, piece| sum.plus(piece.share))
     }
 
     /// When the newest piece ended.
     pub(super) fn newest(&self) -> Option<Timestamp> {
-        self.pieces.iter().map(|piece| piece.to).max()
+        self.pieces.back().map(|piece| piece.to)
     }
 
     /// Of what started at `from` or later: whether the fraction was over a threshold most times, and the time that all of it spans.
     pub(super) fn mostly_over(&self, from: Timestamp, threshold: f64) -> (bool, Duration) {
-        let pieces: Vec<&Piece> = self.merged.iter().chain(&self.pieces).filter(|piece| piece.from >= from).collect();
+        let pieces: Vec<&Piece> = self
+            .merged
+            .iter()
+            .chain(self.pieces.iter())
+            .filter(|piece| piece.from >= from)
+            .collect();
         // Several targets of one look end together.
         let looks = pieces.chunk_by(|one, next| one.to == next.to);
         let share = |look: &[&Piece]| look.iter().fold(Share::default(), |sum, piece| sum.plus(piece.share));
