@@ -304,7 +304,7 @@ fn guard(name: &str, phase: Phase, streak: u32) -> GuardStatus {
         history: None,
         events: vec![EventLine {
             at: now(),
-            what: format!("an event of {name}"),
+            what: format!("an event of {name}").into(),
         }],
     }
 }

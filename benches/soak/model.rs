@@ -11,6 +11,8 @@ use super::script::{Script, Side, THRESHOLD};
 const SILENCE_MAX: u64 = 150;
 /// Seconds between two statuses of a guard, at most, where all is well.
 const APART: u64 = 6;
+/// A judgement is of requests up to so many seconds before it, where all is well.
+const TOLD_LATE: u64 = 3;
 /// Values that a status shows.
 const SHOWN: usize = 60;
 
@@ -108,17 +110,19 @@ impl Model {
         let Some((before, _)) = self.active.take().filter(|before| *before != active) else {
             return self.follow(script, shown, fresh, now);
         };
-        // What was judged between the last status and the switch, at most. On the same color, a value of the seconds between the two
-        // watches may be from before it and from after it: the streak tells.
-        let mut most = 0;
+        // What was judged between the last status and the switch. On the same color, what was made of requests up to about the second of
+        // the switch may have been judged before it and after it: the streak tells.
+        let newest = shown.switches.first().filter(|_| before == shown.active).copied();
+        let (mut least, mut most) = (0, 0);
         let mut former = self.clone();
         while fresh
             .get(most)
             .is_some_and(|value| former.take(script, before, *value, now, 0).is_ok())
         {
             most += 1;
+            let surely = newest.is_none_or(|newest| former.ends.iter().all(|end| end + TOLD_LATE < newest));
+            least = if surely { most } else { least };
         }
-        let least = if before == shown.active { 0 } else { most };
         let mut wrong = None;
         for known in (least..=most).rev() {
             let mut one = self.clone();

@@ -183,7 +183,8 @@ fn increment(guard: usize, side: Side, second: u64, phases: &[Phase]) -> u64 {
 fn is_blip(guard: usize, side: Side, second: u64) -> bool {
     let every = 26 + mixed(guard, side, 0, 2) % 13;
     let (turn, within) = (second / every, second % every);
-    let at = 3 + mixed(guard, side, turn, 3) % (every - 8);
+    // Never two within 19 s: an outage that makes one interval of ten seconds would put them into one streak, and that is a fault.
+    let at = 8 + mixed(guard, side, turn, 3) % (every - 20);
     let lasts = 1 + mixed(guard, side, turn, 4) % 2;
     (at..at + lasts).contains(&within)
 }

@@ -398,7 +398,7 @@ fn facts(guard: &GuardStatus, at: Timestamp) -> Vec<Vec<Cell>> {
         );
     }
     for event in guard.events.iter().take(5) {
-        fact(&ago(event.at, at), event.what.clone());
+        fact(&ago(event.at, at), event.what.to_string());
     }
     rows
 }

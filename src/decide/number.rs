@@ -204,6 +204,17 @@ impl Numbers {
         Some(low / 2.0 + high / 2.0)
     }
 
+    /// How many there are of a time, both ends included.
+    pub(super) fn count(&self, from: Timestamp, to: Timestamp) -> usize {
+        self.known.iter().filter(|known| known.at >= from && known.at <= to).count()
+    }
+
+    /// When the newest was measured that is such, at `from` or later.
+    pub(super) fn last(&self, from: Timestamp, such: impl Fn(f64) -> bool) -> Option<Timestamp> {
+        let known = self.known.iter().filter(|known| known.at >= from && such(known.value));
+        known.last().map(|known| known.at)
+    }
+
     /// When the newest was measured.
     pub(super) fn newest(&self) -> Option<Timestamp> {
         self.known.back().map(|known| known.at)

@@ -116,20 +116,29 @@ impl Window {
             .fold(Share::default(), |sum, piece| sum.plus(piece.share))
     }
 
-    /// Everything that started at `from` or later and ended after `after`: a piece counts where any of it lies within the last minute.
-    pub(super) fn ended_after(&self, after: Timestamp, from: Timestamp) -> Share {
-        let within = |piece: &&Piece| piece.from >= from && piece.to > after;
-        let known = self.merged.iter().chain(self.pieces.iter()).filter(within);
-        known.fold(Share::default(), |sum, piece| sum.plus(piece.share))
+    /// Everything between two times, and the time that it spans: what started at `from` or later and ended by `until`.
+    pub(super) fn between(&self, from: Timestamp, until: Timestamp) -> (Share, Duration) {
+        let within = |piece: &&Piece| piece.from >= from && piece.to > from && piece.to <= until;
+        let known: Vec<&Piece> = self.merged.iter().chain(self.pieces.iter()).filter(within).collect();
+        let share = known.iter().fold(Share::default(), |sum, piece| sum.plus(piece.share));
+        (share, span(&known))
     }
 
-    /// When the newest piece ended.
-    pub(super) fn newest(&self) -> Option<Timestamp> {
-        self.pieces.back().map(|piece| piece.to)
+    /// When the newest piece ended that lies between two times and was over a threshold.
+    pub(super) fn last_over(&self, threshold: f64, from: Timestamp, until: Timestamp) -> Option<Timestamp> {
+        let over = |piece: &&Piece| piece.from >= from && piece.to <= until && piece.share.over(threshold);
+        let known = self.merged.iter().chain(self.pieces.iter()).filter(over);
+        known.map(|piece| piece.to).max()
     }
 
-    /// Of what started at `from` or later: whether the fraction was over a threshold most times, and the time that all of it spans.
-    pub(super) fn mostly_over(&self, from: Timestamp, threshold: f64) -> (bool, Duration) {
+    /// When the newest piece ended that ended by then.
+    pub(super) fn newest(&self, until: Timestamp) -> Option<Timestamp> {
+        self.pieces.iter().map(|piece| piece.to).filter(|to| *to <= until).max()
+    }
+
+    /// Of what started at `from` or later: for how long the fraction was over a threshold, whether it was at most looks, and the time that
+    /// all of it spans.
+    pub(super) fn time_over(&self, from: Timestamp, threshold: f64) -> (Duration, bool, Duration) {
         let pieces: Vec<&Piece> = self
             .merged
             .iter()
@@ -139,21 +148,27 @@ impl Window {
         // Several targets of one look end together.
         let looks = pieces.chunk_by(|one, next| one.to == next.to);
         let share = |look: &[&Piece]| look.iter().fold(Share::default(), |sum, piece| sum.plus(piece.share));
-        let (over, under): (Vec<bool>, Vec<bool>) = looks.map(|look| share(look).over(threshold)).partition(|over| *over);
-        let span = match (
-            pieces.iter().map(|piece| piece.from).min(),
-            pieces.iter().map(|piece| piece.to).max(),
-        ) {
-            (Some(first), Some(last)) => elapsed(last, first),
-            _ => Duration::ZERO,
-        };
-        (over.len() > under.len(), span)
+        let (over, under): (Vec<&[&Piece]>, Vec<&[&Piece]>) = looks.partition(|look| share(look).over(threshold));
+        let bad = over.iter().map(|look| span(look)).sum();
+        (bad, over.len() > under.len(), span(&pieces))
     }
 
     /// Forgets everything: after a clock step, "the last minutes" mean nothing.
     pub(super) fn clear(&mut self) {
         self.merged.clear();
         self.pieces.clear();
+    }
+}
+
+/// The time from the first begin to the last end.
+fn span(pieces: &[&Piece]) -> Duration {
+    let ends = (
+        pieces.iter().map(|piece| piece.from).min(),
+        pieces.iter().map(|piece| piece.to).max(),
+    );
+    match ends {
+        (Some(first), Some(last)) => elapsed(last, first),
+        _ => Duration::ZERO,
     }
 }
 

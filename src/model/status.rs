@@ -417,6 +417,6 @@ pub struct IncidentSummary {
 pub struct EventLine {
     /// When.
     pub at: Timestamp,
-    /// What, for a person.
-    pub what: String,
+    /// What, for a person; shared by every status that shows it.
+    pub what: Arc<str>,
 }

@@ -32,6 +32,8 @@ use crate::{
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Before any.
 const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Any of them is over by then: jitter adds up to as much again.
+const AGAIN_LATEST: Duration = Duration::from_secs(60);
 /// Further looks: with their pauses about a quarter of an hour in which the route could be read.
 const LOOKS_MAX: usize = 36;
 
@@ -147,6 +149,9 @@ impl Monitor {
             let of_it = looking.arrival.guard == *id && looking.told == Some(Doubt::NotThere);
             !of_it || looking.asking || looking.arrival.incident.case.to == traffic.active
         });
+        for again in self.arrivals.values_mut().filter_map(|looking| looking.again.as_mut()) {
+            *again = show::due_within(*again, AGAIN_LATEST, now);
+        }
         let due = |looking: &Looking| looking.arrival.guard == *id && !looking.asking && looking.again.is_some_and(|again| again <= now);
         let due = self.arrivals.iter().filter(|(_, looking)| due(looking));
         let due: Vec<String> = due.map(|(incident, _)| incident.clone()).collect();

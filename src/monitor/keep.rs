@@ -44,6 +44,8 @@ const FOLLOW_UP_AFTER_START: Duration = Duration::from_secs(30);
 pub(super) struct FollowUp {
     guard: GuardId,
     due: Timestamp,
+    /// It is never further away than this, however the clock is stepped.
+    wait: Duration,
     topic: Topic,
 }
 
@@ -325,7 +327,13 @@ impl Monitor {
         // Beyond the range of timestamps only for a configuration of millennia.
         let due = incident.case.at.checked_add(wait).unwrap_or(incident.case.at);
         let guard = spec.id.clone();
-        self.follow_ups.insert(incident.id.clone(), FollowUp { guard, due, topic });
+        let owed = FollowUp {
+            guard,
+            due,
+            wait: wait.max(FOLLOW_UP_AFTER_START),
+            topic,
+        };
+        self.follow_ups.insert(incident.id.clone(), owed);
     }
 
     /// What earlier runs left without its second pass.
@@ -360,6 +368,9 @@ impl Monitor {
 
     /// Begins the second passes whose time has come.
     pub(super) fn follow_up(&mut self, now: Timestamp) {
+        for owed in self.follow_ups.values_mut() {
+            owed.due = show::due_within(owed.due, owed.wait, now);
+        }
         let (due, later): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.follow_ups)
             .into_iter()
             .partition(|(_, owed)| owed.due <= now);

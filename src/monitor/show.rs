@@ -9,7 +9,7 @@ use crate::{
     decide,
     metrics::Metrics,
     model::{
-        Color, ColorStatus, Decision, GuardId, GuardSpec, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Moment, Note,
+        Color, ColorStatus, Decision, GuardId, GuardSpec, GuardStatus, Incident, IncidentOutcome, IncidentSummary, Ledger, Moment, Note,
         Observation, Outcome, Phase, RuleState, RuleStatus, View, file_segment, maintenance,
         status::{EventLine, unit},
     },
@@ -21,6 +21,11 @@ const RANGE_POINTS: u64 = 400;
 /// `later - earlier`, zero when the clock went backwards.
 pub(super) fn since(later: Timestamp, earlier: Timestamp) -> Duration {
     later.duration_since(earlier).try_into().unwrap_or_default()
+}
+
+/// A time that something is due at, of which it is known that it is no further away than `wait`: where it is, the clock went backwards.
+pub(super) fn due_within(due: Timestamp, wait: Duration, now: Timestamp) -> Timestamp {
+    now.checked_add(wait).map_or(due, |latest| due.min(latest))
 }
 
 /// The step of a metric range: as fine as [`RANGE_POINTS`] allow, whole seconds, at least one.
@@ -79,7 +84,7 @@ pub(super) fn summary(incident: &Incident, evidence: Option<String>, report: Opt
 impl Guarded {
     /// Adds a line to what happened lately.
     pub(super) fn note(&mut self, at: Timestamp, what: String) {
-        self.events.push_front(EventLine { at, what });
+        self.events.push_front(EventLine { at, what: what.into() });
         self.events.truncate(EVENTS_MAX);
     }
 
@@ -118,7 +123,8 @@ impl Guarded {
             Some(View::Known(traffic)) => Some(&**traffic),
             _ => None,
         };
-        let ledger = traffic.map(|traffic| traffic.ledger.clone()).unwrap_or_default();
+        let empty = Ledger::default();
+        let ledger = traffic.map_or(&empty, |traffic| &traffic.ledger);
         let side = |color: &Color| traffic.and_then(|traffic| traffic.sides.get(color).cloned()).unwrap_or_default();
         let colors = spec
             .colors
@@ -156,7 +162,7 @@ impl Guarded {
                 .collect(),
             switched_at: traffic.and_then(|traffic| traffic.switched_at),
             watch_until: self.engine.watch_until().filter(|until| *until > now),
-            cooldown_until: decide::cooldown_until(&ledger, &spec.policy).filter(|until| *until > now),
+            cooldown_until: decide::cooldown_until(ledger, &spec.policy).filter(|until| *until > now),
             paused_by: traffic.and_then(|traffic| traffic.paused_at(now)).map(|pause| pause.by.clone()),
             paused_until: traffic.and_then(|traffic| traffic.paused_at(now)).and_then(|pause| pause.until),
             maintenance: maintenance::status(&spec.maintenance, now),

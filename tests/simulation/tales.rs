@@ -97,9 +97,19 @@ fn a_flip_that_was_told_as_failed_and_carried_out_later_is_taken_back_in_its_thr
     assert_eq!(threads.len(), 1, "{threads:?}");
 }
 
-/// The patch is carried out, and what is read is refused before the endpoints have followed.
 #[test]
 fn a_flip_whose_arrival_cannot_be_looked_at_is_no_failure_and_is_completed_when_it_is_seen() {
+    in_doubt_and_completed(&[]);
+}
+
+#[test]
+fn a_clock_that_is_stepped_back_does_not_put_off_the_next_look_at_an_arrival() {
+    let step = Deed::Step { daemon: 0, seconds: -3600 };
+    in_doubt_and_completed(&[(Duration::from_secs(10), step)]);
+}
+
+/// The patch is carried out, and what is read is refused before the endpoints have followed; deeds are told by when they happen after it.
+fn in_doubt_and_completed(deeds: &[(Duration, Deed)]) {
     let blind = Deed::Fault {
         fault: Fault::Api {
             who: None,
@@ -112,7 +122,9 @@ fn a_flip_whose_arrival_cannot_be_looked_at_is_no_failure_and_is_completed_when_
     // The same world without the trouble tells when that is.
     let (_, flips) = well_told(a_bad_release(&[]));
     let right_after = flips[0] + Duration::from_millis(100);
-    let outcome = play_out(a_bad_release(&[(right_after, blind)]));
+    let mut all = vec![(right_after, blind)];
+    all.extend(deeds.iter().map(|(after, deed)| (right_after + *after, deed.clone())));
+    let outcome = play_out(a_bad_release(&all));
     assert!(outcome.broken.is_empty(), "{}", outcome.told());
     assert_eq!(outcome.flips.len(), 1, "{}", outcome.told());
     let said = told(&outcome);

@@ -159,3 +159,26 @@ fn what_was_judged_between_two_switches_is_in_no_streak() {
     }
     assert!(look(&twice(bad, 2)).is_err());
 }
+
+#[test]
+fn what_was_judged_about_the_second_of_a_release_may_count_and_what_was_judged_before_it_may_not() {
+    let script = script();
+    let mut known = Model::new(7);
+    let before = judged(&script, Side::Blue, &[16, 17, 18]);
+    assert_eq!(known.look(&script, &shown(before.clone(), 0), BEGUN + 18), Ok(()));
+    known.moved(BEGUN + 17);
+    let released = |history: &[f64], streak: u32, second: u64| Shown {
+        release: "2".to_owned(),
+        switches: vec![BEGUN + second],
+        ..shown([&before[..], history].concat(), streak)
+    };
+    let bad = judged(&script, Side::Blue, &[18, 19, 20]);
+    assert!(bad[0] <= THRESHOLD && bad[1] > THRESHOLD);
+    let look = |shown: &Shown| known.clone().look(&script, shown, BEGUN + 26);
+    for (streak, agreed) in [(0, true), (1, true), (2, false)] {
+        assert_eq!(look(&released(&bad, streak, 21)).is_ok(), agreed, "{streak}");
+    }
+    for (streak, agreed) in [(0, true), (1, false)] {
+        assert_eq!(look(&released(&bad, streak, 25)).is_ok(), agreed, "{streak}, long before");
+    }
+}

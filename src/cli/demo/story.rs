@@ -2,7 +2,7 @@
 //!
 //! It says what changed and keeps silent about what did not: a good look is told once in a while, a bad one always.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -69,7 +69,7 @@ impl Voice {
 pub(super) struct Narrator {
     start: Timestamp,
     rules: BTreeMap<String, Known>,
-    told: Vec<(Timestamp, String)>,
+    told: Vec<(Timestamp, Arc<str>)>,
     color: Option<(String, Timestamp)>,
     /// Since when a user's complaint is news; not before the trouble, when it is this machine's fault.
     complaints_from: Option<Timestamp>,
@@ -136,7 +136,7 @@ impl Narrator {
         for event in guard.events.iter().rev() {
             let key = (event.at, event.what.clone());
             if !self.told.contains(&key) {
-                lines.push(self.line(event.at.max(self.start), Voice::Flipback, &event.what));
+                lines.push(self.line(event.at.max(self.start), Voice::Flipback, &*event.what));
                 self.told.push(key);
             }
         }

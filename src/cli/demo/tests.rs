@@ -70,7 +70,7 @@ fn status(seconds: f64, rule: RuleStatus, events: &[(f64, &str)]) -> Status {
                 .rev()
                 .map(|(seconds, what)| EventLine {
                     at: at(*seconds),
-                    what: (*what).to_owned(),
+                    what: (*what).into(),
                 })
                 .collect(),
         }],

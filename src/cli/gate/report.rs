@@ -326,7 +326,7 @@ impl Report {
 
 fn event(line: &EventLine) -> Vec<Cell> {
     let at = line.at.strftime("%H:%M:%S").to_string();
-    vec![Cell::new(at, paint::DIM), Cell::plain(line.what.as_str())]
+    vec![Cell::new(at, paint::DIM), Cell::plain(&*line.what)]
 }
 
 fn rule(tally: &Tally, trial: Option<&Trial>, ruling: &Ruling, ended: Timestamp) -> RuleReport {

@@ -562,7 +562,7 @@ impl Trial {
                 _ => continue,
             };
             if self.events.len() < EVENTS_MAX {
-                self.events.push(EventLine { at, what });
+                self.events.push(EventLine { at, what: what.into() });
             }
         }
     }

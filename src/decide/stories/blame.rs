@@ -89,6 +89,17 @@ fn a_blip_that_is_all_that_was_measured_before_the_switch_does_not_excuse() {
 }
 
 #[test]
+fn a_blip_is_no_excuse_where_nothing_else_was_measured() {
+    story(
+        "t=0
+         t=5       500/150
+         t=10      500/0  switch -> note switched
+         t=15..20  500/60 -> breach
+         t=25      500/60 -> rollback",
+    );
+}
+
+#[test]
 fn what_was_bad_before_a_release_in_place_is_not_that_releases_fault() {
     story(
         "t=0
@@ -121,18 +132,30 @@ fn a_standby_that_was_bad_and_is_not_does_not_hold_traffic() {
 }
 
 #[test]
-fn an_outage_of_both_that_is_over_on_the_standby_excuses_for_a_minute_at_most() {
+fn an_outage_of_both_that_is_over_on_the_standby_excuses_for_half_a_minute_more() {
     story(
         "t=0
          t=5       500/400 standby:200/160 -> breach
          t=10..70  500/400 standby:200/160 -> suppressed, why: the standby color is just as bad now
-         t=75..110 500/150 standby:200/0   -> suppressed
-         t=115     500/150 standby:200/0   -> rollback",
+         t=75..95  500/150 standby:200/0   -> suppressed
+         t=100     500/150 standby:200/0   -> rollback",
     );
 }
 
 #[test]
-fn a_standby_that_shows_nothing_for_a_minute_is_not_better_for_it() {
+fn an_outage_that_is_over_on_the_standby_first_and_then_on_the_active_color_moves_nothing() {
+    story(
+        "t=0
+         t=5        500/400 standby:200/160 -> breach
+         t=10..180  500/400 standby:200/160 -> suppressed, why: the standby color is just as bad now
+         t=185..205 500/400 standby:200/0   -> suppressed
+         t=210..315 500/0   standby:200/0   -> suppressed
+         t=320..600 500/0   standby:200/0",
+    );
+}
+
+#[test]
+fn a_standby_that_shows_nothing_is_not_better_for_it() {
     story(
         "t=0
          t=5       500/400 standby:200/160 -> breach
@@ -158,14 +181,12 @@ fn a_fault_of_both_that_comes_and_goes_stays_one_of_both() {
     let bursts = |from: u32, to: u32, says: &str| (from..to).map(|n| burst(30 * n, says)).collect::<String>();
     let (first, next) = (bursts(1, 5, ""), bursts(5, 24, "suppressed"));
     story(&format!("t=0\n{first}{next}t=720 500/200 standby:200/160 -> suppressed"));
-    // Until a minute has passed since its last burst.
+    // Until the next burst of which it has no part.
     story(&format!(
         "t=0
          {first}t=150 500/200 standby:200/160 -> suppressed
          t=155..175 500/0   standby:200/0 -> suppressed
-         t=180      500/200 standby:200/0 -> suppressed
-         t=185..205 500/0   standby:200/0 -> suppressed
-         t=210      500/200 standby:200/0 -> rollback"
+         t=180      500/200 standby:200/0 -> rollback"
     ));
 }
 

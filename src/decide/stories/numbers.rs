@@ -264,12 +264,18 @@ fn a_standby_over_the_same_limit_means_the_fleet_is_ill() {
 }
 
 #[test]
-fn a_standby_that_was_over_the_same_limit_and_is_not_excuses_for_a_minute_at_most() {
+fn a_standby_that_was_over_the_same_limit_and_is_far_within_it_excuses_for_half_a_minute_more() {
     World::with(vec![max("p95", "ms", 1000.0)]).play(
         "t=0..5   p95=1500/1400 -> breach
          t=10..70 p95=1500/1400 -> suppressed
-         t=75..100 p95=1500/300 -> suppressed
-         t=105    p95=1500/300 -> rollback",
+         t=75..95 p95=1500/300  -> suppressed
+         t=100    p95=1500/300  -> rollback",
+    );
+    // A little better is no other color.
+    World::with(vec![max("p95", "ms", 1000.0)]).play(
+        "t=0..5    p95=1100/1100 -> breach
+         t=10..120 p95=1100/1100 -> suppressed
+         t=125..200 p95=1100/990 -> suppressed",
     );
 }
 
