@@ -181,7 +181,11 @@ impl Monitor {
     fn told_of_scaling(&mut self, id: &GuardId, reason: &str, moment: Moment, what: String, now: Timestamp) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         guard.note(now, what.clone());
-        let incident = guard.episode.as_ref().map(|episode| episode.incident.id.clone());
+        let waited = guard.episode.as_ref().map(|episode| episode.incident.id.clone());
+        // Ready pods may be seen before the answer to the request that made them: the flip has taken the story up by then.
+        let mut known = guard.open.iter().chain(&guard.last);
+        let taken_up = known.find(|known| known.replaces.is_some() && (waited.is_none() || known.replaces == waited));
+        let incident = taken_up.map(|known| known.id.clone()).or(waited);
         let router = Arc::clone(&guard.router);
         let action = if moment == Moment::ScaledUp { "scaled_up" } else { "not_scaled" };
         self.audit(now, Actor::Flipback, Some(id), action, &what, incident.as_deref());
