@@ -33,7 +33,7 @@ const AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Before any.
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 /// Any of them is over by then: jitter adds up to as much again.
-const AGAIN_LATEST: Duration = Duration::from_secs(60);
+const AGAIN_LATEST: Duration = AGAIN_MAX.saturating_mul(2);
 /// Further looks: with their pauses about a quarter of an hour in which the route could be read.
 const LOOKS_MAX: usize = 36;
 

@@ -264,6 +264,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_due_comes_no_later_than_its_wait_from_now_however_the_clock_was_stepped() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        let wait = Duration::from_secs(300);
+        assert_eq!(due_within(at(1300), wait, at(1000)), at(1300), "nothing happened");
+        assert_eq!(due_within(at(1300), wait, at(1200)), at(1300));
+        assert_eq!(due_within(at(4900), wait, at(1000)), at(1300), "an hour back");
+        assert_eq!(due_within(at(900), wait, at(1000)), at(900), "forward: it is due");
+    }
+
+    #[test]
     fn a_guard_shows_the_phase_it_is_in_and_those_it_was_in() {
         let metrics = Metrics::new().expect("registers");
         let id = GuardId::new("", "shop", "web").expect("valid");
