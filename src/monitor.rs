@@ -416,7 +416,7 @@ async fn first_lists(clusters: Vec<Arc<Cluster>>) {
 
 /// What the conductor waits for between two commands.
 enum Look {
-    /// The first lists of the watch caches.
+    /// The first lists of the watch caches, and what a changed configuration asks for before a look.
     Lists,
     /// The readings of a tick.
     Readings(Readings),
@@ -438,9 +438,9 @@ impl Monitor {
         let mut timer = tokio::time::interval(self.poll);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Some(opened) = self.take_config(self.clock.now()) {
-                // Readings under way are of other rules. What was opened has its first lists in before the next look.
-                look = Some(first_lists(opened).map(|()| Look::Lists).boxed());
+            if let Some(ready) = self.take_config(self.clock.now()) {
+                // Readings under way are of other rules.
+                look = Some(ready.map(|()| Look::Lists).boxed());
                 timer = tokio::time::interval(self.poll);
                 timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
             }
@@ -471,10 +471,7 @@ impl Monitor {
                     if self.follow_leases(now) {
                         timer.reset_immediately();
                     }
-                    // Before the first look there is nothing to show, and /readyz would take it for one.
-                    if self.guards.values().any(|guard| guard.decision.is_some()) {
-                        self.publish(now);
-                    }
+                    self.publish_again(now);
                 }
             }
         }
@@ -703,6 +700,13 @@ impl Monitor {
         // Reports may use what flips did not need; what is not made in time is made by the next start.
         if tokio::time::timeout_at(until, self.keeper.rendered()).await.is_err() {
             tracing::info!("Reports are made anew at the next start");
+        }
+    }
+
+    /// Shows what came to be known between two looks. Before the first one there is nothing to show, and /readyz would take it for one.
+    fn publish_again(&mut self, now: Timestamp) {
+        if self.guards.values().any(|guard| guard.decision.is_some()) {
+            self.publish(now);
         }
     }
 

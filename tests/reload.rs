@@ -5,7 +5,14 @@
 
 pub mod support;
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
@@ -60,13 +67,18 @@ async fn status(daemon: &Daemon) -> Value {
     answer.json().await.expect("JSON")
 }
 
-/// Waits for a status that fits.
+/// Waits for a status that fits; the last one and what the daemon wrote are shown where none does.
 async fn wait_status(daemon: &Daemon, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-    eventually(what, VERDICT_LIMIT, async || {
+    let deadline = Instant::now() + VERDICT_LIMIT;
+    loop {
         let status = status(daemon).await;
-        fits(&status).then_some(status)
-    })
-    .await
+        if fits(&status) {
+            return status;
+        }
+        let wrote = || daemon.process.output();
+        assert!(Instant::now() < deadline, "waited in vain for {what}:\n{status:#}\n{}", wrote());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn streak(guard: &Value) -> u64 {
@@ -310,6 +322,13 @@ async fn a_guard_that_is_gone_leaves_no_thread_open_and_one_that_is_added_knows_
         of_cart(status).is_some_and(|cart| cart["last_incident"]["result"] == "rolled_back")
     })
     .await;
+    // What follows is told in the thread of that past, and what was told is not told again.
+    let refused = eventually("its refusal", VERDICT_LIMIT, async || {
+        told(&ground, "rollback_blocked").first().cloned()
+    })
+    .await;
+    assert_eq!(refused.0, undone.0, "{}", refused.1);
+    assert_eq!(told(&ground, "flipped_back"), [undone]);
 
     // Taken out while it runs, and while a thread of another kind is open.
     cart.select("purple").await;

@@ -77,7 +77,7 @@ impl House {
             .env_clear()
             .env("HOME", folder.path())
             // As the manifest and the unit in deploy/ set them.
-            .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_ARENA_MAX", "1")
             .env("MALLOC_MMAP_THRESHOLD_", "65536")
             .args(["run", "--config"])
             .arg(&config);

@@ -1,21 +1,27 @@
 //! What the bundles of earlier runs tell of a guard: its newest incident, its thread, and what may be unfinished.
 //!
-//! At a start it is read before the first look. A guard that a reload adds is watched from its first look on, like any other, and learns
-//! the same a moment later: the disk is read beside the looks, which wait for no disk.
+//! At a start it is read before the first look, and so it is for a guard that a reload adds: what it tells belongs into the thread of its
+//! past. No look waits long for a disk, though: where it is slow, the guard is watched from the first look on, and learns the same later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
+use futures::{FutureExt as _, future::BoxFuture};
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::{Guarded, Monitor, late::Attempts, resume::Remains, scale, show, tell};
 use crate::{
     evidence::Keeper,
     model::{GuardId, Incident, IncidentSummary},
 };
+
+/// For so long a look waits for what is read for guards that a reload has added; a healthy disk answers well within this.
+const READ_WAIT: Duration = Duration::from_millis(500);
 
 /// What lies on the disk.
 #[derive(Default)]
@@ -82,14 +88,17 @@ impl Guarded {
 }
 
 impl Monitor {
-    /// Reads what earlier runs left of guards that were just added, beside the looks.
-    pub(super) fn read_for(&mut self, guards: Vec<GuardId>, now: Timestamp) {
+    /// Reads what earlier runs left of guards that were just added, beside everything else. Answers with what the next look waits for.
+    pub(super) fn read_for(&mut self, guards: Vec<GuardId>, now: Timestamp) -> BoxFuture<'static, ()> {
         if guards.is_empty() {
-            return;
+            return std::future::ready(()).boxed();
         }
         let (keeper, served) = (Arc::clone(&self.keeper), self.served);
+        let (reading, read) = oneshot::channel::<()>();
         // Each of its looks at the disk is bounded in time. What was begun for guards that were not configured is kept since the start.
         self.reads.spawn_blocking(move || {
+            // Gone with this closure, however it ends.
+            let _reading = reading;
             let (found, known) = (keeper.kept(), Arc::new(keeper.known()));
             Read {
                 guards,
@@ -97,6 +106,7 @@ impl Monitor {
                 recalled: Recalled::new(&keeper, found, Vec::new(), known, served),
             }
         });
+        tokio::time::timeout(READ_WAIT, read).map(drop).boxed()
     }
 
     /// Tells guards that were added what was read for them, unless they have a story of their own by now.
@@ -116,5 +126,6 @@ impl Monitor {
         let owed = recalled.kept.into_iter().filter(|incident| guards.contains(&incident.case.guard));
         let owed: Vec<Incident> = owed.filter(|incident| incident.followed_up_at.is_none()).collect();
         self.remember_follow_ups(owed, added);
+        self.publish_again(self.clock.now());
     }
 }

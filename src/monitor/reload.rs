@@ -13,9 +13,13 @@ use std::{
     sync::Arc,
 };
 
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, join},
+};
 use jiff::Timestamp;
 
-use super::{Guarded, Monitor, gone::Past, show, tell};
+use super::{Guarded, Monitor, first_lists, gone::Past, show, tell};
 use crate::{
     cluster::{Cluster, Fence},
     config::Config,
@@ -89,8 +93,9 @@ impl Monitor {
         }
     }
 
-    /// Takes a configuration that waits, unless a flip is under way. Answers with the clusters that were opened, once it did.
-    pub(super) fn take_config(&mut self, now: Timestamp) -> Option<Vec<Arc<Cluster>>> {
+    /// Takes a configuration that waits, unless a flip is under way. Answers, once it did, with what the next look waits for: the first
+    /// lists of clusters that were opened, and the past of guards that were added. Both waits are bounded.
+    pub(super) fn take_config(&mut self, now: Timestamp) -> Option<BoxFuture<'static, ()>> {
         if !self.flips.is_empty() {
             return None;
         }
@@ -118,7 +123,7 @@ impl Monitor {
         successor.unwrap_or_else(|| (self.world.measure)(config, &self.metrics))
     }
 
-    fn apply(&mut self, config: Config, hash: String, measure: Arc<dyn Measure>, now: Timestamp) -> Vec<Arc<Cluster>> {
+    fn apply(&mut self, config: Config, hash: String, measure: Arc<dyn Measure>, now: Timestamp) -> BoxFuture<'static, ()> {
         self.observer = measure;
         self.poll = config.poll;
         self.holds.radius = config.blast_radius;
@@ -134,7 +139,7 @@ impl Monitor {
             .added
             .iter()
             .filter(|id| self.guards.get(*id).is_some_and(|guard| guard.last.is_none()));
-        self.read_for(fresh.cloned().collect(), now);
+        let past = self.read_for(fresh.cloned().collect(), now);
         for cluster in &self.clusters {
             if !clusters.values().any(|kept| Arc::ptr_eq(kept, cluster)) {
                 cluster.close();
@@ -164,7 +169,7 @@ impl Monitor {
             None,
         );
         self.publish(now);
-        opened
+        join(first_lists(opened), past).map(drop).boxed()
     }
 
     /// The clusters of a configuration: those whose connection stays are kept, and watch what is guarded by now.
