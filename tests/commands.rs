@@ -160,6 +160,39 @@ async fn a_rollback_by_hand_is_the_same_with_and_without_a_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_by_hand_never_leads_back_to_the_bad_color_even_where_releases_are_not_known() {
+    let name = "a_rollback_by_hand_never_leads_back";
+    let alone = format!("{DOWN}[defaults]\ninherit_rules = false\n");
+    let Some(ground) = Ground::open(name, &alone).await else { return };
+    // Plain values: nobody can tell what a color runs.
+    ground.edit(", deployment = \"shop-blue\"", "");
+    ground.edit(", deployment = \"shop-green\"", "");
+    let mut daemon = ground.start(&[]).await;
+    ground.release_green(&mut daemon).await;
+    ground.cluster.set_ready(&ground.namespace, "shop-green", false);
+    ground.wait_selected("blue", VERDICT_LIMIT).await;
+    ground.wait_topic("rollback_completed", SOON).await;
+
+    // The one on call is a second later; green could serve by now.
+    ground.cluster.set_ready(&ground.namespace, "shop-green", true);
+    daemon
+        .wait_for("green to be seen Ready", |guard| {
+            guard["active"] == "blue"
+                && guard["colors"]
+                    .as_array()
+                    .is_some_and(|colors| colors.iter().all(|color| color["ready"] == 1))
+        })
+        .await;
+    let said = ground.run(&["rollback", "shop", "--reason", "checkout is broken"]).await;
+    expect(&said, 1, &["rolled back from", "flipback switch"]);
+    assert_eq!((ground.shop.selected().await.as_str(), ground.flips().len()), ("blue", 1));
+    daemon.terminate().await;
+    let said = ground.run(&["rollback", "shop", "--reason", "checkout is broken"]).await;
+    expect(&said, 1, &["rolled back from", "flipback switch"]);
+    assert_eq!((ground.shop.selected().await.as_str(), ground.flips().len()), ("blue", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_says_the_same_with_and_without_a_daemon_and_exits_by_it() {
     let Some(stage) = Stage::open("status_says_the_same_with_and_without_a_daemon_and_exits_by_it", "").await else {
         return;

@@ -120,7 +120,8 @@ fn already_flipped(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Option<
     left(flips, &traffic.active, release.as_ref(), policy, at).map(|release| Refusal::AlreadyFlipped { release })
 }
 
-fn known_bad(traffic: &Traffic, to: &Color, policy: &Policy, at: Timestamp) -> Option<Refusal> {
+/// Whether `to` runs what was rolled back from.
+pub(super) fn known_bad(traffic: &Traffic, to: &Color, policy: &Policy, at: Timestamp) -> Option<Refusal> {
     let release = traffic.sides.get(to).and_then(|side| side.release.as_ref());
     let flips = traffic.ledger.flips.iter().filter(|flip| flip.marks());
     left(flips, to, release, policy, at).map(|release| Refusal::StandbyKnownBad { release })

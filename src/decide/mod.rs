@@ -308,6 +308,12 @@ impl Engine {
         }
     }
 
+    /// Why a flip to `to` would lead back to what was rolled back from: the same question that a rule's flip is asked.
+    #[must_use]
+    pub fn known_bad(&self, traffic: &Traffic, to: &Color, at: Timestamp) -> Option<Refusal> {
+        gate::known_bad(traffic, to, &self.spec.policy, at)
+    }
+
     /// The case of what a person asks for, whether or not it can be done.
     #[must_use]
     pub fn asked(&self, traffic: &Traffic, at: Timestamp, to: &Color, trigger: Trigger) -> Case {

@@ -102,12 +102,8 @@ impl Monitor {
         if to == traffic.active {
             return Err(CommandError::Refused(format!("{to} is already active")));
         }
-        let release = traffic.sides.get(&to).and_then(|side| side.release.as_ref());
-        if let Some(release) = release.filter(|release| asked.bad && traffic.ledger.is_bad(&release.id)) {
+        if let Some(refusal) = guard.engine.known_bad(traffic, &to, now).filter(|_| asked.bad) {
             // A repeated request must not bring back what the first one left; who means it says `switch`.
-            let refusal = Refusal::StandbyKnownBad {
-                release: release.id.clone(),
-            };
             return Err(CommandError::Refused(format!(
                 "{refusal}; `flipback switch {id} {to}` moves traffic there all the same"
             )));
