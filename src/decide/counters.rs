@@ -4,8 +4,16 @@
 //! on a known target counts from 0; a target born after the previous sample counts from 0; a target of unknown age, and
 //! everything in the first sample, is a baseline only; a target that is missing keeps its counters, for it may come
 //! back. Sums are made after differencing. What a target counted began at its own newest sample, not at the reading's.
+//!
+//! A process that restarted, does not tell its start, and has overtaken the total of the old one looks as if more had failed than was
+//! asked. So may a glitch, which the next sample puts right: the reading is refused, and the target is a baseline again when a second
+//! sample in a row looks like that. Else a release that fails everything would stay unmeasurable until its count of good requests has
+//! overtaken the old one's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,6 +46,9 @@ struct Known {
     total: f64,
     #[serde(with = "super::exact")]
     bad: f64,
+    /// When a sample came first that cannot have followed on this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    odd: Option<Timestamp>,
 }
 
 /// What a sample adds.
@@ -69,9 +80,11 @@ impl Counters {
         if sample_at <= last {
             return Taken::Old;
         }
-        let pieces = self.pieces(last, sample_at, targets);
+        let strangers = self.strangers(sample_at, targets);
+        let pieces = self.pieces(last, sample_at, targets, &strangers);
         // Not taken over: the next sample is compared with the last sound one, so no request is lost.
         if pieces.iter().any(|piece| piece.share.impossible()) {
+            self.doubt(sample_at, targets);
             return Taken::Unusable("more bad requests than requests");
         }
         self.spacing = Some(elapsed(sample_at, last));
@@ -93,10 +106,33 @@ impl Counters {
         self.last = None;
     }
 
-    fn pieces(&self, last: Timestamp, now: Timestamp, targets: &BTreeMap<String, Counter>) -> Vec<Piece> {
+    /// Targets that cannot be what is known of them, now for the second sample in a row.
+    fn strangers<'a>(&self, at: Timestamp, targets: &'a BTreeMap<String, Counter>) -> BTreeSet<&'a str> {
+        let doubted = |name: &str, counter: &Counter| {
+            let known = self.known.get(name)?;
+            let again = known.odd? < sampled(counter, at) && difference(known, counter).impossible();
+            again.then_some(())
+        };
+        let strangers = targets.iter().filter(|(name, counter)| doubted(name, counter).is_some());
+        strangers.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Notes which targets of a sample that is refused cannot be what is known of them.
+    fn doubt(&mut self, at: Timestamp, targets: &BTreeMap<String, Counter>) {
+        for (name, counter) in targets {
+            if let Some(known) = self.known.get_mut(name)
+                && difference(known, counter).impossible()
+            {
+                known.odd.get_or_insert(sampled(counter, at));
+            }
+        }
+    }
+
+    fn pieces(&self, last: Timestamp, now: Timestamp, targets: &BTreeMap<String, Counter>, strangers: &BTreeSet<&str>) -> Vec<Piece> {
         let mut sums: BTreeMap<Timestamp, Share> = BTreeMap::new();
         for (name, counter) in targets {
             let grown = match self.known.get(name) {
+                Some(_) if strangers.contains(name.as_str()) => None,
                 // Not scraped since: what it answers now is what it answered then.
                 Some(known) if counter.sample_at.is_some_and(|sampled| sampled <= known.at) => None,
                 Some(known) => Some((known.at, difference(known, counter))),
@@ -123,10 +159,11 @@ impl Counters {
                 .filter(|known| !restarted(known, counter))
                 .map_or(0.0, |known| known.bad);
             let known = Known {
-                at: counter.sample_at.map_or(at, |sampled| sampled.min(at)),
+                at: sampled(counter, at),
                 started: counter.started,
                 total: counter.total,
                 bad: counter.bad.unwrap_or(kept),
+                odd: None,
             };
             self.known.insert(name.clone(), known);
         }
@@ -134,6 +171,11 @@ impl Counters {
         self.known.retain(|_, known| known.at > forget);
         self.last = Some(at);
     }
+}
+
+/// When a target's counters were sampled; `at` is the newest sample of the reading.
+fn sampled(counter: &Counter, at: Timestamp) -> Timestamp {
+    counter.sample_at.map_or(at, |sampled| sampled.min(at))
 }
 
 /// Everything a new process has counted.
@@ -341,5 +383,38 @@ mod tests {
             sum(counters.take(at(10), &targets(&[("a", pod(160.0, Some(50.0)))]))),
             (0, 49.0, 60.0)
         );
+    }
+
+    /// A pod served well, crashed, and its new process has had more requests than the old one, all of them bad, before it is scraped.
+    #[test]
+    fn a_restart_that_nobody_tells_of_keeps_a_color_from_being_measured_for_one_sample_only() {
+        let mut counters = Counters::default();
+        counters.take(at(0), &targets(&[("a", pod(120.0, Some(100.0))), ("b", pod(50.0, Some(0.0)))]));
+        let seen = |a: f64, b: f64| targets(&[("a", pod(a, Some(a))), ("b", pod(50.0 + b, Some(b)))]);
+        let refused = Taken::Unusable("more bad requests than requests");
+        assert_eq!(counters.take(at(15), &seen(400.0, 10.0)), refused);
+        assert_eq!(
+            counters.take(at(15), &seen(400.0, 10.0)),
+            refused,
+            "the same sample again is no second one"
+        );
+        // Of the other one nothing is lost.
+        assert_eq!(sum(counters.take(at(30), &seen(800.0, 20.0))), (0, 20.0, 20.0));
+        assert_eq!(sum(counters.take(at(45), &seen(1200.0, 30.0))), (30, 410.0, 410.0));
+    }
+
+    #[test]
+    fn a_glitch_that_the_next_sample_puts_right_loses_nothing_and_is_forgotten() {
+        let mut counters = Counters::default();
+        counters.take(at(0), &targets(&[("a", pod(100.0, Some(1.0)))]));
+        for n in [0, 1] {
+            let (time, more) = (n * 30, n as f64 * 100.0);
+            let glitch = counters.take(at(time + 15), &targets(&[("a", pod(110.0 + more, Some(50.0 + more)))]));
+            assert!(matches!(glitch, Taken::Unusable(_)), "{glitch:?}");
+            assert_eq!(
+                sum(counters.take(at(time + 30), &targets(&[("a", pod(200.0 + more, Some(1.0)))]))),
+                (time, 0.0, 100.0)
+            );
+        }
     }
 }

@@ -228,8 +228,9 @@ static ISTIO: PresetFacts = PresetFacts {
         ),
     ],
     origin: "All from Istio's telemetry; the scrape (port 15090 /stats/prometheus, or 15020 merged) need set none.",
-    target: "The sidecar of the serving pod. Envoy exposes no process_start_time_seconds, merged scrapes may: without it the first requests of a new \
-             pod are a baseline only.",
+    target: "The sidecar of the serving pod. A merged scrape (port 15020) tells its age as istio_agent_process_start_time_seconds; without it the \
+             first requests of a new pod are a baseline only. The application's own process_start_time_seconds, which is merged too, is not asked \
+             for: Envoy counts on when the application restarts.",
     blind: "Requests that never reached a sidecar (connection refused, no healthy endpoint, a mutual TLS failure) are seen by the caller's proxy alone \
             and not counted here: keep the rule `endpoints`. gRPC answers 200 whatever its grpc_response_status. Versions within one Deployment.",
     variants: &[PresetVariant {

@@ -216,15 +216,24 @@ const TARGET_LABELS: [&str; 5] = ["job", "instance", "pod", "namespace", "contai
 ///
 /// Built from the selector's own target labels where it has them; otherwise every start time is matched against it, which costs the
 /// server one pass over all of its processes.
+///
+/// Envoy beside an application is as old as Istio's agent. What a merged scrape calls `process_start_time_seconds` is the application's,
+/// which may restart while Envoy counts on: by that every request since the pod began would count anew.
 pub(super) fn process_start(selector: &str) -> String {
+    let envoy = parse(selector).map_or_else(|| selector.contains("istio_request"), |(name, _)| name.starts_with("istio_"));
+    let start = if envoy {
+        "istio_agent_process_start_time_seconds"
+    } else {
+        "process_start_time_seconds"
+    };
     let matchers: Vec<Matcher<'_>> = parse(selector)
         .map(|(_, matchers)| matchers.into_iter().filter(|m| TARGET_LABELS.contains(&m.label)).collect())
         .unwrap_or_default();
     if matchers.iter().any(|m| matches!(m.label, "job" | "instance" | "pod")) {
         let parts: Vec<&str> = matchers.iter().map(|m| m.text).collect();
-        format!("process_start_time_seconds{{{}}}", parts.join(","))
+        format!("{start}{{{}}}", parts.join(","))
     } else {
-        format!("process_start_time_seconds and on (job, instance) ({selector})")
+        format!("{start} and on (job, instance) ({selector})")
     }
 }
 
@@ -411,6 +420,21 @@ mod tests {
             process_start(r#"x_total{version="blue"}"#),
             r#"process_start_time_seconds and on (job, instance) (x_total{version="blue"})"#
         );
+    }
+
+    #[test]
+    fn the_age_of_a_sidecar_is_not_that_of_the_application_beside_it() {
+        let preset = r#"istio_requests_total{reporter="destination",destination_workload="web-blue"}"#;
+        assert_eq!(
+            process_start(preset),
+            format!("istio_agent_process_start_time_seconds and on (job, instance) ({preset})")
+        );
+        assert_eq!(
+            process_start(r#"istio_requests_total{pod=~"web-.+"}"#),
+            r#"istio_agent_process_start_time_seconds{pod=~"web-.+"}"#
+        );
+        let free = "sum by (pod) (istio_requests_total)";
+        assert!(process_start(free).starts_with("istio_agent_process_start_time_seconds and"));
     }
 
     #[test]
