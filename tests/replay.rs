@@ -246,6 +246,7 @@ impl World {
                     from: traffic.active.clone(),
                     to: traffic.standby.clone(),
                     from_release: self.dice.random_bool(0.5).then(|| "v2".to_owned()),
+                    to_release: self.dice.random_bool(0.5).then(|| "v1".to_owned()),
                     automatic: self.dice.random_bool(0.5),
                     bad: true,
                     trigger: "error_rate".into(),

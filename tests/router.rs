@@ -266,6 +266,7 @@ fn order(view: View, incident: &str) -> FlipOrder {
             from: traffic.active.clone(),
             to: traffic.standby.clone(),
             from_release: traffic.active_side().release.map(|release| release.id),
+            to_release: traffic.standby_side().release.map(|release| release.id),
             automatic: true,
             bad: true,
             trigger: "error_rate".into(),

@@ -113,6 +113,7 @@ mod tests {
             from: Color::new("green").expect("valid"),
             to: Color::new("blue").expect("valid"),
             from_release: None,
+            to_release: None,
             from_images: Vec::new(),
             automatic,
             bad: true,

@@ -69,7 +69,7 @@ pub(super) fn follow(live: &mut Option<Live>, traffic: &Traffic, policy: &Policy
             release,
             looked: at,
             flip,
-            since: began(traffic, at),
+            since: began(traffic, policy, at),
         });
         return Change::First;
     };
@@ -111,10 +111,21 @@ pub(super) fn shift(live: &mut Option<Live>, by: SignedDuration) {
     }
 }
 
-/// When what is live at the first look began, as far as the object tells: after a restart the watch goes on.
-fn began(traffic: &Traffic, at: Timestamp) -> Timestamp {
-    let flipped = traffic.ledger.last().filter(|flip| flip.to == traffic.active).map(|flip| flip.at);
+/// When what is live at the first look began, as far as the object tells: after a restart the watch goes on. Where another release came to
+/// the color since its flip, nobody tells when; while the watch after the flip lasts, that of the release is not over either.
+fn began(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Timestamp {
+    let flip = traffic.ledger.last().filter(|flip| flip.to == traffic.active);
+    if flip.is_some_and(|flip| replaced(flip, traffic) && at < after(flip.at, policy.watch)) {
+        return at;
+    }
+    let flipped = flip.map(|flip| flip.at);
     flipped.max(traffic.switched_at).unwrap_or(at).min(at)
+}
+
+/// Whether the color that a flip led to runs another release by now.
+fn replaced(flip: &FlipRecord, traffic: &Traffic) -> bool {
+    let runs = traffic.active_side().release;
+    flip.to_release.as_ref().zip(runs).is_some_and(|(taken, runs)| *taken != runs.id)
 }
 
 /// When a switch that this look shows was made: as the object tells, if that lies between the looks.
@@ -154,12 +165,13 @@ pub(super) enum Found {
 }
 
 /// The restored color, if the active one is that, as the newest flip tells. A switch to that color which was made after the
-/// flip is not in the ledger where a person or a pipeline made it: what it brought is judged like any release.
+/// flip is not in the ledger where a person or a pipeline made it: what it brought is judged like any release, and so is a release
+/// that was put onto the restored color.
 pub(super) fn restored(traffic: &Traffic, policy: &Policy, at: Timestamp) -> Option<Restored> {
     let flip = traffic
         .ledger
         .last()
-        .filter(|flip| flip.is_rollback() && flip.to == traffic.active)?;
+        .filter(|flip| flip.is_rollback() && flip.to == traffic.active && !replaced(flip, traffic))?;
     let until = after(flip.at, policy.watch);
     (at < until).then(|| Restored {
         trigger: traffic.ledger.origin().unwrap_or(flip).trigger.clone(),

@@ -93,6 +93,9 @@ pub struct FlipRecord {
     /// Id of the release that was left, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_release: Option<String>,
+    /// Id of the release that took over, where known; flips that an older flipback made do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_release: Option<String>,
     /// The images that the left release ran: by digest where its pods reported it, else as its template names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from_images: Vec<String>,
@@ -164,6 +167,7 @@ impl FlipRecord {
             from: case.from.clone(),
             to: case.to.clone(),
             from_release: case.from_release.as_ref().map(|release| release.id.clone()),
+            to_release: case.to_release.as_ref().map(|release| release.id.clone()),
             from_images: case.from_release.as_ref().map(|release| release.images.clone()).unwrap_or_default(),
             automatic: by.is_none(),
             bad: true,
@@ -199,14 +203,18 @@ impl FlipRecord {
 }
 
 impl Ledger {
-    /// The ledger with one more flip, oldest dropped beyond [`LEDGER_FLIPS_MAX`].
+    /// The ledger with one more flip. Beyond [`LEDGER_FLIPS_MAX`] one is dropped: of the older half the oldest that marks no release, else
+    /// the oldest. People's switches come and go; what was found bad shall be known for as long as there is room.
     #[must_use]
     pub fn with(&self, flip: FlipRecord) -> Self {
         let mut ledger = self.clone();
         ledger.version = self.version.max(LEDGER_VERSION);
         ledger.flips.push(flip);
-        let surplus = ledger.flips.len().saturating_sub(LEDGER_FLIPS_MAX);
-        ledger.flips.drain(..surplus);
+        while ledger.flips.len() > LEDGER_FLIPS_MAX {
+            let older = ledger.flips.iter().take(LEDGER_FLIPS_MAX / 2);
+            let unmarked = older.into_iter().position(|flip| !flip.marks());
+            ledger.flips.remove(unmarked.unwrap_or(0));
+        }
         ledger
     }
 
@@ -312,6 +320,7 @@ mod tests {
             from: Color::new("green").expect("valid"),
             to: Color::new("blue").expect("valid"),
             from_release: Some(format!("r{n}")),
+            to_release: None,
             from_images: Vec::new(),
             automatic: true,
             bad: true,
@@ -345,6 +354,28 @@ mod tests {
         assert_eq!(ledger.flips.len(), LEDGER_FLIPS_MAX);
         assert!(!ledger.is_bad("r4"));
         assert!(ledger.is_bad("r5") && ledger.is_bad("r24"));
+    }
+
+    #[test]
+    fn switches_of_people_do_not_drive_out_what_was_found_bad() {
+        let switch = |n: i64| FlipRecord {
+            automatic: false,
+            bad: false,
+            ..flip(n)
+        };
+        let ledger = (1..100).fold(of(&[0]), |ledger, n| ledger.with(switch(n)));
+        assert!(ledger.is_bad("r0") && !ledger.is_bad("r50"));
+        assert_eq!((ledger.flips.len(), ledger.flips[1].at), (LEDGER_FLIPS_MAX, at(81)));
+        // Half of it is the newest flips, whatever they are; what nobody holds against a release any more goes like a switch.
+        let full = (1..=20).fold(of(&[0]), |ledger, n| ledger.with(flip(n)));
+        let ledger = (21..=30).fold(full, |ledger, n| ledger.with(switch(n)));
+        assert!(!ledger.is_bad("r10") && ledger.is_bad("r11"));
+        let forgiven = FlipRecord {
+            forgotten: Some(word(2)),
+            ..flip(0)
+        };
+        let ledger = (2..=21).fold(of(&[1]).with(forgiven), |ledger, n| ledger.with(flip(n)));
+        assert!(ledger.is_bad("r2") && !ledger.is_bad("r1") && ledger.flips.len() == LEDGER_FLIPS_MAX);
     }
 
     /// Guards `flipback pause --for`: the annotation stays, and the pause must not.
@@ -437,6 +468,7 @@ mod tests {
     fn without_releases_the_color_is_named() {
         let unknown = FlipRecord {
             from_release: None,
+            to_release: None,
             ..flip(1)
         };
         let ledger = Ledger::default().with(unknown);

@@ -176,6 +176,25 @@ fn so_it_is_after_a_restart() {
 }
 
 #[test]
+fn a_release_that_is_put_onto_the_restored_color_is_judged_like_any_after_a_restart_too() {
+    for restart in ["", "restart"] {
+        let mut world = World::default();
+        world.play(&format!(
+            "t=0
+             t=5..10    500/62 -> breach
+             t=15       500/62 -> rollback
+             t=20       flip   -> note switched, phase rolled_back
+             t=25..700  500/0  -> pass
+             t=705      500/0 release=v4 -> note switched
+             t=710      500/0 {restart}
+             t=715      500/0
+             t=720..725 500/62 -> breach
+             t=730      500/62 -> blocked, why: was rolled back from"
+        ));
+    }
+}
+
+#[test]
 fn a_persons_rollback_is_watched_like_our_own() {
     story(
         "t=0

@@ -411,6 +411,7 @@ impl World {
             from: self.active.clone(),
             to: self.standby.clone(),
             from_release: self.releases.then(|| self.runs[&self.active].clone()),
+            to_release: self.releases.then(|| self.runs[&self.standby].clone()),
             from_images: Vec::new(),
             automatic,
             bad: true,

@@ -331,6 +331,7 @@ fn flip() -> FlipRecord {
         from: color("green"),
         to: color("blue"),
         from_release: Some("green-1".into()),
+        to_release: None,
         automatic: true,
         bad: true,
         trigger: "error_rate".into(),

@@ -86,6 +86,7 @@ pub(super) fn record(incident: &str) -> FlipRecord {
         from: color("green"),
         to: color("blue"),
         from_release: Some("r2".into()),
+        to_release: None,
         automatic: true,
         bad: true,
         trigger: "error_rate".into(),
