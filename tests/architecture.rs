@@ -352,6 +352,33 @@ fn no_room_imports_what_it_must_not() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// Where the conductor looks at a disk by itself, outside its tests: a path that is asked stops every guard for as long as the disk hangs.
+fn looks_at_a_disk(code: &str) -> Vec<usize> {
+    let own = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let tokens = tokens(own);
+    let asks = tokens.windows(3).filter(|three| {
+        let name = ["exists", "is_dir", "is_file", "metadata", "canonicalize", "read_dir"].contains(&three[1].text.as_str());
+        three[0].text == "." && name && three[2].text == "("
+    });
+    asks.map(|three| three[1].line).collect()
+}
+
+#[test]
+fn the_conductor_asks_no_path_whether_it_is_there() {
+    let conductor = files(&source().join("monitor"));
+    for file in conductor.iter().chain([&source().join("monitor.rs")]) {
+        if file.ends_with("tests.rs") {
+            continue;
+        }
+        let code = fs::read_to_string(file).expect("the source is readable");
+        assert_eq!(looks_at_a_disk(&code), [] as [usize; 0], "lines of {}", file.display());
+    }
+    assert_eq!(
+        looks_at_a_disk("fn f() {\n keeper.folder(id).is_dir()\n}\n#[cfg(test)] x.exists()"),
+        [2]
+    );
+}
+
 #[test]
 fn every_room_has_a_rule_and_every_rule_a_room() {
     let code = fs::read_to_string(source().join("lib.rs")).expect("the source is readable");

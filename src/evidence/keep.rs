@@ -135,12 +135,16 @@ impl Keeper {
     pub async fn let_go(&self, incident: &str) -> Result<bool, EvidenceError> {
         let held = self.hold(incident).await?;
         let (incidents, id, edit) = (self.incidents.clone(), file_segment(incident), Arc::clone(&self.edit));
-        disk::bounded(&self.places, DISK_TIMEOUT, "delete", self.folder(incident), move || {
+        let went = disk::bounded(&self.places, DISK_TIMEOUT, "delete", self.folder(incident), move || {
             let _held = held;
             let _edit = edit.hold();
             retention::let_go(&incidents, &id)
         })
-        .await
+        .await?;
+        if went {
+            self.note_gone([file_segment(incident).as_str()]);
+        }
+        Ok(went)
     }
 
     /// Gives a bundle that was begun its name with what there is, marked as partial: of what nobody can tell any more.
@@ -155,6 +159,7 @@ impl Keeper {
         };
         match self.settle(incident, "finish", finish).await? {
             true => {
+                self.note_whole(&self.folder(incident));
                 self.due(&file_segment(incident));
                 Ok(self.folder(incident))
             }
@@ -211,6 +216,7 @@ impl Keeper {
         };
         self.metrics.evidence_bundles.with_label_values(&[result]).inc();
         let (folder, missing) = kept?;
+        self.note_whole(&folder);
         info!(guard = %spec.id, folder = %folder.display(), missing = missing.len(), took = ?begun.elapsed(), "Kept evidence");
         Ok(folder)
     }

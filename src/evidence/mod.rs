@@ -16,8 +16,9 @@
 //! - Only the user that flipback runs as can read it: folders 0700, files 0600.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -92,6 +93,12 @@ pub struct Sources {
     pub ranges: Ranges,
 }
 
+/// A bundle's folder by its name; what begins with a dot is none, or not yet.
+fn name_of(folder: &Path) -> Option<String> {
+    let name = folder.file_name()?.to_str()?;
+    (!name.starts_with('.')).then(|| name.to_owned())
+}
+
 /// Makes an incident's id, `<guard>_<UTC timestamp with milliseconds>`: sortable by time, valid as a folder's name.
 #[must_use]
 pub fn incident_id(guard: &GuardId, at: Timestamp) -> String {
@@ -115,6 +122,8 @@ pub struct Keeper {
     edit: Arc<Edit>,
     /// Bundles that were begun.
     desk: Arc<Desk>,
+    /// The folders' names of those that are whole.
+    whole: Arc<Mutex<BTreeSet<String>>>,
     /// Reports that are to be made anew.
     renewals: Arc<Renewals>,
     /// Draws their pictures.
@@ -136,8 +145,15 @@ impl Keeper {
         let folder = incidents.clone();
         let opened = disk::at_start(OPEN_TIMEOUT, "open", incidents.clone(), move || {
             disk::make_folder(&folder)?;
-            disk::recover(&folder)
+            disk::recover(&folder)?;
+            disk::entries(&folder)
         });
+        let whole = opened
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|folder| name_of(folder))
+            .collect();
         if let Err(error) = opened {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             error!(%error, cause, "Evidence cannot be kept: guarding without, until the disk takes it");
@@ -155,6 +171,7 @@ impl Keeper {
             places: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
             desk: Arc::default(),
+            whole: Arc::new(Mutex::new(whole)),
             renewals: Arc::default(),
             pen,
         };
@@ -221,6 +238,23 @@ impl Keeper {
         }
     }
 
+    /// Whether an incident has a bundle that is whole, as far as this process knows: whoever may not wait for a disk asks here.
+    #[must_use]
+    pub fn has_bundle(&self, incident: &str) -> bool {
+        disk::hold(&self.whole).contains(&file_segment(incident))
+    }
+
+    fn note_whole(&self, folder: &Path) {
+        disk::hold(&self.whole).extend(name_of(folder));
+    }
+
+    fn note_gone<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let mut whole = disk::hold(&self.whole);
+        for name in names {
+            whole.remove(name);
+        }
+    }
+
     /// After a bundle became whole, or changed: it is copied, and what exceeds the limits goes. Returns what went, and why;
     /// that it cannot go is logged.
     pub async fn tidy(&self, now: Timestamp) -> Vec<(stock::Kept, retention::Reason)> {
@@ -231,6 +265,7 @@ impl Keeper {
         let enforce = move || retention::enforce(&incidents, &settings, now);
         match disk::bounded(&self.places, SEAL_TIMEOUT, "prune", self.incidents.clone(), enforce).await {
             Ok(pruned) => {
+                self.note_gone(pruned.deleted.iter().map(|(kept, _)| kept.id.as_str()));
                 if !pruned.deleted.is_empty() {
                     info!(bundles = pruned.deleted.len(), bytes = pruned.bytes, "Pruned old evidence");
                 }

@@ -483,6 +483,25 @@ async fn two_incidents_with_one_id_are_two_folders() {
 }
 
 #[tokio::test]
+async fn whether_there_is_a_bundle_is_known_without_a_look_at_the_disk() {
+    let Kept { data, keeper } = keeper();
+    let incident = incident();
+    assert!(!keeper.has_bundle(&incident.id));
+    keeper.begin(&incident, &spec(), None).await.expect("begins");
+    assert!(!keeper.has_bundle(&incident.id), "begun is not whole");
+    keeper.keep(incident.clone(), &spec(), nothing()).await.expect("keeps");
+    assert!(keeper.has_bundle(&incident.id));
+    let next = Keeper::open(
+        data.path().to_owned(),
+        EvidenceSettings::default(),
+        Metrics::new().expect("registers"),
+    );
+    assert!(next.has_bundle(&incident.id), "what an earlier run kept");
+    assert!(next.under(EvidenceSettings::default()).let_go(&incident.id).await.expect("lets go"));
+    assert!(!next.has_bundle(&incident.id));
+}
+
+#[tokio::test]
 async fn one_incident_kept_twice_is_one_folder() {
     let Kept { keeper, data } = keeper();
     let spec = spec();

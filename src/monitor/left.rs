@@ -94,7 +94,7 @@ impl Monitor {
         message.id = format!("{}.{}.{}", open.thread, topic.as_str(), open.since.as_millisecond());
         message.thread.clone_from(&open.thread);
         message.incident.clone_from(&open.incident);
-        let kept = open.incident.clone().filter(|incident| self.keeper.folder(incident).is_dir());
+        let kept = open.incident.clone().filter(|incident| self.keeper.has_bundle(incident));
         let kept = kept.map(|incident| (incident, TimelineEntry::of(Moment::Resolved, seen.at, line)));
         if let Some((incident, _)) = &kept {
             message.evidence = Some(self.keeper.place(incident));

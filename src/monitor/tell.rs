@@ -175,9 +175,9 @@ pub(super) fn evidence_over(incident: &Incident, why: &str, at: Timestamp, keepe
 }
 
 /// Whether an incident has evidence, or will. A flip that came to nothing, such as one that somebody forestalled, leaves none, and
-/// nobody is sent to look for it; one that an earlier run was killed over may.
+/// nobody is sent to look for it; one that an earlier run was killed over may. No disk is asked: one that hangs would stop every guard.
 pub(super) fn leaves_evidence(incident: &Incident, keeper: &Keeper) -> bool {
-    incident.outcome != IncidentOutcome::Decided || keeper.folder(&incident.id).is_dir()
+    incident.outcome != IncidentOutcome::Decided || keeper.has_bundle(&incident.id)
 }
 
 /// The message that a bad time is over, whoever ended it, with what serves by now.

@@ -59,6 +59,7 @@ pub(in crate::monitor) fn flip(incident: &str, before: i64) -> FlipRecord {
         from: color("green"),
         to: color("blue"),
         from_release: Some("r2".into()),
+        to_release: None,
         automatic: true,
         bad: true,
         trigger: "error_rate".into(),
@@ -631,27 +632,31 @@ fn a_clock_that_went_backwards_takes_nothing_up_twice() {
 #[test]
 fn an_end_names_evidence_only_where_there_is_any() {
     let folder = tempfile::tempdir().expect("a folder");
-    let metrics = crate::metrics::Metrics::new().expect("registers");
-    let keeper = crate::evidence::Keeper::open(folder.path().to_owned(), EvidenceSettings::default(), metrics);
+    let open = || {
+        let metrics = crate::metrics::Metrics::new().expect("registers");
+        crate::evidence::Keeper::open(folder.path().to_owned(), EvidenceSettings::default(), metrics)
+    };
     let spec = spec(None, Mode::Enforce);
     let incident = begun(&flip("i1", 5));
-    let told = |incident: &Incident| {
+    let told = |incident: &Incident, keeper: &crate::evidence::Keeper| {
         let end = TimelineEntry::of(Moment::Resolved, at(90), "Over after 90s");
-        let over = tell::resolved(incident, &traffic("blue", &[]), &end, 1, &keeper, &spec);
+        let over = tell::resolved(incident, &traffic("blue", &[]), &end, 1, keeper, &spec);
         let next = crate::words::Message::of(&over).next.unwrap_or_default();
         (over.evidence.is_some(), next.contains("flipback evidence"))
     };
     // Somebody else moved the route before the patch came: what had been begun was let go.
-    assert_eq!(told(&incident), (false, false));
+    let keeper = open();
+    assert_eq!(told(&incident, &keeper), (false, false));
     // An earlier run was killed over it, and it was kept as it was.
     std::fs::create_dir_all(keeper.folder("i1")).expect("makes it");
-    assert_eq!(told(&incident), (true, true));
+    let keeper = open();
+    assert_eq!(told(&incident, &keeper), (true, true));
     let moved = Incident {
         id: "i2".into(),
         outcome: IncidentOutcome::Failed { error: "403".into() },
         ..incident
     };
-    assert_eq!(told(&moved), (true, true));
+    assert_eq!(told(&moved, &keeper), (true, true));
 }
 
 #[test]
