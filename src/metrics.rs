@@ -24,6 +24,9 @@ pub struct Metrics {
     pub build_info: IntGaugeVec,
     /// `flipback_guard_phase{guard,phase}`: 1 for the phase the guard is in, 0 for those it was in.
     pub guard_phase: IntGaugeVec,
+    /// `flipback_rollback_refused{guard,verdict,reason}`: 1 while the guard is bad and its traffic stays, `blocked` or `suppressed`; 0 for the
+    /// reasons it had.
+    pub rollback_refused: IntGaugeVec,
     /// `flipback_active_color{guard,color}`: 1 for the active color, else 0.
     pub active_color: IntGaugeVec,
     /// `flipback_ready_endpoints{guard,color}`.
@@ -149,6 +152,11 @@ impl Metrics {
         let made = Self {
             build_info: gauges("flipback_build_info", "Version of this flipback.", &["version"])?,
             guard_phase: gauges("flipback_guard_phase", "1 for the phase the guard is in.", &["guard", "phase"])?,
+            rollback_refused: gauges(
+                "flipback_rollback_refused",
+                "1 while a guard is bad and its traffic is left where it is.",
+                &["guard", "verdict", "reason"],
+            )?,
             active_color: gauges("flipback_active_color", "1 for the color that serves users.", &["guard", "color"])?,
             ready_endpoints: gauges("flipback_ready_endpoints", "Ready endpoints of a color.", &["guard", "color"])?,
             rule_value: floats("flipback_rule_value", "Newest judged value of a rule.", &["guard", "rule"])?,
@@ -276,6 +284,7 @@ impl Metrics {
         // Each knows its own label names: of any other it says no.
         let gauges = [
             ("flipback_guard_phase", &self.guard_phase),
+            ("flipback_rollback_refused", &self.rollback_refused),
             ("flipback_active_color", &self.active_color),
             ("flipback_ready_endpoints", &self.ready_endpoints),
             ("flipback_rule_info", &self.rule_info),
@@ -333,6 +342,7 @@ mod tests {
         let metrics = Metrics::new().expect("registers");
         for guard in ["shop/web", "shop/cart"] {
             metrics.guard_phase.with_label_values(&[guard, "steady"]).set(1);
+            metrics.rollback_refused.with_label_values(&[guard, "blocked", "paused"]).set(1);
             metrics.active_color.with_label_values(&[guard, "blue"]).set(1);
             metrics.ready_endpoints.with_label_values(&[guard, "blue"]).set(1);
             metrics.rule_value.with_label_values(&[guard, "r"]).set(1.0);
@@ -351,15 +361,15 @@ mod tests {
             let text = metrics.expose().expect("encodes");
             text.lines().filter(|line| line.contains(guard)).count()
         };
-        assert_eq!((of("shop/web"), of("shop/cart")), (14, 14));
+        assert_eq!((of("shop/web"), of("shop/cart")), (15, 15));
         let source = include_str!("metrics.rs");
         let declared = source.matches("&[\"guard\"").count();
         assert_eq!(
-            declared, 14,
+            declared, 15,
             "another metric has a guard's label: let `remove` and this test know it"
         );
         metrics.forget(&BTreeSet::from(["shop/web"]));
-        assert_eq!((of("shop/web"), of("shop/cart")), (0, 14));
+        assert_eq!((of("shop/web"), of("shop/cart")), (0, 15));
         metrics.forget(&BTreeSet::from(["shop/cart", "shop/unknown"]));
         assert_eq!(of("shop/cart"), 0);
     }

@@ -525,8 +525,7 @@ impl Monitor {
             guard.recorder.decided(&decision);
             tracing::debug!(guard = %id, phase = decision.phase.as_str(), why = %decision.why, "Looked");
             guard.remember(&decision, &seen);
-            let before = guard.decision.as_ref().map(|decision| decision.phase);
-            show::count(&self.metrics, &id, before, &decision, &seen.view);
+            show::count(&self.metrics, &id, guard.decision.as_ref(), &decision, &seen.view);
             // A follower's streaks are as warm as its leader's; what follows from them is the leader's to do and to say.
             if self.leads(&id) {
                 self.meet(&id, &seen);

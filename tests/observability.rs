@@ -22,6 +22,7 @@ fn root() -> PathBuf {
 fn exercised() -> Metrics {
     let m = Metrics::new().expect("registers");
     m.guard_phase.with_label_values(&["g", "steady"]).set(1);
+    m.rollback_refused.with_label_values(&["g", "blocked", "paused"]).set(1);
     m.active_color.with_label_values(&["g", "blue"]).set(1);
     m.ready_endpoints.with_label_values(&["g", "blue"]).set(1);
     m.rule_value.with_label_values(&["g", "error_rate"]).set(1.0);

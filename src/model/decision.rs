@@ -35,6 +35,18 @@ pub enum Verdict {
     Blocked(Box<Case>, Refusal),
 }
 
+impl Verdict {
+    /// Why traffic stays on what is bad: `blocked` or `suppressed`, and the word of its reason; `None`: it does not.
+    #[must_use]
+    pub fn stays(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Hold | Self::Rollback(_) => None,
+            Self::Suppressed(_, suppression) => Some(("suppressed", suppression.word())),
+            Self::Blocked(_, refusal) => Some(("blocked", refusal.word())),
+        }
+    }
+}
+
 /// Everything a flip, its evidence and its messages need to know about why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Case {
@@ -202,6 +214,20 @@ pub enum Suppression {
     ReportOnly,
 }
 
+impl Suppression {
+    /// The word of metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::BadBefore => "bad_before",
+            Self::StandbyBad => "standby_bad",
+            Self::FleetBad => "fleet_bad",
+            Self::AfterWatch => "after_watch",
+            Self::ReportOnly => "report_only",
+        }
+    }
+}
+
 impl fmt::Display for Suppression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -276,6 +302,24 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The word of metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::StandbyNotReady { .. } => "standby_not_ready",
+            Self::StandbyUnseen => "standby_unseen",
+            Self::Paused { .. } => "paused",
+            Self::Cooldown { .. } => "cooldown",
+            Self::Disarmed { .. } => "disarmed",
+            Self::StandbyKnownBad { .. } => "standby_known_bad",
+            Self::AlreadyFlipped { .. } => "already_flipped",
+            Self::StandbyUnavailable { .. } => "standby_unavailable",
+            Self::StandbyProbes { .. } => "standby_probes",
+            Self::StandbyScaling { .. } => "standby_scaling",
+            Self::Held(held) => held.by.as_str(),
+        }
+    }
+
     /// Whether `flipback switch` does all the same what is refused to a rule: where nobody is Ready, or is seen to be, it refuses too.
     #[must_use]
     pub fn yields_to_a_person(&self) -> bool {
@@ -433,4 +477,42 @@ pub enum Reaction {
         /// How often.
         times: u32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Alerts are written with these words, and evidence, messages and webhooks carry the other ones.
+    #[test]
+    fn the_words_of_metrics_are_those_of_incidents() {
+        let until = Timestamp::UNIX_EPOCH;
+        let (ready, needed, release, why) = (0, 1, String::new(), String::new());
+        let refusals = [
+            Refusal::StandbyNotReady { ready, needed },
+            Refusal::StandbyUnseen,
+            Refusal::Paused { by: String::new() },
+            Refusal::Cooldown { until },
+            Refusal::Disarmed { flips: 3 },
+            Refusal::StandbyKnownBad { release: release.clone() },
+            Refusal::AlreadyFlipped { release },
+            Refusal::StandbyUnavailable { why: why.clone() },
+            Refusal::StandbyProbes { why },
+            Refusal::StandbyScaling { ready, needed, until },
+        ];
+        for refusal in refusals {
+            let written = serde_json::to_value(&refusal).expect("writes");
+            assert_eq!(written["refusal"], refusal.word());
+        }
+        for suppression in [
+            Suppression::BadBefore,
+            Suppression::StandbyBad,
+            Suppression::FleetBad,
+            Suppression::AfterWatch,
+            Suppression::ReportOnly,
+        ] {
+            let written = serde_json::to_value(&suppression).expect("writes");
+            assert_eq!(written["suppression"], suppression.word());
+        }
+    }
 }

@@ -218,11 +218,17 @@ pub(super) fn introduce(metrics: &Metrics, spec: &GuardSpec) {
 }
 
 /// Counts one look at a guard.
-pub(super) fn count(metrics: &Metrics, id: &GuardId, before: Option<Phase>, decision: &Decision, view: &View) {
+pub(super) fn count(metrics: &Metrics, id: &GuardId, before: Option<&Decision>, decision: &Decision, view: &View) {
     let id = id.as_str();
     // Only phases the guard has been in: a series costs half a kilobyte, and there are more phases than most guards ever see.
     if let Some(before) = before {
-        metrics.guard_phase.with_label_values(&[id, before.as_str()]).set(0);
+        metrics.guard_phase.with_label_values(&[id, before.phase.as_str()]).set(0);
+        if let Some((verdict, reason)) = before.verdict.stays() {
+            metrics.rollback_refused.with_label_values(&[id, verdict, reason]).set(0);
+        }
+    }
+    if let Some((verdict, reason)) = decision.verdict.stays() {
+        metrics.rollback_refused.with_label_values(&[id, verdict, reason]).set(1);
     }
     metrics.guard_phase.with_label_values(&[id, decision.phase.as_str()]).set(1);
     metrics
@@ -262,6 +268,7 @@ pub(super) fn count(metrics: &Metrics, id: &GuardId, before: Option<Phase>, deci
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Case, Refusal, Suppression, Verdict};
 
     #[test]
     fn what_is_due_comes_no_later_than_its_wait_from_now_however_the_clock_was_stepped() {
@@ -277,7 +284,7 @@ mod tests {
     fn a_guard_shows_the_phase_it_is_in_and_those_it_was_in() {
         let metrics = Metrics::new().expect("registers");
         let id = GuardId::new("", "shop", "web").expect("valid");
-        let mut before = None;
+        let mut before: Option<Decision> = None;
         for phase in [Phase::Starting, Phase::Steady, Phase::Steady, Phase::Blind, Phase::Steady] {
             let decision = Decision {
                 verdict: crate::model::Verdict::Hold,
@@ -286,7 +293,8 @@ mod tests {
                 phase,
                 why: String::new(),
             };
-            count(&metrics, &id, before.replace(phase), &decision, &View::Unreadable(String::new()));
+            count(&metrics, &id, before.as_ref(), &decision, &View::Unreadable(String::new()));
+            before = Some(decision);
         }
         let text = metrics.expose().expect("encodes");
         let shown: Vec<&str> = text.lines().filter(|line| line.starts_with("flipback_guard_phase{")).collect();
@@ -296,6 +304,53 @@ mod tests {
                 r#"flipback_guard_phase{guard="shop/web",phase="blind"} 0"#,
                 r#"flipback_guard_phase{guard="shop/web",phase="starting"} 0"#,
                 r#"flipback_guard_phase{guard="shop/web",phase="steady"} 1"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn why_traffic_stays_on_what_is_bad_is_told_for_as_long_as_it_does() {
+        let metrics = Metrics::new().expect("registers");
+        let id = GuardId::new("", "shop", "web").expect("valid");
+        let case: Case = serde_json::from_value(serde_json::json!({
+            "guard": id, "at": "2026-11-22T02:00:00Z", "from": "green", "to": "blue", "from_release": null, "to_release": null,
+            "trigger": {"kind": "rule", "rule": "error_rate", "path": "fast"}, "why": "30 %", "rules": [], "from_ready": 1, "to_ready": 0, "config_hash": "c",
+        }))
+        .expect("a case");
+        let paused = Refusal::Paused { by: "ann".to_owned() };
+        let verdicts = [
+            Verdict::Blocked(Box::new(case.clone()), Refusal::StandbyNotReady { ready: 0, needed: 1 }),
+            Verdict::Blocked(Box::new(case.clone()), paused.clone()),
+            Verdict::Blocked(Box::new(case.clone()), paused),
+            Verdict::Suppressed(Box::new(case), Suppression::StandbyBad),
+            Verdict::Hold,
+        ];
+        let mut before: Option<Decision> = None;
+        let mut told = Vec::new();
+        for verdict in verdicts {
+            let decision = Decision {
+                verdict,
+                rules: Vec::new(),
+                notes: Vec::new(),
+                phase: Phase::Blocked,
+                why: String::new(),
+            };
+            count(&metrics, &id, before.as_ref(), &decision, &View::Unreadable(String::new()));
+            before = Some(decision);
+            let text = metrics.expose().expect("encodes");
+            let refused = text
+                .lines()
+                .filter(|line| line.starts_with("flipback_rollback_refused{") && line.ends_with(" 1"));
+            told.push(refused.map(str::to_owned).collect::<Vec<_>>().join(", "));
+        }
+        assert_eq!(
+            told,
+            [
+                r#"flipback_rollback_refused{guard="shop/web",reason="standby_not_ready",verdict="blocked"} 1"#,
+                r#"flipback_rollback_refused{guard="shop/web",reason="paused",verdict="blocked"} 1"#,
+                r#"flipback_rollback_refused{guard="shop/web",reason="paused",verdict="blocked"} 1"#,
+                r#"flipback_rollback_refused{guard="shop/web",reason="standby_bad",verdict="suppressed"} 1"#,
+                "",
             ]
         );
     }
