@@ -290,6 +290,9 @@ fn phase(engine: Phase, why: String, rules: &[RuleStatus]) -> (Phase, String) {
     (Phase::Steady, "one look: nothing is over its threshold".to_owned())
 }
 
+/// The folder in a daemon's data directory for what is done beside it.
+const BY_HAND: &str = "by-hand";
+
 /// Carries out one command from here. With a daemon `beside`, its data directory is left alone: two writers would disturb it.
 ///
 /// # Errors
@@ -308,13 +311,13 @@ pub async fn command(config: Config, command: Command, beside: bool) -> Result<C
         return Err(CommandError::UnknownGuard(guard.to_string()));
     }
     if beside || !is_writable(&config.data_dir) {
-        let own = own_data_dir();
-        note(&format!(
-            "Evidence goes to {} ({} is not ours to write).",
-            own.display(),
-            config.data_dir.display()
-        ));
-        config.data_dir = own;
+        let own = own_data_dirs(&config.data_dir).into_iter().find(|folder| is_writable(folder));
+        let theirs = format!("{} is not ours to write", config.data_dir.display());
+        match &own {
+            Some(own) => note(&format!("Evidence goes to {} ({theirs}).", own.display())),
+            None => note(&format!("No evidence can be kept: {theirs}, and no other folder can be either.")),
+        }
+        config.data_dir = own.unwrap_or_else(|| config.data_dir.join(BY_HAND));
     }
     monitor::command(config, command).await
 }
@@ -333,13 +336,13 @@ pub fn may_write(folder: &std::path::Path) -> bool {
     tempfile::tempfile_in(there).is_ok()
 }
 
-/// A data directory of the person's own.
-fn own_data_dir() -> PathBuf {
+/// Where data directories of the person's own may lie, the best one first. In a container nothing but the daemon's volume can be written,
+/// and a folder of its own there disturbs nobody.
+fn own_data_dirs(theirs: &std::path::Path) -> Vec<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("XDG_STATE_HOME")
-        .or_else(|| folder("HOME").map(|home| home.join(".local/state")))
-        .unwrap_or_else(std::env::temp_dir)
-        .join("flipback")
+    let own = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+    let own = own.into_iter().map(|own| own.join("flipback"));
+    own.chain([theirs.join(BY_HAND), std::env::temp_dir().join("flipback")]).collect()
 }
 
 #[cfg(test)]
@@ -364,6 +367,21 @@ mod tests {
             sample_at: None,
             history: Vec::new(),
         }
+    }
+
+    /// In the pod of `deploy/monitor.yaml` the daemon's volume is all that can be written.
+    #[test]
+    fn what_is_done_beside_a_daemon_is_kept_in_its_volume_where_there_is_no_better_place() {
+        let volume = tempfile::tempdir().expect("a folder");
+        let folders = own_data_dirs(volume.path());
+        let by_hand = volume.path().join("by-hand");
+        let (at, last) = (folders.iter().position(|folder| *folder == by_hand), folders.len() - 1);
+        assert!(
+            at.is_some_and(|at| at < last),
+            "{folders:?}: before what is lost with the container"
+        );
+        assert!(is_writable(&by_hand) && by_hand.is_dir());
+        assert!(!is_writable(std::path::Path::new("/proc/nowhere")));
     }
 
     #[test]

@@ -336,6 +336,9 @@ impl Monitor {
             None => (None, None),
         };
         if let Err(error @ RouterError::NotLeading { .. }) = flip {
+            if automatic {
+                self.holds.nothing_moved(&id);
+            }
             self.overtaken(&id, &incident, &error, reply, at);
             self.discard_evidence(begun, incident.id);
             return;
