@@ -6,6 +6,7 @@
 # make montecarlo   P14, the seeded Monte Carlo gate, whole
 # make simulation   the whole daemon in a simulated world, 2500 seeds or FLIPBACK_SIM_SEEDS
 # make simulated    those of them that fit into 3 minutes. FLIPBACK_SIM_SECONDS says how long, FLIPBACK_SIM_SEEDS how many
+# make kills    SIGKILL at every step of a flip, 20 times each or FLIPBACK_KILLS; `make test` kills once at each
 # make fuzz    ten minutes of fuzzing without cargo-fuzz; FLIPBACK_FUZZ_SECONDS says how long
 # make bench-backtest   the cost of judging a week of 50 guards
 # make bench-evidence   the cost of keeping evidence: 20 pods x 2 containers x 5 MB of logs
@@ -14,7 +15,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo bench bench-engine bench-backtest bench-evidence soak parts rust-tests alerts montecarlo simulated simulation fuzz
+.PHONY: test lint demo bench bench-engine bench-backtest bench-evidence soak parts rust-tests alerts montecarlo simulated simulation kills fuzz
 
 test: parts lint alerts rust-tests montecarlo simulated
 
@@ -45,6 +46,11 @@ simulated:
 
 simulation:
 	FLIPBACK_SIM_SEEDS=$${FLIPBACK_SIM_SEEDS:-2500} cargo test --locked $(OPTIMIZED) --test simulation -- --nocapture
+
+# Each step of a flip, 20 times.
+kills: parts
+	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 FLIPBACK_KILLS=$${FLIPBACK_KILLS:-20} \
+		cargo test --locked --test kill -- --nocapture
 
 fuzz:
 	FLIPBACK_FUZZ_SECONDS=$${FLIPBACK_FUZZ_SECONDS:-600} cargo test --locked --test fuzz

@@ -411,6 +411,8 @@ async fn every_step_of_a_flip_survives_a_kill() {
             let _ = writeln!(std::io::stderr(), "{count} kills");
         }
     }
+    // None at all where the real parts are not here, which is said.
+    assert!(count == 0 || count == kills * steps.len(), "{count} of {}", kills * steps.len());
     println!("{count} kills -9 at {} steps: one flip, one bundle, one thread each", steps.len());
 }
 

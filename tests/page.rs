@@ -13,8 +13,8 @@ use fantoccini::{Client, ClientBuilder, wd::WebDriverCompatibleCommand};
 use flipback::{
     metrics::Metrics,
     model::{
-        Color, ColorStatus, GuardId, GuardStatus, IncidentSummary, Mode, Phase, Release, ReplicaStatus, RuleName, RuleStatus, ShardStatus,
-        Status,
+        Color, ColorStatus, ConfigStatus, FleetStatus, GuardId, GuardStatus, IncidentSummary, Mode, Phase, RefusedConfig, Release,
+        ReplicaStatus, RuleName, RuleStatus, ShardStatus, Status,
         settings::ServeSettings,
         status::{ChatStatus, EventLine},
     },
@@ -764,6 +764,59 @@ async fn a_follower_says_that_it_follows_and_whom() {
     );
     screenshots(&browser, "orphans").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
+    browser.close().await;
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_configuration_and_guards_that_are_held_stand_above_everything() {
+    let Some(browser) = Browser::start("a_refused_configuration_and_guards_that_are_held_stand_above_everything").await else {
+        return;
+    };
+    let daemon = Daemon::start(anywhere(), vec![guard("web", Phase::Steady, 0)]).await;
+    browser.open(&daemon).await;
+    assert_eq!(
+        browser.value("document.getElementById('notices').hidden").await,
+        true,
+        "nothing to say"
+    );
+
+    let why = "guards[0].policy.consecutive: found \"<b>three</b>\", allowed is a whole number";
+    daemon.status.send_replace(Arc::new(Status {
+        config: ConfigStatus {
+            refused: Some(RefusedConfig {
+                at: now() - SignedDuration::from_secs(120),
+                why: why.into(),
+            }),
+            ..ConfigStatus::default()
+        },
+        fleet: FleetStatus {
+            flipped: vec![GuardId::new("", "shop", "cart").expect("valid")],
+            limit: Some(1),
+            window_seconds: 600,
+            held: vec![GuardId::new("", "shop", "web").expect("valid")],
+            ..FleetStatus::default()
+        },
+        ..of(vec![guard("web", Phase::Steady, 0)])
+    }));
+    let told = |index: u32, tag: &str| format!("(document.querySelectorAll('#notices {tag}')[{index}]?.textContent ?? '')");
+    let shown = format!("{}.includes('the one before it is')", told(1, "h2"));
+    browser.until(&shown).await;
+    assert_eq!(browser.value(&told(1, "p")).await, why, "text stays text");
+    let many = browser.value(&told(0, "h2")).await;
+    assert_eq!(many, "Many guards are failing at once: suspect a shared cause");
+    let held = browser.value(&told(0, "p")).await;
+    let held = held.as_str().unwrap_or_default();
+    assert!(
+        held.starts_with("1 guard was rolled back within 10 min") && held.contains("Held: shop/web."),
+        "{held}"
+    );
+    screenshots(&browser, "notices").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+
+    // Mended, it goes.
+    daemon.says(vec![guard("web", Phase::Steady, 0)]);
+    browser.until("document.getElementById('notices').hidden").await;
     browser.close().await;
     daemon.end().await;
 }

@@ -18,7 +18,7 @@ use replicas::door::{Door, Keep};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use support::{
-    AuditEvent, Daemon, Ground, Shop, Stage, eventually, now,
+    AuditEvent, Daemon, Ground, Relay, Shop, Stage, eventually, now,
     stage::{SOON, TOKEN, VERDICT_LIMIT},
 };
 
@@ -39,8 +39,13 @@ fn replica(ground: &Ground, name: &str, shards: u32) -> Daemon {
 
 /// One whose requests to the API server pass through a door.
 fn behind(ground: &Ground, name: &str, door: &Door) -> Daemon {
+    over(ground, name, &door.url())
+}
+
+/// One that finds the API server at another address.
+fn over(ground: &Ground, name: &str, url: &str) -> Daemon {
     let kubeconfig = std::fs::read_to_string(ground.kubeconfig()).expect("a kubeconfig");
-    let through = kubeconfig.replace(ground.cluster.url(), &door.url());
+    let through = kubeconfig.replace(ground.cluster.url(), url);
     assert_ne!(through, kubeconfig);
     let path = ground.folder.write(&format!("{name}-kubeconfig"), through);
     ground.beside(name, |text| {
@@ -170,8 +175,10 @@ async fn a_follower_goes_on_with_the_streak_of_a_leader_that_was_killed() {
     assert_eq!(stage.flips().len(), 0, "killed too late: {held:#}");
     let mut least = streak(&follower.guard().await.expect("the follower answers"));
     assert!(least >= 2, "the follower's streak is {least}");
+    let deadline = tokio::time::Instant::now() + VERDICT_LIMIT;
     while stage.flips().is_empty() {
         follower.process.must_live();
+        assert!(tokio::time::Instant::now() < deadline, "nobody flips");
         let Some(guard) = follower.guard().await.filter(|guard| guard["active"] == "green") else {
             continue;
         };
@@ -188,6 +195,50 @@ async fn a_follower_goes_on_with_the_streak_of_a_leader_that_was_killed() {
         (1, 1),
         "{topics:?}"
     );
+    follower.terminate().await;
+}
+
+/// A partition: what the leader sends goes nowhere, nothing comes back, and it lives on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_takes_over_from_a_leader_that_cannot_reach_the_api_server() {
+    let name = "a_follower_takes_over_from_a_leader_that_cannot_reach_the_api_server";
+    let Some(stage) = Stage::open(name, "").await else { return };
+    let relay = Relay::to(&stage.cluster).await;
+    let mut leader = over(&stage, "first", &relay.url());
+    wait_leading(&leader, VERDICT_LIMIT).await;
+    let mut follower = replica(&stage, "second", 1);
+    watched(&stage, &mut leader, &mut follower).await;
+
+    relay.set_silent(true);
+    wait_leading(&follower, VERDICT_LIMIT).await;
+    // By its own clock, since nobody can tell it; what it shows is as old as its last look.
+    eventually("the leader to lead no more", SOON, async || {
+        ours(&leader.status().await?).is_empty().then_some(())
+    })
+    .await;
+
+    stage.shop.set_errors("green", 0.3);
+    stage.wait_selected("blue", VERDICT_LIMIT).await;
+    only_flip_is_of(&stage, &mut follower).await;
+    stage.wait_topic("rollback_completed", SOON).await;
+    leader.process.must_live();
+
+    // Back again it follows, and sees what was done.
+    relay.set_silent(false);
+    leader
+        .wait_for("it to see the flip", |guard| {
+            guard["active"] == "blue" && guard["last_incident"]["result"] != "failed"
+        })
+        .await;
+    wait_following(&mut leader, "second").await;
+    let topics = stage.topics();
+    assert_eq!(
+        (count(&topics, "rollback_initiated"), count(&topics, "rollback_completed")),
+        (1, 1),
+        "{topics:?}"
+    );
+    assert_eq!(stage.flips().len(), 1);
+    leader.terminate().await;
     follower.terminate().await;
 }
 

@@ -26,6 +26,7 @@ impl World {
             missing.extend(doubles(&folders));
         }
         missing.extend(self.preview_left_behind(&folders));
+        missing.extend(self.unproven(&folders));
         missing
     }
 
@@ -81,8 +82,10 @@ impl World {
                     .filter(|heard| heard.chat == chat && heard.at >= flip.at && heard.incident.as_deref() == Some(id));
                 of.map(|heard| heard.topic.as_str()).collect()
             });
-            let outcome = [Topic::RollbackCompleted, Topic::RollbackFailed, Topic::Switched];
-            if !outcome.iter().any(|topic| told.contains(topic.as_str())) {
+            // Told as failed, it is told as done in the end; but where nobody could look whether it arrived before somebody moved traffic on.
+            let has = |topic: Topic| told.contains(topic.as_str());
+            let unseen = has(Topic::ArrivalUnseen) && has(Topic::RollbackFailed);
+            if !(has(Topic::RollbackCompleted) || has(Topic::Switched) || unseen) {
                 broken.push(format!("NO INCIDENT WITHOUT MESSAGE: {chat} was told {told:?} of {id}"));
             }
         }
@@ -91,6 +94,35 @@ impl World {
 }
 
 impl World {
+    /// Incidents that moved nothing, and were told: each has its bundle, where no disk refused it and nobody was killed over it.
+    fn unproven(&self, folders: &[PathBuf]) -> Vec<String> {
+        let topics = [
+            Topic::RollbackBlocked,
+            Topic::RollbackSuppressed,
+            Topic::RollbackWithheld,
+            Topic::RollbackFailed,
+        ];
+        if self.disks_refused() {
+            return Vec::new();
+        }
+        let told: BTreeSet<String> = self.judge(|judge| {
+            let killed = |heard: &Heard| {
+                let mut kills = judge.daemons.iter().flat_map(|known| &known.kills);
+                kills.any(|killed| (heard.at..heard.at + WRITTEN).contains(killed))
+            };
+            let of = judge
+                .messages
+                .iter()
+                .filter(|heard| topics.contains(&heard.topic) && !killed(heard));
+            of.filter_map(|heard| heard.incident.clone()).collect()
+        });
+        let lost = told
+            .iter()
+            .filter(|id| folders.iter().all(|folder| bundle(&folder.join(id)).is_none()));
+        lost.map(|id| format!("NO INCIDENT WITHOUT BUNDLE: {id}, which was told, has none"))
+            .collect()
+    }
+
     /// The preview follows the last flip that nobody has touched since, or the bundle says why it does not. A daemon whose clock
     /// was stepped cannot tell what was touched.
     fn preview_left_behind(&self, folders: &[PathBuf]) -> Option<String> {

@@ -188,6 +188,17 @@ fn no_data_is_told_and_moves_nothing() {
     assert!(*flip > Duration::from_secs(175), "{}", outcome.told());
 }
 
+/// By a clock that is a minute and a half ahead what Prometheus scraped after the switch is from before it: for so long nothing is judged.
+#[test]
+fn a_clock_that_is_ahead_delays_a_flip_by_as_much_and_no_longer() {
+    let step = Deed::Step { daemon: 0, seconds: 90 };
+    let (outcome, flips) = well_told(a_bad_release(&[(Duration::from_secs(61), step)]));
+    let [flip] = flips.as_slice() else { panic!("{}", outcome.told()) };
+    let (_, sound) = well_told(a_bad_release(&[]));
+    let late = flip.saturating_sub(sound[0]);
+    assert!(late <= Duration::from_secs(90 + 10), "{}", outcome.told());
+}
+
 /// Its patch is carried out, and it dies before it hears of it.
 #[test]
 fn what_a_killed_daemon_moved_is_told_proven_and_brought_along_by_its_next_life() {

@@ -649,7 +649,7 @@ function renderNotices(digest) {
   const notices = [];
   if (fleet.held?.length > 0) {
     notices.push(["bad", "Many guards are failing at once: suspect a shared cause",
-      `${fleet.flipped.length} guards were rolled back within ${span(fleet.window_seconds * 1000)}, where at most ${fleet.limit} may. Held: ${listed(fleet.held)}. Look at what they share; \u201cflipback override\u201d lets them flip.`]);
+      `${fleet.flipped.length} ${fleet.flipped.length === 1 ? "guard was" : "guards were"} rolled back within ${span(fleet.window_seconds * 1000)}, where at most ${fleet.limit} may. Held: ${listed(fleet.held)}. Look at what they share; \u201cflipback override\u201d lets them flip.`]);
   }
   if (fleet.lifted_until && Date.parse(fleet.lifted_until) > daemonNow()) {
     notices.push(["warn", `Any number of guards may flip for ${span(Date.parse(fleet.lifted_until) - daemonNow())}`, `By ${fleet.lifted_by ?? "somebody"}.`]);
