@@ -25,7 +25,7 @@ pub struct Metrics {
     /// `flipback_guard_phase{guard,phase}`: 1 for the phase the guard is in, 0 for those it was in.
     pub guard_phase: IntGaugeVec,
     /// `flipback_rollback_refused{guard,verdict,reason}`: 1 while the guard is bad and its traffic stays, `blocked` or `suppressed`; 0 for the
-    /// reasons it had.
+    /// reasons it had. Of several replicas the one that leads says so.
     pub rollback_refused: IntGaugeVec,
     /// `flipback_active_color{guard,color}`: 1 for the active color, else 0.
     pub active_color: IntGaugeVec,

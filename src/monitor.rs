@@ -513,6 +513,7 @@ impl Monitor {
             self.own_up(&id, &view, now);
             self.look_again(&id, &view, now);
             let hold = self.hold(&id, &fleet, now);
+            let leads = self.leads(&id);
             let Some(guard) = self.guards.get_mut(&id) else { continue };
             let seen = Observation {
                 at: now,
@@ -525,7 +526,7 @@ impl Monitor {
             guard.recorder.decided(&decision);
             tracing::debug!(guard = %id, phase = decision.phase.as_str(), why = %decision.why, "Looked");
             guard.remember(&decision, &seen);
-            show::count(&self.metrics, &id, guard.decision.as_ref(), &decision, &seen.view);
+            show::count(&self.metrics, &id, guard.decision.as_ref(), &decision, &seen.view, leads);
             // A follower's streaks are as warm as its leader's; what follows from them is the leader's to do and to say.
             if self.leads(&id) {
                 self.meet(&id, &seen);

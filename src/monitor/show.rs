@@ -217,8 +217,9 @@ pub(super) fn introduce(metrics: &Metrics, spec: &GuardSpec) {
     }
 }
 
-/// Counts one look at a guard.
-pub(super) fn count(metrics: &Metrics, id: &GuardId, before: Option<&Decision>, decision: &Decision, view: &View) {
+/// Counts one look at a guard. Why its traffic stays on what is bad is for the replica to say that acts: a follower does not know of a
+/// standby that is being scaled up, and would page for it.
+pub(super) fn count(metrics: &Metrics, id: &GuardId, before: Option<&Decision>, decision: &Decision, view: &View, leads: bool) {
     let id = id.as_str();
     // Only phases the guard has been in: a series costs half a kilobyte, and there are more phases than most guards ever see.
     if let Some(before) = before {
@@ -227,7 +228,7 @@ pub(super) fn count(metrics: &Metrics, id: &GuardId, before: Option<&Decision>, 
             metrics.rollback_refused.with_label_values(&[id, verdict, reason]).set(0);
         }
     }
-    if let Some((verdict, reason)) = decision.verdict.stays() {
+    if let Some((verdict, reason)) = decision.verdict.stays().filter(|_| leads) {
         metrics.rollback_refused.with_label_values(&[id, verdict, reason]).set(1);
     }
     metrics.guard_phase.with_label_values(&[id, decision.phase.as_str()]).set(1);
@@ -293,7 +294,7 @@ mod tests {
                 phase,
                 why: String::new(),
             };
-            count(&metrics, &id, before.as_ref(), &decision, &View::Unreadable(String::new()));
+            count(&metrics, &id, before.as_ref(), &decision, &View::Unreadable(String::new()), true);
             before = Some(decision);
         }
         let text = metrics.expose().expect("encodes");
@@ -318,16 +319,23 @@ mod tests {
         }))
         .expect("a case");
         let paused = Refusal::Paused { by: "ann".to_owned() };
+        let both_bad = Verdict::Suppressed(Box::new(case.clone()), Suppression::StandbyBad);
         let verdicts = [
-            Verdict::Blocked(Box::new(case.clone()), Refusal::StandbyNotReady { ready: 0, needed: 1 }),
-            Verdict::Blocked(Box::new(case.clone()), paused.clone()),
-            Verdict::Blocked(Box::new(case.clone()), paused),
-            Verdict::Suppressed(Box::new(case), Suppression::StandbyBad),
-            Verdict::Hold,
+            (
+                Verdict::Blocked(Box::new(case.clone()), Refusal::StandbyNotReady { ready: 0, needed: 1 }),
+                true,
+            ),
+            (Verdict::Blocked(Box::new(case.clone()), paused.clone()), true),
+            (Verdict::Blocked(Box::new(case), paused), true),
+            (both_bad.clone(), true),
+            // Another replica leads, and then this one again.
+            (both_bad.clone(), false),
+            (both_bad, true),
+            (Verdict::Hold, true),
         ];
         let mut before: Option<Decision> = None;
         let mut told = Vec::new();
-        for verdict in verdicts {
+        for (verdict, leads) in verdicts {
             let decision = Decision {
                 verdict,
                 rules: Vec::new(),
@@ -335,7 +343,7 @@ mod tests {
                 phase: Phase::Blocked,
                 why: String::new(),
             };
-            count(&metrics, &id, before.as_ref(), &decision, &View::Unreadable(String::new()));
+            count(&metrics, &id, before.as_ref(), &decision, &View::Unreadable(String::new()), leads);
             before = Some(decision);
             let text = metrics.expose().expect("encodes");
             let refused = text
@@ -349,6 +357,8 @@ mod tests {
                 r#"flipback_rollback_refused{guard="shop/web",reason="standby_not_ready",verdict="blocked"} 1"#,
                 r#"flipback_rollback_refused{guard="shop/web",reason="paused",verdict="blocked"} 1"#,
                 r#"flipback_rollback_refused{guard="shop/web",reason="paused",verdict="blocked"} 1"#,
+                r#"flipback_rollback_refused{guard="shop/web",reason="standby_bad",verdict="suppressed"} 1"#,
+                "",
                 r#"flipback_rollback_refused{guard="shop/web",reason="standby_bad",verdict="suppressed"} 1"#,
                 "",
             ]
