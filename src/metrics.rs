@@ -74,6 +74,8 @@ pub struct Metrics {
     pub prometheus_requests: IntCounterVec,
     /// `flipback_prometheus_request_duration_seconds{cluster}`.
     pub prometheus_duration: HistogramVec,
+    /// `flipback_prometheus_clock_offset_seconds{cluster}`: Prometheus' clock less ours, as far as the time an answer takes cannot explain it.
+    pub prometheus_clock_offset: GaugeVec,
     /// `flipback_probes_total{guard,result}`: `ok`, `failed`.
     pub probes: IntCounterVec,
     /// `flipback_watch_errors_total{cluster,kind}`.
@@ -208,6 +210,11 @@ impl Metrics {
                 &["cluster", "result"],
             )?,
             prometheus_duration,
+            prometheus_clock_offset: floats(
+                "flipback_prometheus_clock_offset_seconds",
+                "Prometheus' clock less ours, as far as the time an answer takes cannot explain it.",
+                &["cluster"],
+            )?,
             probes: counters("flipback_probes_total", "HTTP probes by result.", &["guard", "result"])?,
             watch_errors: counters("flipback_watch_errors_total", "Errors of Kubernetes watches.", &["cluster", "kind"])?,
             notifications: counters("flipback_notifications_total", "Messages to chats by result.", &["chat", "result"])?,
@@ -305,6 +312,7 @@ impl Metrics {
         let floats = [
             ("flipback_rule_value", &self.rule_value),
             ("flipback_rule_threshold", &self.rule_threshold),
+            ("flipback_prometheus_clock_offset_seconds", &self.prometheus_clock_offset),
         ];
         // Gone already is as good.
         let _ = gauges.iter().find(|(of, _)| *of == name).map(|(_, gauge)| gauge.remove(labels));
@@ -381,6 +389,7 @@ mod tests {
         for name in ["east", "west"] {
             metrics.prometheus_requests.with_label_values(&[name, "ok"]).inc();
             metrics.prometheus_duration.with_label_values(&[name]).observe(0.1);
+            metrics.prometheus_clock_offset.with_label_values(&[name]).set(0.0);
             metrics.watch_errors.with_label_values(&[name, "Pod"]).inc();
             metrics.notifications.with_label_values(&[name, "delivered"]).inc();
         }
@@ -389,12 +398,12 @@ mod tests {
             text.lines().filter(|line| !line.starts_with('#') && line.contains(wanted)).count()
         };
         // A histogram is its buckets, the infinite one, the sum and the count.
-        let all = 2 + SECONDS.len() + 3;
+        let all = 3 + SECONDS.len() + 3;
         assert_eq!((of(r#"cluster="east""#), of(r#"cluster="west""#)), (all, all));
         let source = include_str!("metrics.rs");
         assert_eq!(
             (source.matches("&[\"cluster\"").count(), source.matches("&[\"chat\"").count()),
-            (3, 1),
+            (4, 1),
             "another metric has a cluster's or a chat's label: let `remove` and this test know it"
         );
         metrics.forget_clusters(&BTreeSet::from(["east"]));

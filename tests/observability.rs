@@ -48,6 +48,7 @@ fn exercised() -> Metrics {
     m.last_tick.set(1);
     m.prometheus_requests.with_label_values(&["c", "ok"]).inc();
     m.prometheus_duration.with_label_values(&["c"]).observe(0.01);
+    m.prometheus_clock_offset.with_label_values(&["c"]).set(0.0);
     m.probes.with_label_values(&["g", "ok"]).inc();
     m.watch_errors.with_label_values(&["c", "Service"]).inc();
     m.notifications.with_label_values(&["slack", "delivered"]).inc();

@@ -140,3 +140,10 @@ pub(super) struct Answer {
     /// A warning that says the answer is incomplete.
     pub doubt: Option<String>,
 }
+
+impl Answer {
+    /// When the server evaluated, by its own clock, in seconds; `None` without an instant vector's sample.
+    pub(super) fn evaluated(&self) -> Option<f64> {
+        self.samples.iter().find_map(|sample| sample.value.as_ref().map(|(at, _)| *at))
+    }
+}

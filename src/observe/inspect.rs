@@ -29,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Reads inspected at once.
 const CONCURRENCY: usize = 4;
 
-/// A clock that differs by more than this from Prometheus' is worth a word.
+/// A clock that differs by more than this from Prometheus' is worth a word. More than a look allows: the questions here take longer.
 const CLOCK_SKEW: Duration = Duration::from_secs(30);
 
 /// What one rule measures on one color right now.

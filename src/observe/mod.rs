@@ -53,7 +53,7 @@ use self::{
     before::Before,
     plan::{Address, Plan, Read},
     probe::{Prober, Round},
-    source::Source,
+    source::{Clock, Source},
 };
 use crate::{
     metrics::Metrics,
@@ -248,8 +248,12 @@ impl Observer {
 
     /// Measures every rule on every color of the guards in `views`, within 80 % of a poll. Never fails: what is not known is absent.
     pub async fn observe(&self, views: &BTreeMap<GuardId, View>, now: Timestamp) -> Readings {
-        let deadline = Instant::now() + self.poll.mul_f64(LOOK_SHARE);
-        let (counted, probed) = join(self.count(views, deadline), self.probe(views, now, deadline)).await;
+        let clock = Clock {
+            now,
+            since: Instant::now(),
+        };
+        let deadline = clock.since + self.poll.mul_f64(LOOK_SHARE);
+        let (counted, probed) = join(self.count(views, clock, deadline), self.probe(views, now, deadline)).await;
         let mut measured: HashMap<Address, Reading> = counted.into_iter().chain(probed).collect();
         self.compare(views, &mut measured);
         let mut readings = Readings::new();
@@ -282,7 +286,7 @@ impl Observer {
     }
 
     /// Asks every Prometheus at once.
-    async fn count(&self, views: &BTreeMap<GuardId, View>, deadline: Instant) -> Vec<(Address, Reading)> {
+    async fn count(&self, views: &BTreeMap<GuardId, View>, clock: Clock, deadline: Instant) -> Vec<(Address, Reading)> {
         // Boxed in a list: a borrowing closure's future is not provably Send, and the daemon runs this in a task.
         let mut looks: Vec<BoxFuture<'_, Vec<(Address, Reading)>>> = Vec::with_capacity(self.sources.len());
         for (source, plan) in &self.sources {
@@ -293,7 +297,7 @@ impl Observer {
                 .cloned()
                 .collect();
             let look = async move {
-                let answered = source.observe(&reads, deadline).await;
+                let answered = source.observe(&reads, clock, deadline).await;
                 let refused = plan.refused.iter().map(|(at, why)| (at.clone(), Reading::Absent(why.clone())));
                 answered.into_iter().chain(refused).collect()
             };

@@ -201,6 +201,16 @@ impl Server {
         result
     }
 
+    /// Shows by how many seconds its clock is ahead of ours; `None`: that is not known.
+    pub(super) fn show_clock_offset(&self, seconds: Option<f64>) {
+        let (offset, cluster) = (&self.metrics.prometheus_clock_offset, [self.cluster.as_str()]);
+        match seconds {
+            Some(seconds) => offset.with_label_values(&cluster).set(seconds),
+            // There may be none.
+            None => drop(offset.remove_label_values(&cluster)),
+        }
+    }
+
     async fn exchange(&self, session: &Session, query: &str, span: Span, patience: Duration) -> Result<Answer, Failure> {
         let millis = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX).max(1);
         let sent = match span {

@@ -17,6 +17,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::{StreamExt, stream::FuturesUnordered};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
@@ -61,6 +62,12 @@ pub(super) const TOO_SLOW: &str = "the expression alone takes longer than a look
 /// What a query must have had to count as too slow, and not merely as asked too late.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
+/// A clock that differs from Prometheus' by more than this, in seconds, is worth a word: what is scraped is taken for older or newer than a
+/// switch by as much.
+const CLOCK_OFFSET_MAX: f64 = 10.0;
+/// And one that differs by less than this agrees again.
+const CLOCK_OFFSET_SLIGHT: f64 = 5.0;
+
 /// The longest pause for a server in trouble, before jitter: with it, shorter than the 60 s after which a guard calls itself blind.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 
@@ -82,6 +89,20 @@ pub(super) struct Source {
     memory: Mutex<Memory>,
 }
 
+/// Our clock during one look: what it said at the beginning, and the one that never jumps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub now: Timestamp,
+    pub since: Instant,
+}
+
+impl Clock {
+    /// What it says then, in seconds.
+    fn at(&self, then: Instant) -> f64 {
+        self.now.as_duration().as_secs_f64() + then.saturating_duration_since(self.since).as_secs_f64()
+    }
+}
+
 /// What outlives one look.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -100,6 +121,8 @@ pub(super) struct Memory {
     /// How many expressions may travel with one that was too slow in company, and until when.
     crowds: HashMap<Address, (usize, Instant)>,
     quarantine: HashMap<Address, Quarantined>,
+    /// Whether it was said that the clocks differ.
+    clocks_differ: bool,
     pub bytes_max: usize,
     shrunk_until: Option<Instant>,
     trouble: Option<Trouble>,
@@ -141,9 +164,24 @@ struct Look {
     slow: Vec<Vec<Address>>,
     /// Bytes of the largest part that was answered.
     part_bytes: usize,
+    /// By how many seconds the server's clock is ahead of ours at least, by the answer that shows most; `None`: none shows it.
+    offset: Option<f64>,
     /// A failure that says the server is in trouble.
     busy: Option<String>,
     answered: bool,
+}
+
+/// By how many seconds a server's clock is ahead of ours at least, if an answer that it evaluated at `theirs` was asked for and came then by
+/// ours: what lies between the two shows nothing.
+fn clock_offset(theirs: f64, sent: f64, answered: f64) -> f64 {
+    theirs - theirs.clamp(sent, answered.max(sent))
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // Nobody asks it any more; one in its place shows its own at its next look.
+        self.server.show_clock_offset(None);
+    }
 }
 
 impl Source {
@@ -160,6 +198,7 @@ impl Source {
                 ratchets: HashMap::new(),
                 crowds: HashMap::new(),
                 quarantine: HashMap::new(),
+                clocks_differ: false,
                 bytes_max: QUERY_BYTES_MAX,
                 shrunk_until: None,
                 trouble: None,
@@ -201,11 +240,20 @@ impl Source {
         self.memory().spacings.get(read.expression(Role::Newest)?)?.usual()
     }
 
-    /// Reads everything, at most until `deadline`. Every read gets an answer.
-    pub(super) async fn observe(&self, reads: &[Arc<Read>], deadline: Instant) -> BTreeMap<Address, Reading> {
-        let all = |why: &Absence| reads.iter().map(|read| (read.at.clone(), Reading::Absent(why.clone()))).collect();
+    /// Reads everything, at most until `deadline`, and shows by how much the clocks differ. Every read gets an answer.
+    pub(super) async fn observe(&self, reads: &[Arc<Read>], clock: Clock, deadline: Instant) -> BTreeMap<Address, Reading> {
+        let look = self.look(reads, clock, deadline).await;
+        self.show_clocks(look.offset);
+        look.readings
+    }
+
+    async fn look(&self, reads: &[Arc<Read>], clock: Clock, deadline: Instant) -> Look {
+        let all = |why: &Absence| Look {
+            readings: reads.iter().map(|read| (read.at.clone(), Reading::Absent(why.clone()))).collect(),
+            ..Look::default()
+        };
         if reads.is_empty() {
-            return BTreeMap::new();
+            return Look::default();
         }
         if let Some(why) = self.left_alone() {
             return all(&Absence::Error(why));
@@ -215,13 +263,13 @@ impl Source {
             Ok(Err(failure)) => return all(&failure.absence()),
             Err(_) => return all(&Absence::Timeout),
         };
-        let mut look = self.ask_all(&session, reads, deadline).await;
+        let mut look = self.ask_all(&session, reads, clock, deadline).await;
         if look.answered {
             self.learn(&session, reads, &look.readings, deadline).await;
         }
         self.remember(&mut look);
         self.apply_learned(reads, &mut look.readings);
-        look.readings
+        look
     }
 
     /// Why the server is not asked now, if it is being left alone.
@@ -232,7 +280,7 @@ impl Source {
         (!left.is_zero()).then(|| format!("{}; asked again in {} s", trouble.why, left.as_secs() + 1))
     }
 
-    async fn ask_all(&self, session: &Session, reads: &[Arc<Read>], deadline: Instant) -> Look {
+    async fn ask_all(&self, session: &Session, reads: &[Arc<Read>], clock: Clock, deadline: Instant) -> Look {
         let mut look = Look::default();
         let mut waiting = self.jobs(reads, &mut look);
         let mut running = FuturesUnordered::new();
@@ -240,11 +288,15 @@ impl Source {
             while running.len() < CONCURRENCY
                 && let Some(job) = waiting.pop_front()
             {
-                running.push(self.ask(session, job, deadline));
+                running.push(self.ask(session, job, clock, deadline));
             }
-            let Some((job, query_bytes, result)) = running.next().await else {
+            let Some((job, query_bytes, offset, result)) = running.next().await else {
                 return look;
             };
+            look.offset = [look.offset, offset]
+                .into_iter()
+                .flatten()
+                .max_by(|a, b| a.abs().total_cmp(&b.abs()));
             match result {
                 Ok(readings) => {
                     look.answered = true;
@@ -344,14 +396,23 @@ impl Source {
         groups.into_iter().map(job).collect()
     }
 
-    async fn ask(&self, session: &Session, mut job: Job, deadline: Instant) -> (Job, usize, Result<Vec<(Address, Reading)>, Failure>) {
+    async fn ask(
+        &self,
+        session: &Session,
+        mut job: Job,
+        clock: Clock,
+        deadline: Instant,
+    ) -> (Job, usize, Option<f64>, Result<Vec<(Address, Reading)>, Failure>) {
         job.was_patient = deadline.saturating_duration_since(Instant::now()) >= PATIENCE_MIN;
         let mut query = Query::default();
         for (_, expression) in job.reads.iter().flat_map(|read| &read.expressions) {
             query.add(expression);
         }
         let text = query.text();
+        let sent = clock.at(Instant::now());
         let result = self.server.ask(session, &text, Span::Instant, deadline).await;
+        let evaluated = result.as_ref().ok().and_then(Answer::evaluated);
+        let offset = evaluated.map(|theirs| clock_offset(theirs, sent, clock.at(Instant::now())));
         let result = result.and_then(|answer| match &answer.doubt {
             // A word on one expression, which casts no doubt on those beside it: whose it is shows when they are asked apart.
             Some(why) if why.starts_with("PromQL warning") => Err(Failure::Refused(format!("the answer is doubtful: {why}"))),
@@ -359,7 +420,26 @@ impl Source {
         });
         let readings = result.map(|answer| self.understand(&job, &query, &answer));
         drop(query);
-        (job, text.len(), readings)
+        (job, text.len(), offset, readings)
+    }
+
+    /// Shows by how much the clocks differ at least, and says so once; `None`: nobody knows at the moment.
+    fn show_clocks(&self, offset: Option<f64>) {
+        self.server.show_clock_offset(offset);
+        let Some(offset) = offset else { return };
+        let did = self.memory().clocks_differ;
+        let differ = offset.abs() > if did { CLOCK_OFFSET_SLIGHT } else { CLOCK_OFFSET_MAX };
+        if differ == did {
+            return;
+        }
+        self.memory().clocks_differ = differ;
+        let server = self.server.name();
+        if differ {
+            let (seconds, side) = (offset.abs().round(), if offset > 0.0 { "ahead of" } else { "behind" });
+            tracing::warn!("The clock of {server} is {seconds} s {side} ours: a release is judged by as much too early or late");
+        } else {
+            tracing::info!("The clock of {server} agrees with ours again");
+        }
     }
 
     fn understand(&self, job: &Job, query: &Query<'_>, answer: &Answer) -> Vec<(Address, Reading)> {
@@ -499,5 +579,71 @@ pub(super) fn explained(read: &Read, why: &str) -> String {
 fn note_failure(look: &mut Look, job: &Job, failure: &Failure) {
     for read in &job.reads {
         look.readings.insert(read.at.clone(), Reading::Absent(failure.absence()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_shows_no_more_of_a_clock_than_its_way_leaves_open() {
+        for (theirs, sent, answered, offset) in [
+            (100.0, 99.9, 100.1, 0.0),
+            (100.0, 80.0, 120.0, 0.0),
+            (100.0, 112.0, 112.5, -12.0),
+            (100.0, 80.0, 88.0, 12.0),
+            (100.0, 112.0, 111.0, -12.0),
+        ] {
+            let shown = clock_offset(theirs, sent, answered);
+            assert!(
+                (shown - offset).abs() < f64::EPSILON,
+                "{shown}: {theirs} between {sent} and {answered}"
+            );
+        }
+    }
+
+    #[test]
+    fn that_clocks_differ_is_said_until_they_agree_well() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let settings = PrometheusSettings {
+            url: "http://127.0.0.1:9090".parse().expect("a URL"),
+            timeout: Duration::from_secs(1),
+            bearer: None,
+            basic: None,
+            ca_file: None,
+            client_certificate: None,
+            headers: BTreeMap::new(),
+        };
+        let metrics = Metrics::new().expect("metrics");
+        let source = Source::new("east", settings, metrics.clone());
+        for (offset, differ) in [
+            (9.0, false),
+            (-10.5, true),
+            (9.0, true),
+            (5.5, true),
+            (4.5, false),
+            (9.0, false),
+            (11.0, true),
+        ] {
+            source.show_clocks(Some(offset));
+            assert_eq!(source.memory().clocks_differ, differ, "{offset} s");
+            assert!((metrics.prometheus_clock_offset.with_label_values(&["east"]).get() - offset).abs() < f64::EPSILON);
+        }
+        let is_shown = || {
+            metrics
+                .expose()
+                .expect("encodes")
+                .contains("flipback_prometheus_clock_offset_seconds{")
+        };
+        assert!(is_shown());
+        source.show_clocks(None);
+        assert!(
+            !is_shown() && source.memory().clocks_differ,
+            "nothing is known, so nothing has changed"
+        );
+        source.show_clocks(Some(11.0));
+        drop(source);
+        assert!(!is_shown());
     }
 }

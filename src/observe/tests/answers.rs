@@ -38,6 +38,33 @@ async fn a_look_sends_one_form_post_without_a_time_and_a_timeout_of_its_own() {
 }
 
 #[tokio::test]
+async fn by_how_much_the_servers_clock_differs_from_ours_is_shown() {
+    let stub = Stub::start(|asked| json(200, vector(asked, healthy))).await;
+    let (guard, metrics) = (Arc::new(guard("web")), Metrics::new().expect("metrics"));
+    let cluster = ClusterSettings {
+        prometheus: Some(settings(&stub.url())),
+        ..ClusterSettings::default()
+    };
+    let observer = Observer::new(&[Arc::clone(&guard)], &[cluster], BTreeMap::new(), metrics.clone()).expect("an observer");
+    let views = BTreeMap::from([(guard.id.clone(), View::Unreadable("a test".to_owned()))]);
+    let shown = || metrics.prometheus_clock_offset.with_label_values(&[""]).get();
+    for ahead in [0.0, 300.0, -300.0, 0.0] {
+        let ours = Timestamp::from_second((EVALUATED - ahead) as i64).expect("a time");
+        observer.observe(&views, ours).await;
+        assert!((shown() - ahead).abs() < 5.0, "{ahead} s ahead, {} s shown", shown());
+    }
+    let is_shown = || {
+        metrics
+            .expose()
+            .expect("encodes")
+            .contains("flipback_prometheus_clock_offset_seconds{")
+    };
+    assert!(is_shown());
+    observer.observe(&BTreeMap::new(), now()).await;
+    assert!(!is_shown(), "nothing is asked, so nothing is known");
+}
+
+#[tokio::test]
 async fn missing_errors_are_no_errors_and_a_missing_total_is_empty() {
     let Reading::Counters { targets, .. } = with("5..", Vec::new).await else {
         panic!("no counters");
