@@ -158,10 +158,10 @@ struct Guarded {
     engine: Engine,
     /// The thread of messages of its newest incident.
     thread: Option<String>,
-    /// The newest incident of this run.
-    last: Option<Incident>,
+    /// The newest incident of this run. As a rule it is the open one, and the episode's, too: of these there is one in memory.
+    last: Option<Arc<Incident>>,
     /// The newest incident of a thread of messages that has not been closed.
-    open: Option<Incident>,
+    open: Option<Arc<Incident>>,
     /// What an earlier run has begun to tell and not ended.
     left_open: Vec<OpenThread>,
     /// Since when nothing has been wrong, while a thread is open.
@@ -195,7 +195,7 @@ struct Guarded {
 
 /// One stretch of badness and what was last said of it.
 struct Episode {
-    incident: Incident,
+    incident: Arc<Incident>,
     told_at: Timestamp,
     /// How often its outcome was told.
     told: usize,

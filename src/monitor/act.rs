@@ -122,14 +122,14 @@ impl Guarded {
 
     /// The incident that has waited for the standby to be scaled up, for what is decided or refused now: one bad time is one incident.
     fn waited(&self, case: &Case) -> Option<&Incident> {
-        let open = self.open.as_ref()?;
+        let open = self.open.as_deref()?;
         let same = open.case.from == case.from && open.case.to == case.to;
         (same && tell::topic(open) == Topic::ScalingUp).then_some(open)
     }
 
     /// The failed attempt that the present episode consists of so far.
     fn failed(&self) -> Option<&Incident> {
-        let incident = &self.episode.as_ref()?.incident;
+        let incident = self.episode.as_ref()?.incident.as_ref();
         matches!(incident.outcome, IncidentOutcome::Failed { .. }).then_some(incident)
     }
 }
@@ -222,7 +222,7 @@ impl Monitor {
         }
         if is_announced(&incident) {
             // Told of from here on: what ends it must be told too, be the flip stale or its answer never seen.
-            guard.open = Some(incident.clone());
+            guard.open = Some(Arc::new(incident.clone()));
         }
         self.audited(&incident, "decided", &incident.case.why, incident.case.at);
         self.begin_evidence(id, incident);
@@ -469,7 +469,7 @@ impl Monitor {
         // A window says itself when it ends, and of many guards people are told together.
         if is.is_none() && show::since(now, episode.told_at) >= TELL_AGAIN {
             episode.told_at = now;
-            episode.incident.outcome = outcome.clone();
+            Arc::make_mut(&mut episode.incident).outcome = outcome.clone();
             let mut message = tell::incident(&episode.incident, topic, &self.keeper, &guard.spec);
             message.at = now;
             episode.told += 1;
@@ -494,10 +494,11 @@ impl Monitor {
         let folder = self.keeper.folder(&incident.id);
         guard.note(told_at, tell::line(topic, incident));
         guard.thread = Some(incident.thread().to_owned());
-        guard.last = Some(incident.clone());
+        let remembered = Arc::new(incident.clone());
+        guard.last = Some(Arc::clone(&remembered));
         // A person's switch that ends a bad time continues its thread until the guard is calm; by itself it opens none.
         if topic != Topic::Switched {
-            guard.open = Some(incident.clone());
+            guard.open = Some(Arc::clone(&remembered));
         }
         let report = self
             .keeper
@@ -505,7 +506,7 @@ impl Monitor {
             .or_else(|| self.served.then(|| show::served(&incident.id)));
         guard.last_incident = Some(show::summary(incident, Some(folder.display().to_string()), report));
         guard.episode = Some(Episode {
-            incident: incident.clone(),
+            incident: remembered,
             told_at,
             told: 1,
         });
@@ -577,7 +578,7 @@ impl Monitor {
         let over = tell::resolved(&incident, traffic, &entry, times, &self.keeper, &guard.spec);
         // Of a guard that was held since many failed, people were told together.
         if hold::is_of_the_fleet(&incident.outcome) && incident.thread() == incident.id {
-            self.amend(incident.id, entry);
+            self.amend(incident.id.clone(), entry);
             return;
         }
         if guard.remains.cut_off().is_some() {
@@ -589,8 +590,11 @@ impl Monitor {
         } else {
             let told = self.outbox.push(over);
             if tell::leaves_evidence(&incident, &self.keeper) {
-                self.amend_told(incident.id, entry, told);
+                self.amend_told(incident.id.clone(), entry, told);
             }
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

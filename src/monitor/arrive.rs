@@ -188,7 +188,7 @@ impl Monitor {
         let Some(guard) = self.guards.get_mut(&id) else { return };
         if found != Found::Arrived && guard.open.is_none() {
             // A person's switch opens no thread; that it was not seen to arrive does.
-            guard.open = Some(incident.clone());
+            guard.open = Some(Arc::new(incident.clone()));
         }
         let entry = tell::found(found, what, now);
         incident.timeline.push(entry.clone());

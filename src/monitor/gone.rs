@@ -3,7 +3,8 @@
 //! A guard may be taken out by a slip and put back a minute later, and then goes on where it was. Names come and go for ever, though (an
 //! environment for each pull request), so what is kept of the ones that are gone is bounded in number and in time, and holds neither
 //! caches nor a connection. Its judgement is kept no longer than a streak would last: evidence from before an absence and evidence from
-//! after it are not breaches in a row.
+//! after it are not breaches in a row. Its story, which is most of it, lies on the disk too, and is read there again after a while. What it
+//! did itself it knows for as long as that could be taken for an earlier run's work, which is taken up and told.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +15,14 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{Episode, Guarded, relieve::Relieving, reload::judged_alike, resume::Remains, scale::Scaling, show};
+use super::{
+    Episode, Guarded,
+    relieve::Relieving,
+    reload::judged_alike,
+    resume::{Remains, YOUNG},
+    scale::Scaling,
+    show,
+};
 use crate::{
     cluster::{Cluster, Fence},
     decide::Engine,
@@ -22,20 +30,20 @@ use crate::{
     notify::OpenThread,
 };
 
-/// What a guard lived through is known for so long after it was taken out: a mistake is noticed by then.
-const KEPT: Duration = Duration::from_secs(60 * 60);
+/// What a guard lived through is known for so long after it was taken out. What is not known any more is taken for an earlier run's, and of
+/// that what is younger than this is told anew.
+const KEPT: Duration = YOUNG;
 /// And of so many guards; a large installation that is taken out as a whole by mistake.
 const KEPT_MAX: usize = 500;
+/// Its story is known for so long: a slip is noticed by then.
+const STORY_KEPT: Duration = Duration::from_secs(15 * 60);
 
 /// What a guard lived through.
 pub(super) struct Past {
-    spec: Arc<GuardSpec>,
-    /// Where it was; it does not keep that alive.
-    place: Weak<Cluster>,
-    judgement: Option<Judgement>,
+    judgement: Option<Box<Judgement>>,
     thread: Option<String>,
-    last: Option<Incident>,
-    open: Option<Incident>,
+    last: Option<Arc<Incident>>,
+    open: Option<Arc<Incident>>,
     left_open: Vec<OpenThread>,
     calm_since: Option<Timestamp>,
     decided_on: Option<String>,
@@ -51,6 +59,9 @@ pub(super) struct Past {
 
 /// What only means something while it is judged as before.
 struct Judgement {
+    spec: Arc<GuardSpec>,
+    /// Where it was; it does not keep that alive.
+    place: Weak<Cluster>,
     engine: Engine,
     episode: Option<Episode>,
     decision: Option<Decision>,
@@ -58,22 +69,22 @@ struct Judgement {
     history: BTreeMap<RuleName, VecDeque<f64>>,
 }
 
-/// Guards that were taken out of the configuration, and when.
+/// Guards that were taken out of the configuration, and when. In boxes: a tree keeps room for several times what is in it.
 #[derive(Default)]
-pub(super) struct Gone(BTreeMap<GuardId, (Timestamp, Past)>);
+pub(super) struct Gone(BTreeMap<GuardId, (Timestamp, Box<Past>)>);
 
 impl From<Guarded> for Past {
     fn from(guard: Guarded) -> Self {
         Self {
-            place: Arc::downgrade(&guard.cluster),
-            spec: guard.spec,
-            judgement: Some(Judgement {
+            judgement: Some(Box::new(Judgement {
+                place: Arc::downgrade(&guard.cluster),
+                spec: guard.spec,
                 engine: guard.engine,
                 episode: guard.episode,
                 decision: guard.decision,
                 view: guard.view,
                 history: guard.history,
-            }),
+            })),
             thread: guard.thread,
             last: guard.last,
             open: guard.open,
@@ -95,11 +106,11 @@ impl From<Guarded> for Past {
 impl Past {
     /// The same guard under another configuration: what it lived through stays, and where it is judged as before, its streaks too.
     pub(super) fn under(self, spec: &Arc<GuardSpec>, cluster: &Arc<Cluster>, share: Option<(u32, &Fence)>, now: Timestamp) -> Guarded {
-        let same_place = Weak::ptr_eq(&self.place, &Arc::downgrade(cluster));
-        let alike = same_place && judged_alike(&self.spec, spec);
-        let judgement = self.judgement.filter(|_| alike).and_then(|judgement| {
+        let here = Arc::downgrade(cluster);
+        let alike = |former: &Judgement| Weak::ptr_eq(&former.place, &here) && judged_alike(&former.spec, spec);
+        let judgement = self.judgement.filter(|former| alike(former)).and_then(|judgement| {
             let engine = Engine::resume(Arc::clone(spec), judgement.engine)?;
-            Some(Judgement { engine, ..judgement })
+            Some(Judgement { engine, ..*judgement })
         });
         let mut guard = Guarded {
             last: self.last,
@@ -132,10 +143,12 @@ impl Past {
         guard
     }
 
-    /// Forgets its judgement once that is older than a streak gets.
+    /// Forgets its judgement once that is older than a streak gets, and later its story, which the disk has too.
     fn age(&mut self, since: Timestamp, now: Timestamp) {
-        if show::since(now, since) >= self.spec.policy.expire {
-            self.judgement = None;
+        let away = show::since(now, since);
+        self.judgement.take_if(|judgement| away >= judgement.spec.policy.expire);
+        if away >= STORY_KEPT {
+            (self.last, self.last_incident, self.events) = (None, None, VecDeque::new());
         }
     }
 }
@@ -143,7 +156,7 @@ impl Past {
 impl Gone {
     /// Keeps what a guard lived through; beyond the bound, what was gone the longest goes.
     pub(super) fn keep(&mut self, id: GuardId, past: Past, now: Timestamp) {
-        self.0.insert(id, (now, past));
+        self.0.insert(id, (now, Box::new(past)));
         while self.0.len() > KEPT_MAX {
             let oldest = self.0.iter().min_by_key(|(_, (since, _))| *since).map(|(id, _)| id.clone());
             let Some(oldest) = oldest else { return };
@@ -155,7 +168,7 @@ impl Gone {
     pub(super) fn take(&mut self, id: &GuardId, now: Timestamp) -> Option<Past> {
         let (since, mut past) = self.0.remove(id)?;
         past.age(since, now);
-        Some(past)
+        Some(*past)
     }
 
     /// Forgets what is too old.
@@ -173,6 +186,7 @@ mod tests {
     use crate::{
         metrics::Metrics,
         model::{Color, ColorSpec, Connections, EvidenceSpec, Mode, Policy, RouteSpec, ServiceRoute, settings::ClusterSettings},
+        monitor::resume::tests::an_incident,
     };
 
     fn at(second: i64) -> Timestamp {
@@ -260,6 +274,24 @@ mod tests {
             assert_eq!(back.judgement.is_some(), kept);
             let guard = back.under(&spec, &cluster, None, at(away));
             assert_eq!(guard.thread.as_deref(), Some("a thread"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_story_of_a_guard_that_is_gone_is_left_to_the_disk_after_a_while() {
+        let (spec, cluster) = (spec(), cluster());
+        let story = STORY_KEPT.as_secs() as i64;
+        for (away, kept) in [(story - 1, true), (story, false), (KEPT.as_secs() as i64 - 1, false)] {
+            let mut guard = Guarded::new(&spec, &cluster, None);
+            guard.last = Some(Arc::new(an_incident().1));
+            guard.note(at(0), "It was here".to_owned());
+            let mut gone = Gone::default();
+            gone.keep(id("web"), Past::from(guard), at(0));
+            gone.forget(at(away));
+            let back = gone.take(&id("web"), at(away)).expect("it is known");
+            let guard = back.under(&spec, &cluster, None, at(away));
+            let remembers = guard.events.iter().any(|line| &*line.what == "It was here");
+            assert_eq!((guard.last.is_some(), remembers), (kept, kept), "after {away} s");
         }
     }
 

@@ -444,9 +444,20 @@ impl Monitor {
     /// What is remembered of an incident here tells how often its turns were told.
     fn learn(&mut self, incident: &str, entry: &TimelineEntry) {
         for guard in self.guards.values_mut() {
-            let remembered = guard.last.iter_mut().chain(guard.open.iter_mut());
+            let is_one = guard
+                .last
+                .as_ref()
+                .zip(guard.open.as_ref())
+                .is_some_and(|(last, open)| Arc::ptr_eq(last, open));
+            if is_one {
+                guard.open = None;
+            }
+            let remembered = [&mut guard.last, &mut guard.open].into_iter().flatten();
             for remembered in remembered.filter(|remembered| remembered.id == incident) {
-                remembered.timeline.push(entry.clone());
+                Arc::make_mut(remembered).timeline.push(entry.clone());
+            }
+            if is_one {
+                guard.open.clone_from(&guard.last);
             }
         }
     }

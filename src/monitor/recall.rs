@@ -70,20 +70,23 @@ impl Recalled {
 }
 
 impl Guarded {
-    /// Takes in what is known of earlier runs; what came to pass since `started` was this one's own.
+    /// Takes in what is known of earlier runs; what came to pass since `started` was this one's own. A guard that this run has guarded
+    /// before, and that was away for a while, owes nothing: it is only told its story.
     pub(super) fn recall(&mut self, recalled: &Recalled, started: Timestamp) {
-        self.attempts = Attempts::of(&self.spec.id, &recalled.kept, started);
-        self.remains = Remains::of(&self.spec.id, &recalled.begun, &recalled.kept, &recalled.known, started);
-        let Some((summary, incident)) = recalled.newest.get(&self.spec.id) else {
-            return;
-        };
-        if let Some((color, since)) = scale::earlier(incident, &self.spec, started) {
-            self.engine.awaits(color, since);
+        let newest = recalled.newest.get(&self.spec.id);
+        if !self.remains.has_looked() {
+            self.attempts = Attempts::of(&self.spec.id, &recalled.kept, started);
+            self.remains = Remains::of(&self.spec.id, &recalled.begun, &recalled.kept, &recalled.known, started);
+            if let Some((color, since)) = newest.and_then(|(_, incident)| scale::earlier(incident, &self.spec, started)) {
+                self.engine.awaits(color, since);
+            }
         }
+        let Some((summary, incident)) = newest else { return };
         self.last_incident = Some(summary.clone());
         self.thread = Some(incident.thread().to_owned());
-        self.last = Some(incident.clone());
-        self.open = Some(incident.clone()).filter(tell::is_open);
+        let incident = Arc::new(incident.clone());
+        self.open = Some(Arc::clone(&incident)).filter(|incident| tell::is_open(incident));
+        self.last = Some(incident);
     }
 }
 
@@ -120,12 +123,51 @@ impl Monitor {
         };
         for id in &guards {
             if let Some(guard) = self.guards.get_mut(id).filter(|guard| guard.last.is_none()) {
+                let is_new = !guard.remains.has_looked();
                 guard.recall(&recalled, added);
+                if is_new && self.part.is_some() {
+                    guard.remains.is_told_by_others();
+                }
             }
         }
         let owed = recalled.kept.into_iter().filter(|incident| guards.contains(&incident.case.guard));
         let owed: Vec<Incident> = owed.filter(|incident| incident.followed_up_at.is_none()).collect();
         self.remember_follow_ups(owed, added);
         self.publish_again(self.clock.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::Mode,
+        monitor::{
+            act::tests::conductor,
+            resume::{
+                plan,
+                tests::{at, flip, guard, spec, traffic},
+            },
+        },
+    };
+
+    #[tokio::test]
+    async fn a_guard_that_comes_back_owes_nothing_of_what_this_run_or_another_replica_did() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut monitor = conductor(folder.path());
+        let guarded = monitor.guards.get_mut(&guard()).expect("guarded");
+        // Half an hour before it was put back, and retention has its bundle.
+        let flip = flip("i1", -60);
+        let owed = |remains: &Remains| plan(remains, &traffic("blue", &[&flip]), &spec(None, Mode::Enforce), at(1861)).len();
+        for (guarded_before, expected) in [(true, 0), (false, 1)] {
+            guarded.remains = Remains::of(&guard(), &[], &[], &Arc::default(), at(0));
+            if guarded_before {
+                guarded.remains.note(&[]);
+            }
+            guarded.recall(&Recalled::default(), at(1860));
+            assert_eq!(owed(&guarded.remains), expected, "guarded before: {guarded_before}");
+        }
+        guarded.remains.is_told_by_others();
+        assert_eq!(owed(&guarded.remains), 0, "a replica that led has told of it");
     }
 }

@@ -244,7 +244,7 @@ impl Monitor {
         self.abandon_threads(&guard.spec, now);
         if let Some(incident) = guard.open.take() {
             let what = "No longer guarded: taken out of the configuration".to_owned();
-            self.amend(incident.id, TimelineEntry::of(Moment::Resolved, now, what));
+            self.amend(incident.id.clone(), TimelineEntry::of(Moment::Resolved, now, what));
         }
         guard.left_open.clear();
         guard.episode = None;

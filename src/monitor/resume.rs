@@ -143,6 +143,16 @@ impl Remains {
         self.reach = reach;
     }
 
+    /// Whether this run has looked after what earlier ones left.
+    pub(super) fn has_looked(&self) -> bool {
+        self.looked
+    }
+
+    /// Other replicas guarded it until now: what the ledger tells of and no bundle here does was told and kept by them.
+    pub(super) fn is_told_by_others(&mut self) {
+        self.reach = Duration::ZERO;
+    }
+
     /// Whether nothing can be owed any more.
     fn is_over(&self, now: Timestamp) -> bool {
         self.looked && self.begun.is_empty() && show::since(now, self.started) >= LATE
@@ -191,7 +201,7 @@ impl Remains {
     }
 
     /// Notes what is being done.
-    fn note(&mut self, deeds: &[Deed]) {
+    pub(super) fn note(&mut self, deeds: &[Deed]) {
         self.looked = true;
         for deed in deeds {
             match deed {
@@ -411,7 +421,7 @@ impl Monitor {
                     format!("An earlier run was cut off before it could flip: {}", incident.case.why),
                 );
                 guard.thread = Some(incident.thread().to_owned());
-                guard.open = Some(*incident);
+                guard.open = Some(Arc::from(incident));
             }
             Deed::LetGo(incident) => self.let_go(&incident, now),
             Deed::GiveUp(mut incident) => {

@@ -3,7 +3,8 @@
 //!
 //! The accepted ids are why a message is delivered once. They close the gap between "accepted" and "its file is gone", and
 //! who begins anew after a crash may push what was pushed before: what a chat has accepted, in whichever run, it is not
-//! told again. They are bounded: the newest [`IDS_MAX`] of a thread, for [`CLOSED_KEPT`] after the thread was closed.
+//! told again. They are bounded: the newest [`IDS_MAX`] of a thread, for [`CLOSED_KEPT`] after the thread was closed. A condition
+//! that comes and goes for ever under one name has new ids each time, so that of its earlier times [`IDS_BEFORE`] are enough for the gap.
 //!
 //! What is open is why the next run can tell the end of what an earlier one has begun: see [`OpenThread`].
 
@@ -28,6 +29,8 @@ pub(in crate::notify) const RECEIPT_BYTES_MAX: usize = 1024;
 const CLOSED_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Ids of accepted messages that a thread remembers, the newest: a night of something that is told every five minutes.
 const IDS_MAX: usize = 200;
+/// And those of earlier times of a condition that came back: the last message, and a few before it.
+const IDS_BEFORE: usize = 8;
 
 /// Something that people were told of, and not yet of its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +213,9 @@ impl Threads {
         }
         let was_open = record.open;
         record.open = effect(announcement.topic).unwrap_or(was_open);
+        if announcement.incident.is_none() && !(was_open && record.open) {
+            record.forget_before();
+        }
         record.opened = match (was_open, record.open) {
             (_, false) => None,
             (false, true) => Some(Opened::by(announcement)),
@@ -254,6 +260,13 @@ impl Threads {
 }
 
 impl Record {
+    /// Forgets all but the newest ids: what they name is over, and nobody pushes it again.
+    fn forget_before(&mut self) {
+        let surplus = self.earlier.len().saturating_sub(IDS_BEFORE);
+        self.earlier.drain(..surplus);
+        self.earlier.shrink_to_fit();
+    }
+
     /// Remembers the newest ids within the bound.
     fn remember(&mut self, id: &str, stands_for: &[String]) {
         let before = std::mem::replace(&mut self.last, id.to_owned());
@@ -362,6 +375,36 @@ mod tests {
         let record = threads.accepted(&long, &longest, None, at(0)).write.expect("kept");
         let bytes = serde_json::to_vec(&record).expect("serializes").len();
         assert!(bytes < 64 * 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_condition_that_comes_and_goes_for_ever_is_remembered_by_its_newest_ids() {
+        let mut threads = threads();
+        let told = |topic: Topic, n: usize| Announcement {
+            id: format!("b-{}-{n}", topic.as_str()),
+            incident: None,
+            ..of(topic, "b")
+        };
+        for n in 0..100 {
+            threads.accepted(&told(Topic::Blind, n), &[], None, at(n as i64));
+            threads.accepted(&told(Topic::Sighted, n), &[], None, at(n as i64));
+        }
+        let record = &threads.records["b"];
+        assert!(record.earlier.len() <= IDS_BEFORE + 1, "{record:?}");
+        // Nothing that a crash could bring again is forgotten: the newest time, and those it stands for.
+        assert!(
+            [97, 98, 99]
+                .iter()
+                .all(|&n| threads.has_accepted(&told(Topic::Blind, n)) && threads.has_accepted(&told(Topic::Sighted, n)))
+        );
+        let stands_for: Vec<String> = (0..50).map(|n| told(Topic::Blind, 1000 + n).id).collect();
+        threads.accepted(&told(Topic::Blind, 100), &stands_for, None, at(100));
+        assert!((1000..1050).all(|n| threads.has_accepted(&told(Topic::Blind, n))));
+        // What repeats while it lasts is one time.
+        for n in 0..100 {
+            threads.accepted(&told(Topic::Blind, 200 + n), &[], None, at(200));
+        }
+        assert!((200..300).all(|n| threads.has_accepted(&told(Topic::Blind, n))));
     }
 
     #[test]
