@@ -5,6 +5,8 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use tracing::{error, warn};
@@ -20,6 +22,10 @@ const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Held while a process writes; the lock ends with it.
 const LOCK: &str = ".lock";
+/// A dead writer's lock may outlive it for moments: in a program that was just being started from there (a credential
+/// plugin), until that has let go of what it inherited.
+const LOCK_TRIES: u32 = 5;
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The end of the journal.
 #[derive(Debug)]
@@ -102,10 +108,14 @@ fn lock(folder: &Path) -> Result<File, AuditError> {
         .mode(FILE_MODE)
         .open(&path);
     let file = opened.map_err(disk("open", &path))?;
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => Err(AuditError::Held { folder: folder.to_owned() }),
-        Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(file),
+    for left in (0..LOCK_TRIES).rev() {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) if left > 0 => thread::sleep(LOCK_AGAIN),
+            Err(fs::TryLockError::WouldBlock) => break,
+            Ok(()) | Err(fs::TryLockError::Error(_)) => return Ok(file),
+        }
     }
+    Err(AuditError::Held { folder: folder.to_owned() })
 }
 
 /// Makes a file; one of that name that holds nothing is left of an attempt that failed.

@@ -159,6 +159,21 @@ fn a_second_process_is_refused() {
 }
 
 #[test]
+fn a_lock_that_outlives_its_writer_by_a_moment_is_waited_for() {
+    let folder = journal(1, SMALL);
+    // As a program holds it that a dead writer was just starting.
+    let inherited = fs::File::open(folder.path().join(".lock")).expect("a writer was here");
+    inherited.lock().expect("nobody writes");
+    let lets_go = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(30));
+        drop(inherited);
+    });
+    let mut next = Writer::new(folder.path().to_owned(), SMALL);
+    next.open().expect("opens once that has let go");
+    lets_go.join().expect("ends");
+}
+
+#[test]
 fn old_files_go_and_the_journal_says_which_and_stays_whole() {
     let settings = AuditSettings { files: 3, ..SMALL };
     let folder = tempfile::tempdir().expect("a folder");

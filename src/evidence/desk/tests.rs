@@ -37,7 +37,9 @@ async fn ends(keeper: Keeper) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), alone).await.expect("nothing goes on for ever");
+    tokio::time::timeout(Duration::from_secs(10), alone)
+        .await
+        .expect("nothing goes on for ever");
 }
 
 fn decided() -> Incident {
