@@ -348,9 +348,10 @@ async fn a_person_may_ask_for_a_color_that_is_scaled_down_with_and_without_a_dae
     assert_eq!((&done["trigger"], &done["to"]), (&json!("manual"), &json!("blue")), "{done}");
     // What was waited for, and what came of it, is one incident: one bundle with the whole story, one thread, one report.
     let ready = ground.wait_topic("evidence_ready", VERDICT_LIMIT).await;
-    let kept = eventually("one bundle", SOON, async || {
+    // Ready pods may be seen before the answer to the request that made them, and the flip be done before that is written down.
+    let kept = eventually("one bundle that says what was scaled", SOON, async || {
         let kept = bundles(&ground);
-        (kept.len() == 1).then_some(kept)
+        (kept.len() == 1 && moments(&kept[0]).contains(&"scaled_up")).then_some(kept)
     })
     .await;
     let story = moments(&kept[0]);
