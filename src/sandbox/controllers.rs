@@ -74,10 +74,24 @@ fn owned(store: &Store, kind: &'static Kind, owner: &Value) -> Vec<Arc<Value>> {
 }
 
 /// Writes, and leaves a refusal to the next pass: the object was changed or removed meanwhile.
-fn set(store: &mut Store, key: &Key, by: &Writer, edit: impl FnOnce(&mut Value)) {
+fn change(store: &mut Store, key: &Key, by: &Writer, edit: impl FnOnce(&mut Value)) {
     let _ = store.edit(key, by, |object| {
         edit(object);
         Ok(())
+    });
+}
+
+/// [`change`]s fields to these values, where they are not. Looked at first: most passes change nothing, and an edit copies
+/// the object.
+fn set<const N: usize>(store: &mut Store, key: &Key, by: &Writer, fields: [(&[&str], Value); N]) {
+    let is_so = |object: &Value| fields.iter().all(|(path, value)| at(object, path) == value);
+    if store.get(key).is_ok_and(|object| is_so(&object)) {
+        return;
+    }
+    change(store, key, by, |object| {
+        for (path, value) in fields {
+            *path.iter().fold(&mut *object, |object, field| &mut object[*field]) = value;
+        }
     });
 }
 
@@ -104,9 +118,7 @@ fn deployments(store: &mut Store, by: &Writer) {
         }
         for one in owned(store, &REPLICA_SETS, &deployment) {
             let wanted = if text(&one, &["metadata", "name"]) == name { replicas } else { 0 };
-            set(store, &key(&REPLICA_SETS, &one), by, |object| {
-                object["spec"]["replicas"] = json!(wanted)
-            });
+            set(store, &key(&REPLICA_SETS, &one), by, [(&["spec", "replicas"], json!(wanted))]);
         }
         let sets = owned(store, &REPLICA_SETS, &deployment);
         let count = |field: &str| sets.iter().filter_map(|set| at(set, &["status", field]).as_u64()).sum::<u64>();
@@ -118,10 +130,9 @@ fn deployments(store: &mut Store, by: &Writer) {
             "availableReplicas": count("readyReplicas"),
             "conditions": [available(count("readyReplicas") >= replicas - replicas / 4)],
         });
-        set(store, &key(&DEPLOYMENTS, &deployment), by, |object| {
-            object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!(sets.len().to_string());
-            object["status"] = status;
-        });
+        let revision = ["metadata", "annotations", "deployment.kubernetes.io/revision"];
+        let fields = [(&revision[..], json!(sets.len().to_string())), (&["status"], status)];
+        set(store, &key(&DEPLOYMENTS, &deployment), by, fields);
     }
 }
 
@@ -139,7 +150,7 @@ fn release(store: &mut Store, set_of: &Value, by: &Writer) {
     for pod in owned(store, &PODS, set_of) {
         let strayed = wanted.iter().any(|(key, value)| at(&pod, &["metadata", "labels", key]) != value);
         if strayed {
-            set(store, &key(&PODS, &pod), by, |object| {
+            change(store, &key(&PODS, &pod), by, |object| {
                 if let Some(metadata) = object["metadata"].as_object_mut() {
                     metadata.remove("ownerReferences");
                 }
@@ -201,7 +212,7 @@ fn replica_sets(store: &mut Store, by: &Writer) {
             "availableReplicas": ready,
             "observedGeneration": at(&one, &["metadata", "generation"]),
         });
-        set(store, &key(&REPLICA_SETS, &one), by, |object| object["status"] = status);
+        set(store, &key(&REPLICA_SETS, &one), by, [(&["status"], status)]);
     }
 }
 
@@ -227,7 +238,7 @@ fn budgets(store: &mut Store, by: &Writer) {
             "desiredHealthy": desired,
             "disruptionsAllowed": healthy.saturating_sub(desired),
         });
-        set(store, &key(&BUDGETS, &budget), by, |object| object["status"] = status);
+        set(store, &key(&BUDGETS, &budget), by, [(&["status"], status)]);
     }
 }
 
@@ -249,10 +260,10 @@ fn slices(store: &mut Store, by: &Writer) {
         let endpoints: Vec<Value> = pods.iter().map(|pod| endpoint(pod)).collect();
         let ports = ports(&service);
         match owned(store, &SLICES, &service).first() {
-            Some(slice) => set(store, &key(&SLICES, slice), by, |object| {
-                object["endpoints"] = json!(endpoints);
-                object["ports"] = ports;
-            }),
+            Some(slice) => {
+                let fields: [(&[&str], Value); 2] = [(&["endpoints"], json!(endpoints)), (&["ports"], ports)];
+                set(store, &key(&SLICES, slice), by, fields);
+            }
             None => {
                 let slice = slice(&service, &endpoints, &ports);
                 let _ = store.create(&SLICES, &namespace, slice, by);
