@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Monitor,
+    Guarded, Monitor,
     act::{Reply, Step},
     person::{Asked, Made},
     show, tell,
@@ -95,6 +95,15 @@ impl Scaling {
     }
 }
 
+impl Guarded {
+    /// The incident that waits for the standby: that of the present bad time, or a person's, which waits while every rule is well.
+    fn waiting(&self) -> Option<&Incident> {
+        let episode = self.episode.as_ref().map(|episode| &*episode.incident);
+        let wished = || self.open.as_deref().filter(|open| tell::topic(open) == Topic::ScalingUp);
+        episode.or_else(wished)
+    }
+}
+
 impl Monitor {
     /// Scales the standby up where a confirmed rollback waits for nothing else.
     pub(super) fn raise(&mut self, id: &GuardId, case: &Case, refusal: &Refusal, traffic: &Traffic, now: Timestamp) {
@@ -169,11 +178,11 @@ impl Monitor {
         let what = format!("{to} cannot be scaled up: {error}");
         self.told_of_scaling(id, "StandbyNotScaled", Moment::NotScaled, show::sentence(&what), now);
         let Some(guard) = self.guards.get(id) else { return };
-        let Some(episode) = &guard.episode else { return };
-        let mut message = tell::incident(&episode.incident, Topic::RollbackBlocked, &self.keeper, &guard.spec);
+        let Some(waiting) = guard.waiting() else { return };
+        let mut message = tell::incident(waiting, Topic::RollbackBlocked, &self.keeper, &guard.spec);
         message.id = format!("{}.not_scaled", message.id);
         message.at = now;
-        message.why = format!("{}, but {what}", episode.incident.case.why);
+        message.why = format!("{}, but {what}", waiting.case.why);
         self.outbox.push(message);
     }
 
@@ -181,7 +190,7 @@ impl Monitor {
     fn told_of_scaling(&mut self, id: &GuardId, reason: &str, moment: Moment, what: String, now: Timestamp) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         guard.note(now, what.clone());
-        let waited = guard.episode.as_ref().map(|episode| episode.incident.id.clone());
+        let waited = guard.waiting().map(|waiting| waiting.id.clone());
         // Ready pods may be seen before the answer to the request that made them: the flip has taken the story up by then.
         let mut known = guard.open.iter().chain(&guard.last);
         let taken_up = known.find(|known| known.replaces.is_some() && (waited.is_none() || known.replaces == waited));
@@ -382,4 +391,67 @@ fn scaled_up(color: &Color, from: u32, to: u32, wanted: u32, autoscaler: Option<
         _ => String::new(),
     };
     format!("Scaled {color} up from {from} to {to} {replicas}{by}; it is flipped to the moment it can serve")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::{
+        act::tests::conductor,
+        resume::tests::{at, begun, flip, guard},
+    };
+
+    /// A conductor whose guard waits for its standby, as a person asked for it; a look has found every rule well since.
+    fn waits(folder: &std::path::Path) -> Monitor {
+        let mut monitor = conductor(folder);
+        let refusal = Refusal::StandbyScaling {
+            ready: 0,
+            needed: 1,
+            until: at(60),
+        };
+        let incident = Incident {
+            outcome: IncidentOutcome::Blocked { refusal },
+            ..begun(&flip("i1", 0))
+        };
+        monitor.record(&guard(), &incident, Topic::ScalingUp, None);
+        let guarded = monitor.guards.get_mut(&guard()).expect("is guarded");
+        guarded.episode = None;
+        monitor
+    }
+
+    fn answered(scaled: Result<Scaled, RouterError>) -> Raised {
+        Raised {
+            guard: guard(),
+            to: begun(&flip("i1", 0)).case.to,
+            wanted: 1,
+            scaled,
+        }
+    }
+
+    fn story(monitor: &Monitor) -> Vec<Moment> {
+        let open = monitor.guards[&guard()].open.as_ref().expect("waits");
+        open.timeline.iter().filter_map(|entry| entry.moment).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_person_waits_for_is_told_however_late_the_answer_comes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut monitor = waits(folder.path());
+        let up = Scaled::Up {
+            from: 0,
+            to: 1,
+            autoscaler: None,
+        };
+        monitor.raised(answered(Ok(up)), at(3));
+        assert!(story(&monitor).contains(&Moment::ScaledUp), "{:?}", story(&monitor));
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut monitor = waits(folder.path());
+        let refused = RouterError::NotLeading {
+            attempted: "scale up",
+            object: "Deployment \"shop/web-blue\"".to_owned(),
+        };
+        monitor.raised(answered(Err(refused)), at(3));
+        assert!(story(&monitor).contains(&Moment::NotScaled), "{:?}", story(&monitor));
+    }
 }
