@@ -42,11 +42,17 @@ struct Due {
 impl Due {
     /// How long its premises have held by now.
     fn held(&mut self, holds: bool, now: Duration) -> Option<Duration> {
-        if !holds {
+        self.held_since(holds.then_some(Duration::ZERO), now)
+    }
+
+    /// The same, where they did not hold before an instant. `None`: they do not hold.
+    fn held_since(&mut self, earliest: Option<Duration>, now: Duration) -> Option<Duration> {
+        let Some(earliest) = earliest else {
             *self = Self::default();
             return None;
-        }
-        Some(now.saturating_sub(*self.since.get_or_insert(now)))
+        };
+        let since = self.since.insert(self.since.unwrap_or(now).max(earliest));
+        Some(now.saturating_sub(*since))
     }
 }
 
@@ -65,6 +71,10 @@ pub struct Dues {
     unreadable: Due,
     unknown: Due,
     unsound: Vec<bool>,
+    /// Since when each daemon has been fit to do what is due: up, its clock right, in sight of the API server and of Prometheus.
+    fit: Vec<Option<Duration>>,
+    /// When one that was fit ceased to be.
+    lost: Vec<Duration>,
     /// The longest that a flip took that was due, for the closing line.
     pub slowest: Duration,
 }
@@ -85,6 +95,8 @@ impl Dues {
             unreadable: Due::default(),
             unknown: Due::default(),
             unsound: vec![false; setup.replicas],
+            fit: vec![None; setup.replicas],
+            lost: Vec::new(),
             slowest: Duration::ZERO,
         }
     }
@@ -92,6 +104,14 @@ impl Dues {
     /// Whether a daemon's road was in trouble at the last look.
     pub fn unsound(&self, daemon: usize) -> bool {
         self.unsound[daemon]
+    }
+
+    /// How much later than by the bound something may be done that has been due for so long: a Lease runs out for each replica
+    /// that was lost meanwhile, and the others have to take it.
+    fn later(&self, held: Duration) -> Duration {
+        let since = self.now.saturating_sub(held);
+        let lost = self.lost.iter().filter(|lost| **lost >= since).count();
+        LEASE * u32::try_from(lost).unwrap_or(u32::MAX)
     }
 
     /// A flip was made.
@@ -135,14 +155,13 @@ impl Judge {
                 known.ahead <= AHEAD && steady(known.stepped) && steady(Some(known.since))
             });
         let reach = all(&|daemon| !weather.api(daemon));
-        let see = all(&|daemon| weather.lies(daemon).is_empty());
         let chats = CHATS.iter().all(|chat| weather.mood(chat).is_none());
         let watched = now.saturating_sub(self.switched) + POLL < self.dues.watch;
-        let sound = settled && reach && see && watched;
+        let survivor = self.survivor(now, weather, up).filter(|_| watched);
         if let Some(active) = active {
-            self.due_flip(now, active, truth, sound, paused, chats);
+            self.due_flip(now, active, truth, survivor, paused, chats);
         } else {
-            self.due_flip(now, "blue", truth, false, paused, chats);
+            self.due_flip(now, "blue", truth, None, paused, chats);
         }
         let dark = all(&|daemon| weather.lies(daemon).iter().any(|(lie, share)| *share >= 1.0 && lie.blinds()));
         let blind = settled && reach && dark && chats && active.is_some();
@@ -159,8 +178,30 @@ impl Judge {
         });
     }
 
-    /// Bad active, able standby, reachable API: flipped. Bad and not to be flipped: told.
-    fn due_flip(&mut self, now: Duration, active: &str, truth: &Truth, sound: bool, paused: bool, chats: bool) {
+    /// Since when one daemon has been fit without a break. The others may die, come back, and be cut off from the API server: the
+    /// Lease runs out then. `None` where there is no such one, or where another holds the Lease, perhaps, and can do nothing with it.
+    fn survivor(&mut self, now: Duration, weather: &Weather, up: &[bool]) -> Option<Duration> {
+        let mut sick = false;
+        for (daemon, known) in self.daemons.iter().enumerate() {
+            let steady = |then: Option<Duration>| then.is_none_or(|then| now.saturating_sub(then) > POLL);
+            let out = !up[daemon] || weather.cut_off(daemon).is_some();
+            let sees = !weather.api(daemon) && weather.lies(daemon).is_empty();
+            let well = !out && sees && known.ahead <= AHEAD && steady(known.stepped);
+            let fit = well && steady(Some(known.since));
+            sick |= !out && !well;
+            if !fit && self.dues.fit[daemon].take().is_some() {
+                self.dues.lost.push(now);
+            }
+            if fit {
+                self.dues.fit[daemon].get_or_insert(now);
+            }
+        }
+        self.dues.fit.iter().flatten().min().copied().filter(|_| !sick)
+    }
+
+    /// Bad active, able standby, reachable API: flipped. Bad and not to be flipped: told. `survivor`: since when there has been
+    /// somebody who could.
+    fn due_flip(&mut self, now: Duration, active: &str, truth: &Truth, survivor: Option<Duration>, paused: bool, chats: bool) {
         let standby = other(active);
         let (live, rest) = (truth.side(active), truth.side(standby));
         let empty = live.ready == 0;
@@ -190,10 +231,12 @@ impl Judge {
             } else {
                 &mut self.dues.errors
             };
-            let Some(held) = place.held(due && sound && !stands_against, now) else {
+            let Some(held) = place.held_since(survivor.filter(|_| due && !stands_against), now) else {
                 continue;
             };
-            if held > bound && !place.told {
+            let told = place.told;
+            if held > bound + self.dues.later(held) && !told {
+                let place = if empty { &mut self.dues.empty } else { &mut self.dues.errors };
                 place.told = true;
                 let told = format!(
                     "FLIPPED WITHIN THE BOUND: {active} {what}, {standby} is able, everything can be reached, for {} s by now",
@@ -202,11 +245,13 @@ impl Judge {
                 self.violated(now, told);
             }
         }
-        let refused = (errors || empty) && stands_against && sound && chats;
-        let Some(held) = self.dues.refused.held(refused, now) else { return };
+        let refused = survivor.filter(|_| (errors || empty) && stands_against && chats);
+        let Some(held) = self.dues.refused.held_since(refused, now) else {
+            return;
+        };
         let since = now.saturating_sub(held).saturating_sub(TOLD_AGAIN);
         let told = self.messages.iter().any(|heard| heard.at >= since && tells_of_refusal(heard.topic));
-        if held > bound + CHAT && !told && !self.dues.refused.told {
+        if held > bound + self.dues.later(held) + CHAT && !told && !self.dues.refused.told {
             self.dues.refused.told = true;
             let told = format!(
                 "BLOCKED IS ANNOUNCED WITHIN THE BOUND: {active} is bad, for {} s by now, and no chat knows why",

@@ -21,7 +21,7 @@
 //!
 //! | in time ([`liveness`]) | premises, holding without a break | bound |
 //! | --- | --- | --- |
-//! | flipped | the active color answers 10 % errors or more, or has no Ready pod; the other is able and its release not known as bad; the release was not left before; no cooldown, no pause, fewer than 3 flips, the color before was well; every daemon is up, reaches the API server and Prometheus, and its clock was not stepped | first scrape + (N + 1) × max(scrape, poll) + 2 polls + 22 s to recover from what was before: 57 s with a scrape and a poll of 5 s |
+//! | flipped | the active color answers 10 % errors or more, or has no Ready pod; the other is able and its release not known as bad; the release was not left before; no cooldown, no pause, fewer than 3 flips, the color before was well; one daemon has been up all the while, reaches the API server and Prometheus, and its clock was not stepped; so is each of the others, or it is dead or cut off from the API server | first scrape + (N + 1) × max(scrape, poll) + 2 polls + 22 s to recover from what was before: 57 s with a scrape and a poll of 5 s. With replicas 20 s more for a Lease to run out, and 20 s for each that is lost meanwhile |
 //! | refused, and told so | the same, but something stands against a flip, and the chats work | the same + 50 s for the chats |
 //! | blind, told | no look of any daemon gives anything usable | 60 s + 3 polls + 22 s + 50 s |
 //! | unreadable, told | no daemon reaches the API server | 70 s (35 s until a silent watch is noticed, 30 s of trust) + poll + 22 s + 50 s |

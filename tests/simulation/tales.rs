@@ -384,3 +384,31 @@ fn an_outage_of_both_colors_does_not_excuse_what_the_release_does_after_it() {
     let after_it = Duration::from_secs(160)..Duration::from_secs(235);
     assert!(after_it.contains(flip), "{}", outcome.told());
 }
+
+/// The leader dies, or is cut off, while the release fails, and stays away: the other one owes the flip, as if it had led all along.
+#[test]
+fn what_is_due_is_due_of_the_replica_that_is_left() {
+    let lost = [
+        Deed::Kill {
+            daemon: 0,
+            down: Duration::from_secs(150),
+        },
+        Deed::Fault {
+            fault: Fault::CutOff {
+                who: Some(0),
+                silent: true,
+            },
+            lasts: Duration::from_secs(150),
+        },
+    ];
+    for deed in lost {
+        let mut setup = a_bad_release(&[(Duration::from_secs(75), deed)]);
+        setup.replicas = 2;
+        let (outcome, flips) = well_told(setup);
+        assert_eq!(flips.len(), 1, "{}", outcome.told());
+        assert!(outcome.flips.iter().all(|flip| flip.daemon == 1), "{}", outcome.told());
+        // It was owed while the other one was away: else it would not be counted.
+        let took = Duration::from_secs(1)..Duration::from_secs(45);
+        assert!(took.contains(&outcome.slowest), "{:?}: {}", outcome.slowest, outcome.told());
+    }
+}
