@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     decide,
+    evidence::Keeper,
     model::{
-        Actor, Case, Color, CommandError, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Refusal, TimelineEntry, Topic, Traffic,
-        View,
+        Actor, Announcement, Case, Color, CommandError, GuardId, GuardSpec, Incident, IncidentOutcome, Moment, Refusal, TimelineEntry,
+        Topic, Traffic, View,
     },
     router::{Autoscaler, RouteEvent, RouterError, Scaled},
 };
@@ -96,11 +97,37 @@ impl Scaling {
 }
 
 impl Guarded {
-    /// The incident that waits for the standby: that of the present bad time, or a person's, which waits while every rule is well.
-    fn waiting(&self) -> Option<&Incident> {
+    /// The incident that waits for this color: that of the present bad time, or a person's, which waits while every rule is well.
+    fn waiting(&self, to: &Color) -> Option<&Incident> {
+        let wished = |open: &&Incident| self.scaling.is_wished() || tell::topic(open) == Topic::ScalingUp;
         let episode = self.episode.as_ref().map(|episode| &*episode.incident);
-        let wished = || self.open.as_deref().filter(|open| tell::topic(open) == Topic::ScalingUp);
-        episode.or_else(wished)
+        let open = || self.open.as_deref().filter(wished);
+        let of_it = |incident: &&Incident| incident.case.to == *to;
+        episode.filter(of_it).or_else(|| open().filter(of_it))
+    }
+
+    /// The incident whose flip has taken up the story of what waited for this color: Ready pods may be seen before the answer to
+    /// the request that made them.
+    fn taken_up(&self, to: &Color) -> Option<&Incident> {
+        let waited = self.waiting(to).map(|waiting| &waiting.id);
+        let mut known = self.open.iter().chain(&self.last).filter(|known| known.case.to == *to);
+        let found = known.find(|known| known.replaces.is_some() && (waited.is_none() || known.replaces.as_ref() == waited));
+        found.map(|found| &**found)
+    }
+
+    /// What people are told of a standby that cannot be scaled up, while somebody waits for it.
+    fn cannot_scale(&self, to: &Color, what: &str, now: Timestamp, keeper: &Keeper) -> Option<Announcement> {
+        let waiting = self.waiting(to).filter(|_| self.taken_up(to).is_none())?;
+        if !matches!(waiting.outcome, IncidentOutcome::Blocked { .. }) {
+            return None;
+        }
+        let message = tell::incident(waiting, Topic::RollbackBlocked, keeper, &self.spec);
+        Some(Announcement {
+            id: format!("{}.not_scaled", message.id),
+            at: now,
+            why: format!("{}, but {what}", waiting.case.why),
+            ..message
+        })
     }
 }
 
@@ -154,13 +181,15 @@ impl Monitor {
                 scaling.again = now.checked_add(AGAIN_MIN).ok();
                 let what = scaled_up(&to, from, replicas, wanted, autoscaler.as_ref());
                 tracing::warn!(guard = %id, "{what}");
-                self.told_of_scaling(&id, "StandbyScaledUp", Moment::ScaledUp, what, now);
+                self.told_of_scaling(&id, &to, "StandbyScaledUp", Moment::ScaledUp, what, now);
             }
             Ok(Scaled::Enough { replicas }) => {
                 tracing::debug!(guard = %id, replicas, wanted, "There are as many replicas as there may be");
                 scaling.rest(now);
             }
             Ok(Scaled::Withheld) => scaling.again = now.checked_add(AGAIN_MAX).ok(),
+            // Another replica leads by now, and asks for it itself.
+            Err(RouterError::NotLeading { .. }) => scaling.again = now.checked_add(AGAIN_MIN).ok(),
             Err(error) => {
                 scaling.rest(now);
                 let error = tell::chain(&error);
@@ -176,25 +205,18 @@ impl Monitor {
     /// Says that the standby cannot be scaled up, to whoever hears of what blocks a rollback.
     fn not_scaled(&mut self, id: &GuardId, to: &Color, error: &str, now: Timestamp) {
         let what = format!("{to} cannot be scaled up: {error}");
-        self.told_of_scaling(id, "StandbyNotScaled", Moment::NotScaled, show::sentence(&what), now);
-        let Some(guard) = self.guards.get(id) else { return };
-        let Some(waiting) = guard.waiting() else { return };
-        let mut message = tell::incident(waiting, Topic::RollbackBlocked, &self.keeper, &guard.spec);
-        message.id = format!("{}.not_scaled", message.id);
-        message.at = now;
-        message.why = format!("{}, but {what}", waiting.case.why);
-        self.outbox.push(message);
+        self.told_of_scaling(id, to, "StandbyNotScaled", Moment::NotScaled, show::sentence(&what), now);
+        let guard = self.guards.get(id);
+        if let Some(message) = guard.and_then(|guard| guard.cannot_scale(to, &what, now, &self.keeper)) {
+            self.outbox.push(message);
+        }
     }
 
     /// Writes what became of scaling where people look: the page, the journal, the evidence, `kubectl describe`.
-    fn told_of_scaling(&mut self, id: &GuardId, reason: &str, moment: Moment, what: String, now: Timestamp) {
+    fn told_of_scaling(&mut self, id: &GuardId, to: &Color, reason: &str, moment: Moment, what: String, now: Timestamp) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         guard.note(now, what.clone());
-        let waited = guard.waiting().map(|waiting| waiting.id.clone());
-        // Ready pods may be seen before the answer to the request that made them: the flip has taken the story up by then.
-        let mut known = guard.open.iter().chain(&guard.last);
-        let taken_up = known.find(|known| known.replaces.is_some() && (waited.is_none() || known.replaces == waited));
-        let incident = taken_up.map(|known| known.id.clone()).or(waited);
+        let incident = guard.taken_up(to).or_else(|| guard.waiting(to)).map(|incident| incident.id.clone());
         let router = Arc::clone(&guard.router);
         let action = if moment == Moment::ScaledUp { "scaled_up" } else { "not_scaled" };
         self.audit(now, Actor::Flipback, Some(id), action, &what, incident.as_deref());
@@ -433,6 +455,11 @@ mod tests {
         open.timeline.iter().filter_map(|entry| entry.moment).collect()
     }
 
+    fn message(monitor: &Monitor, to: &Color) -> Option<String> {
+        let said = monitor.guards[&guard()].cannot_scale(to, "it may not", at(3), &monitor.keeper);
+        said.map(|said| said.why)
+    }
+
     #[tokio::test]
     async fn what_a_person_waits_for_is_told_however_late_the_answer_comes() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -447,11 +474,37 @@ mod tests {
 
         let folder = tempfile::tempdir().expect("a folder");
         let mut monitor = waits(folder.path());
-        let refused = RouterError::NotLeading {
-            attempted: "scale up",
-            object: "Deployment \"shop/web-blue\"".to_owned(),
+        let Case { from, to, .. } = begun(&flip("i1", 0)).case;
+        let refused = RouterError::NoDeployment {
+            object: "Service \"shop/web\"".to_owned(),
+            color: to.clone(),
         };
         monitor.raised(answered(Err(refused)), at(3));
         assert!(story(&monitor).contains(&Moment::NotScaled), "{:?}", story(&monitor));
+        assert!(message(&monitor, &to).is_some_and(|why| why.ends_with(", but it may not")));
+        assert_eq!(message(&monitor, &from), None, "nobody waits for that color");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_told_of_a_request_that_failed_once_traffic_is_moved_or_another_replica_leads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut monitor = waits(folder.path());
+        let not_leading = RouterError::NotLeading {
+            attempted: "scale up",
+            object: "Deployment \"shop/web-blue\"".to_owned(),
+        };
+        monitor.raised(answered(Err(not_leading)), at(3));
+        assert!(!story(&monitor).contains(&Moment::NotScaled), "{:?}", story(&monitor));
+
+        // A person's switch was made since, and the answer comes last.
+        let switched = Incident {
+            id: "i2".into(),
+            replaces: Some("i1".into()),
+            ..begun(&flip("i1", 0))
+        };
+        let to = switched.case.to.clone();
+        let guarded = monitor.guards.get_mut(&guard()).expect("is guarded");
+        guarded.last = Some(Arc::new(switched));
+        assert_eq!(message(&monitor, &to), None);
     }
 }
