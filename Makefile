@@ -30,7 +30,7 @@ lint:
 	cargo clippy --all-targets --locked -- -D warnings
 	tests/deny.sh
 
-# Most of these wait for scrapes, looks and deadlines: four tests of four suites at a time keep two cores busy.
+# Most of these wait for scrapes, looks and deadlines: four tests of three suites at a time keep two cores busy.
 rust-tests: parts
 	KUBEBUILDER_ASSETS=$$(tests/envtest/build.sh) FLIPBACK_REQUIRE_REAL_PARTS=1 RUST_TEST_THREADS=4 tests/run.sh
 

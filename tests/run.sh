@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds every suite, then runs them four at a time: most of them wait for scrapes, looks and deadlines, and leave the cores to others.
+# Builds every suite, then runs them three at a time: most of them wait for scrapes, looks and deadlines, and leave the cores to others.
 # The library's own tests come first, alone. `cargo test` runs the same ones after each other. What a suite said is shown when it ends, in
 # full where it failed; all of them run, whichever fails.
 #
-#   SUITES_AT_ONCE   how many run at a time; 4 unless told
+#   SUITES_AT_ONCE   how many run at a time; 3 unless told
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -41,6 +41,6 @@ failed=0
 alone=$(sed -n 's/^ *Executable unittests src\/lib.rs (\(.*\))$/\1/p' "$built")
 "$0" --one "$alone" "$logs" || failed=1
 ordered=$(grep -vxF "$alone" <<<"$ordered")
-xargs -P "${SUITES_AT_ONCE:-4}" -I{} "$0" --one {} "$logs" <<<"$ordered" || failed=1
+xargs -P "${SUITES_AT_ONCE:-3}" -I{} "$0" --one {} "$logs" <<<"$ordered" || failed=1
 cargo test --locked --doc --quiet || failed=1
 ((failed == 0)) || { echo "some suites failed: see above" >&2; exit 1; }

@@ -165,7 +165,7 @@ fn a_lock_that_outlives_its_writer_by_a_moment_is_waited_for() {
     let inherited = fs::File::open(folder.path().join(".lock")).expect("a writer was here");
     inherited.lock().expect("nobody writes");
     let lets_go = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(30));
+        std::thread::sleep(Duration::from_millis(5));
         drop(inherited);
     });
     let mut next = Writer::new(folder.path().to_owned(), SMALL);

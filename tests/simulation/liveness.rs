@@ -239,7 +239,7 @@ impl Judge {
                 let place = if empty { &mut self.dues.empty } else { &mut self.dues.errors };
                 place.told = true;
                 let told = format!(
-                    "FLIPPED WITHIN THE BOUND: {active} {what}, {standby} is able, everything can be reached, for {} s by now",
+                    "FLIPPED WITHIN THE BOUND: {active} {what}, {standby} is able, somebody reaches everything, for {} s by now",
                     held.as_secs()
                 );
                 self.violated(now, told);
