@@ -82,11 +82,13 @@ const EVENTS_MAX: usize = 30;
 const HISTORY_MAX: usize = 60;
 /// A healthy API server answers the first lists well within this; a dead one shall not hold up the first verdict longer.
 const FIRST_LISTS: Duration = Duration::from_secs(5);
-/// SIGTERM ends the daemon within 5 s; flips in progress get most of them.
-const FLIPS_FINISH: Duration = Duration::from_millis(3200);
+/// SIGTERM ends the daemon within 5 s; the conductor has so many of them. What the last words take to be kept comes after it.
+pub const CONDUCTOR_FINISH: Duration = Duration::from_millis(3500);
+/// Flips in progress get most of it.
+const FLIPS_FINISH: Duration = Duration::from_secs(3);
 /// Giving the Leases back takes two requests that are on their way together.
 const LEASES_RETURN: Duration = Duration::from_millis(500);
-/// What remains of the 5 s goes to evidence; what is cut is finished at the next start.
+/// Evidence gets so much of what remains; what is cut is finished at the next start.
 const ERRANDS_FINISH: Duration = Duration::from_millis(700);
 /// Evidence, events and verifications under way at once; each is bounded in time by its own room.
 const ERRANDS_MAX: usize = 4096;
@@ -378,7 +380,7 @@ pub async fn command(mut config: Config, command: Command) -> Result<CommandRepl
     let parts = assemble(&config, &world, &stop).map_err(|error| CommandError::Failed(tell::chain(&error)))?;
     let mut monitor = parts.monitor;
     monitor.alone = true;
-    let sender = tokio::spawn(parts.outbox.run(stop.clone(), clock.clone()));
+    let sender = tokio::spawn(parts.outbox.run(stop.clone(), CancellationToken::new(), clock.clone()));
     let scribe = tokio::spawn(parts.journal.run(stop.clone()));
     first_lists(monitor.clusters.clone()).await;
     let (reply, answer) = oneshot::channel();
@@ -676,7 +678,7 @@ impl Monitor {
 
     /// Lets flips in progress finish and evidence write what it can; the rest is resumed at the next start.
     async fn finish(&mut self) {
-        let until = tokio::time::Instant::now() + FLIPS_FINISH + ERRANDS_FINISH;
+        let until = tokio::time::Instant::now() + CONDUCTOR_FINISH;
         let flips = async {
             while let Some(done) = self.flips.join_next().await {
                 self.settled(done, self.clock.now());
@@ -694,7 +696,8 @@ impl Monitor {
             while self.errands.join_next().await.is_some() {}
             self.keeper.rendered().await;
         };
-        if tokio::time::timeout(ERRANDS_FINISH, errands).await.is_err() {
+        let errands_until = until.min(tokio::time::Instant::now() + ERRANDS_FINISH);
+        if tokio::time::timeout_at(errands_until, errands).await.is_err() {
             tracing::warn!(count = self.errands.len(), "Evidence is finished at the next start");
         }
         // Reports may use what flips did not need; what is not made in time is made by the next start.

@@ -13,7 +13,7 @@ use crate::{
     config::{Config, ConfigErrors, Origin, Problem, Sources},
     metrics::Metrics,
     model::{RuleKind, Status},
-    monitor::{self, COMMANDS_MAX, MonitorError, News, World},
+    monitor::{self, COMMANDS_MAX, CONDUCTOR_FINISH, MonitorError, News, World},
     observe::{Observer, Unfit},
     serve::{self, ServeError},
 };
@@ -76,7 +76,8 @@ impl Running {
     }
 }
 
-/// Starts the daemon; it works until `stop` is cancelled and then ends within 5 s.
+/// Starts the daemon; it works until `stop` is cancelled and then ends within 5 s. A second more is the audit journal's where its disk
+/// does not answer.
 ///
 /// # Errors
 /// [`StartError`] when the address cannot be used.
@@ -90,16 +91,31 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, S
     let address = server.local_addr();
     tracing::info!(%address, guards = config.guards.len(), poll_seconds = config.poll.as_secs_f64(), "Watching");
     // Messages and the page outlive the conductor: what it says last must still be heard.
-    let (last, serving) = (CancellationToken::new(), CancellationToken::new());
-    let outbox = tokio::spawn(parts.outbox.run(last.clone(), world.clock.clone()));
+    let (last, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let serving = CancellationToken::new();
+    let outbox = tokio::spawn(parts.outbox.run(last.clone(), hurry.clone(), world.clock.clone()));
     let journal = tokio::spawn(parts.journal.run(last.clone()));
     let page = tokio::spawn(server.run(serving.clone()));
     let task = tokio::spawn(async move {
-        parts.monitor.run(requests, stop).await;
-        last.cancel();
-        let _ = tokio::join!(outbox, journal);
-        serving.cancel();
-        let _ = page.await;
+        let hastens = async {
+            stop.cancelled().await;
+            tokio::time::sleep(CONDUCTOR_FINISH).await;
+            hurry.cancel();
+            serving.cancel();
+            std::future::pending::<()>().await;
+        };
+        let ends = async {
+            parts.monitor.run(requests, stop.clone()).await;
+            last.cancel();
+            let _ = tokio::join!(outbox, journal);
+            serving.cancel();
+            let _ = page.await;
+        };
+        // However long each of them would like to take: together they have the 5 s.
+        tokio::select! {
+            () = ends => {}
+            () = hastens => {}
+        }
         tracing::info!("Stopped");
     });
     Ok(Running {

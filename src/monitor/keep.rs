@@ -529,7 +529,7 @@ mod tests {
 
     impl Scene {
         fn run(task: OutboxTask, stop: &CancellationToken) -> JoinHandle<()> {
-            tokio::spawn(task.run(stop.clone(), Clock::new(|| Timestamp::UNIX_EPOCH)))
+            tokio::spawn(task.run(stop.clone(), CancellationToken::new(), Clock::new(|| Timestamp::UNIX_EPOCH)))
         }
 
         async fn story(&self) -> Vec<Option<Moment>> {

@@ -241,9 +241,9 @@ impl Pushed {
 }
 
 impl OutboxTask {
-    /// Delivers until stopped; then drains for at most 3 s. What is left stays on disk and is sent after the next start.
-    /// `clock` is the one on the wall, which quiet repeats go by.
-    pub async fn run(self, stop: CancellationToken, clock: Clock) {
+    /// Delivers until stopped; then drains for at most 3 s, and for half a second after `hurry` is cancelled. What is left stays on
+    /// disk and is sent after the next start. `clock` is the one on the wall, which quiet repeats go by.
+    pub async fn run(self, stop: CancellationToken, hurry: CancellationToken, clock: Clock) {
         let Self { switch, open, pace } = self;
         let mut changes = switch.changes.subscribe();
         let mut is_first = true;
@@ -254,7 +254,7 @@ impl OutboxTask {
                 let _ = changes.changed().await;
             };
             let shared = switch.current();
-            Self::carry(&shared, &open, pace, &clock, (&stop, changed), is_first).await;
+            Self::carry(&shared, &open, pace, &clock, (&stop, &hurry, changed), is_first).await;
             is_first = false;
             // Only now that nobody counts for them any more.
             let next = switch.current();
@@ -273,7 +273,7 @@ impl OutboxTask {
         open: &Opener,
         pace: Pace,
         clock: &Clock,
-        (stop, changed): (&CancellationToken, impl Future<Output = ()>),
+        (stop, hurry, changed): (&CancellationToken, &CancellationToken, impl Future<Output = ()>),
         is_first: bool,
     ) {
         for lane in &shared.lanes {
@@ -319,7 +319,10 @@ impl OutboxTask {
             }
         };
         let mut pending = shared.pending.subscribe();
-        let _ = timeout(drain, pending.wait_for(|pending| *pending == 0)).await;
+        tokio::select! {
+            _ = timeout(drain, pending.wait_for(|pending| *pending == 0)) => {}
+            () = hurry.cancelled() => {}
+        }
         tasks.shutdown().await;
         let last = async {
             shared.lay().await;

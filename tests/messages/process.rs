@@ -107,7 +107,7 @@ async fn outbox_process() {
         std::sync::Arc::new(open),
     );
     let stop = CancellationToken::new();
-    let task = tokio::spawn(task.run(stop.clone(), flipback::model::Clock::new(now)));
+    let task = tokio::spawn(task.run(stop.clone(), CancellationToken::new(), flipback::model::Clock::new(now)));
     // Not through the harness, which would keep it.
     std::io::stdout().write_all(b"\nready\n").expect("a pipe");
     let runtime = tokio::runtime::Handle::current();

@@ -135,7 +135,7 @@ impl World {
         };
         let tasks = vec![
             mortal(Box::pin(parts.monitor.run(requests, never.clone()))),
-            mortal(Box::pin(parts.outbox.run(never, self.clock(daemon)))),
+            mortal(Box::pin(parts.outbox.run(never.clone(), never, self.clock(daemon)))),
         ];
         let life = Life {
             stop,

@@ -142,6 +142,7 @@ struct Running {
     outbox: Outbox,
     metrics: Metrics,
     stop: CancellationToken,
+    hurry: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -155,12 +156,13 @@ impl Running {
             retry_max: Duration::from_millis(40),
             ..Pace::default()
         };
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(task.run(stop.clone(), Clock::new(wall)));
+        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let task = tokio::spawn(task.run(stop.clone(), hurry.clone(), Clock::new(wall)));
         Self {
             outbox,
             metrics,
             stop,
+            hurry,
             task,
         }
     }
@@ -424,7 +426,7 @@ async fn what_a_crash_left_is_sent_first_and_in_order() {
     );
     outbox.push(numbered(4));
     let stop = CancellationToken::new();
-    let task = tokio::spawn(task.run(stop.clone(), Clock::new(wall)));
+    let task = tokio::spawn(task.run(stop.clone(), CancellationToken::new(), Clock::new(wall)));
     eventually("all are delivered", || well.ids().len() == 4 && files(dir.path()).is_empty()).await;
     assert_eq!(well.ids(), ["id-0003", "id-0001", "id-0002", "id-0004"], "in the order of pushing");
     stop.cancel();
@@ -453,6 +455,27 @@ async fn a_stop_delivers_what_was_just_pushed() {
     running.stop().await;
     assert_eq!(served.ids(), ["id-0001"]);
     assert_eq!(files(dir.path()), Vec::<String>::new());
+}
+
+/// Nobody waits here for the outbox but a process that has to end.
+#[tokio::test]
+async fn a_stop_in_a_hurry_waits_for_no_chat_and_loses_nothing() {
+    let (dir, served) = (tempfile::tempdir().expect("folder"), Served::new([Answer::Silence]).await);
+    let slow = ChatSettings {
+        timeout: PATIENCE * 2,
+        ..chat("a", &served.url)
+    };
+    let running = Running::start(dir.path(), vec![slow]);
+    running.outbox.push(numbered(1));
+    eventually("it is under way", || served.ids().len() == 1).await;
+    running.outbox.push(numbered(2));
+    // As pushed by a conductor that has used up all of the time.
+    running.hurry.cancel();
+    let stopped = Instant::now();
+    running.stop().await;
+    let took = stopped.elapsed();
+    assert!(took < DRAIN, "it took {took:?}");
+    assert_eq!(files(dir.path()), ["pending/a/id-0001.json", "pending/a/id-0002.json"]);
 }
 
 #[tokio::test]
@@ -559,7 +582,12 @@ async fn repeats_are_held_across_a_crash_and_told_as_one() {
         let metrics = Metrics::new().expect("registers");
         let (outbox, task) = Outbox::open(dir.path().to_owned(), vec![quiet.clone()], metrics.clone());
         let stop = CancellationToken::new();
-        (outbox, tokio::spawn(task.run(stop.clone(), Clock::new(quiet_clock))), stop, metrics)
+        (
+            outbox,
+            tokio::spawn(task.run(stop.clone(), CancellationToken::new(), Clock::new(quiet_clock))),
+            stop,
+            metrics,
+        )
     };
     let blind = |n: u32| Announcement {
         id: format!("blind-{n}"),
