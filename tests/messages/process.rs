@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
 };
@@ -100,12 +101,7 @@ async fn outbox_process() {
         )
     });
     let folder = PathBuf::from(std::env::var(FOLDER).expect("started by a test"));
-    let (outbox, task) = Outbox::open_with(
-        folder,
-        chats.collect(),
-        Metrics::new().expect("registers"),
-        std::sync::Arc::new(open),
-    );
+    let (outbox, task) = Outbox::open_with(folder, chats.collect(), Metrics::new().expect("registers"), Arc::new(open));
     let stop = CancellationToken::new();
     let task = tokio::spawn(task.run(stop.clone(), CancellationToken::new(), flipback::model::Clock::new(now)));
     // Not through the harness, which would keep it.
@@ -134,7 +130,8 @@ pub struct Process {
     child: Child,
     pipe: Option<ChildStdin>,
     /// Reads to the end what it says: the ids of the messages that it says cannot be lost any more.
-    said: JoinHandle<BTreeSet<String>>,
+    said: JoinHandle<()>,
+    kept: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Process {
@@ -152,8 +149,14 @@ impl Process {
         let pipe = child.stdin.take();
         let mut out = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
         let ready = out.any(|line| line == "ready");
-        let said = std::thread::spawn(move || out.filter_map(|line| line.strip_prefix(KEPT).map(str::to_owned)).collect());
-        let started = Self { child, pipe, said };
+        let kept = Arc::new(Mutex::new(BTreeSet::new()));
+        let heard = Arc::clone(&kept);
+        let said = std::thread::spawn(move || {
+            for id in out.filter_map(|line| line.strip_prefix(KEPT).map(str::to_owned)) {
+                heard.lock().expect("no panic").insert(id);
+            }
+        });
+        let started = Self { child, pipe, said, kept };
         assert!(ready, "the outbox did not start");
         started
     }
@@ -165,11 +168,17 @@ impl Process {
         self.pipe.as_mut().expect("open").write_all(&line).expect("a pipe");
     }
 
+    /// The ids of the messages that it has promised not to lose, so far.
+    pub fn kept(&self) -> BTreeSet<String> {
+        self.kept.lock().expect("no panic").clone()
+    }
+
     /// SIGKILL; returns the ids of the messages that it had promised not to lose.
     pub fn kill(mut self) -> BTreeSet<String> {
         self.child.kill().expect("runs");
         self.child.wait().expect("ends");
-        self.said.join().expect("reads to the end")
+        self.said.join().expect("reads to the end");
+        std::mem::take(&mut *self.kept.lock().expect("no panic"))
     }
 
     /// An ordinary stop: it drains and leaves.

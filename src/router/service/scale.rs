@@ -76,6 +76,14 @@ impl ServiceRouter {
                 }
                 // Each round reads first, and is done when there are enough.
                 Err(fault) if matches!(fault.kind, FaultKind::Conflict | FaultKind::Busy) => refused = fault,
+                // Nobody knows whether it was carried out: who would say that it was not looks first.
+                Err(fault) if matches!(fault.kind, FaultKind::Server | FaultKind::Timeout | FaultKind::Lost) => {
+                    let to = within(self.cluster.flip_timeout(), api.get(name)).await.map(|now| replicas(&now));
+                    return match to {
+                        Ok(to) if to >= wanted => Ok(Scaled::Up { from, to, autoscaler }),
+                        _ => Err(failed(fault)),
+                    };
+                }
                 Err(fault) => return Err(failed(fault)),
             }
         }

@@ -4,6 +4,7 @@ mod clear;
 mod deeds;
 mod flip;
 mod owner;
+mod scale;
 mod view;
 
 use std::{collections::BTreeMap, sync::Arc};
