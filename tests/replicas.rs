@@ -242,6 +242,56 @@ async fn a_follower_takes_over_from_a_leader_that_cannot_reach_the_api_server() 
     follower.terminate().await;
 }
 
+/// A leader that cannot reach Prometheus, while the other one can: it gives its Lease away, and does not want it back. Where nobody
+/// can, nobody does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_sees_nothing_makes_room_for_a_follower_that_sees() {
+    let name = "a_leader_that_sees_nothing_makes_room_for_a_follower_that_sees";
+    let Some(stage) = Stage::open(name, "[guards.policy]\nblind_after = \"3s\"\n").await else {
+        return;
+    };
+    let relay = Relay::towards(&stage.prometheus.url()).await;
+    let mut leader = stage.beside("first", |text| {
+        let over = text.replace(&stage.prometheus.url(), &format!("http://{}", relay.address()));
+        assert_ne!(over, text);
+        sharing(&over, &stage.namespace, 1)
+    });
+    wait_leading(&leader, VERDICT_LIMIT).await;
+    let mut follower = replica(&stage, "second", 1);
+    watched(&stage, &mut leader, &mut follower).await;
+
+    relay.set_silent(true);
+    stage.shop.set_errors("green", 0.3);
+    stage.wait_selected("blue", VERDICT_LIMIT).await;
+    only_flip_is_of(&stage, &mut follower).await;
+    stage.wait_topic("rollback_completed", SOON).await;
+    let log = leader.process.output();
+    assert!(log.contains("Lease given to a replica that sees"), "{log}");
+
+    relay.set_silent(false);
+    leader
+        .wait_for("it to see again", |guard| guard["active"] == "blue" && guard["phase"] != "blind")
+        .await;
+    wait_following(&mut leader, "second").await;
+
+    // Prometheus itself: both are blind, some time apart, and see again some time apart.
+    stage.prometheus.signal("STOP");
+    for daemon in [&mut leader, &mut follower] {
+        daemon.wait_phase(&["blind"]).await;
+    }
+    tokio::time::sleep(DURATION * 3).await;
+    stage.prometheus.signal("CONT");
+    for daemon in [&mut leader, &mut follower] {
+        daemon.wait_for("it to see again", |guard| guard["phase"] != "blind").await;
+    }
+    wait_following(&mut leader, "second").await;
+    let log = follower.process.output();
+    assert!(!log.contains("Lease given"), "{log}");
+    assert_eq!(stage.flips().len(), 1);
+    leader.terminate().await;
+    follower.terminate().await;
+}
+
 /// The leader's patch moved traffic, and it is killed before it hears so: whoever follows owes the message and the proof.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flip_whose_leader_was_killed_is_told_and_proven_by_the_next() {

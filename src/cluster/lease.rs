@@ -19,6 +19,7 @@ pub mod keep;
 mod members;
 mod object;
 pub mod rights;
+pub mod sight;
 pub mod spread;
 mod word;
 

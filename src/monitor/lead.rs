@@ -15,7 +15,10 @@ use tokio::sync::watch;
 
 use super::{Guarded, Monitor, act::Reply, show, tell};
 use crate::{
-    cluster::{Fence, Replicas, lease::keep::Tenure},
+    cluster::{
+        Fence, Replicas,
+        lease::{keep::Tenure, sight::Sight},
+    },
     model::{
         Actor, CommandError, Decision, GuardId, Incident, Lifted, Moment, Observation, Phase, ReplicaStatus, TimelineEntry, Verdict, View,
     },
@@ -90,13 +93,19 @@ impl Drop for Part {
 }
 
 impl Guarded {
-    /// Whether another replica would rather not take over now: a streak that it may not share, a flip.
+    /// Whether another replica would rather not take over now: a streak that it may not share, a flip. A streak that is held because
+    /// nothing is seen grows only where something is.
     fn is_busy(&self) -> bool {
-        let breaching = self
-            .decision
-            .as_ref()
-            .is_some_and(|decision| decision.phase == Phase::Breaching || decision.rules.iter().any(|rule| rule.streak > 0));
+        let breaching = self.decision.as_ref().is_some_and(|decision| match decision.phase {
+            Phase::Breaching => true,
+            Phase::Blind => false,
+            _ => decision.rules.iter().any(|rule| rule.streak > 0),
+        });
         self.flipping || breaching
+    }
+
+    fn is_blind(&self) -> bool {
+        self.decision.as_ref().is_some_and(|decision| decision.phase == Phase::Blind)
     }
 }
 
@@ -218,11 +227,25 @@ impl Monitor {
         ours.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Says which shards had better stay where they are for now.
+    /// Says which shards had better stay where they are for now, and whether they had all better go.
     pub(super) fn occupy(&self) {
         if let Some(part) = &self.part {
+            part.replicas.looked(self.sight());
             let busy = self.guards.values().filter(|guard| guard.is_busy());
             part.replicas.occupied(busy.filter_map(|guard| guard.shard).collect());
+        }
+    }
+}
+
+impl Monitor {
+    /// What this replica sees of its guards, all together: one that it sees is enough.
+    fn sight(&self) -> Sight {
+        if self.guards.values().any(|guard| guard.engine.sees()) {
+            Sight::Sees
+        } else if !self.guards.is_empty() && self.guards.values().all(Guarded::is_blind) {
+            Sight::Blind
+        } else {
+            Sight::Unknown
         }
     }
 }

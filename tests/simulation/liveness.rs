@@ -24,6 +24,9 @@ const TOLD_AGAIN: Duration = Duration::from_secs(5 * 60);
 const RECOVER: Duration = Duration::from_secs(22);
 /// A Lease whose holder died runs out after 15 s, and is taken within a renewal or two.
 const LEASE: Duration = Duration::from_secs(20);
+/// A leader that sees nothing is blind after `blind_after`, the other one's to take for a fact after another 15 s, and knows enough to be
+/// given the lead 30 s after its own start; then as above.
+const GROPING: Duration = Duration::from_secs(60 + 15 + 30 + 20);
 /// A clock that is ahead of Prometheus' by so many seconds makes what it measures look older than a switch: until the
 /// samples have caught up nothing is judged. A limit that `docs/simulation.md` names.
 const AHEAD: i64 = 2;
@@ -56,6 +59,25 @@ impl Due {
     }
 }
 
+/// Why a daemon cannot do what is due, while another can take its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Out {
+    /// Dead, or cut off from the API server: its Lease runs out.
+    Gone,
+    /// It reaches the API server, and nothing of Prometheus: it gives its Lease away.
+    Blind,
+}
+
+impl Out {
+    /// How long another takes to be the leader.
+    fn takes(self) -> Duration {
+        match self {
+            Self::Gone => LEASE,
+            Self::Blind => GROPING,
+        }
+    }
+}
+
 /// All dues.
 #[derive(Clone, Debug)]
 pub struct Dues {
@@ -73,8 +95,10 @@ pub struct Dues {
     unsound: Vec<bool>,
     /// Since when each daemon has been fit to do what is due: up, its clock right, in sight of the API server and of Prometheus.
     fit: Vec<Option<Duration>>,
-    /// When one that was fit ceased to be.
-    lost: Vec<Duration>,
+    /// How each of the others is out, if so.
+    out: Vec<Option<Out>>,
+    /// When one went out, and how.
+    lost: Vec<(Duration, Out)>,
     /// The longest that a flip took that was due, for the closing line.
     pub slowest: Duration,
 }
@@ -96,6 +120,7 @@ impl Dues {
             unknown: Due::default(),
             unsound: vec![false; setup.replicas],
             fit: vec![None; setup.replicas],
+            out: vec![None; setup.replicas],
             lost: Vec::new(),
             slowest: Duration::ZERO,
         }
@@ -110,8 +135,9 @@ impl Dues {
     /// that was lost meanwhile, and the others have to take it.
     fn later(&self, held: Duration) -> Duration {
         let since = self.now.saturating_sub(held);
-        let lost = self.lost.iter().filter(|lost| **lost >= since).count();
-        LEASE * u32::try_from(lost).unwrap_or(u32::MAX)
+        // A dead one's Lease runs out by the clock, while a blind one may have just begun to be.
+        let counts = |(at, how): &&(Duration, Out)| *at >= since || (*how == Out::Blind && *at + how.takes() >= since);
+        self.lost.iter().filter(counts).map(|(_, how)| how.takes()).sum()
     }
 
     /// A flip was made.
@@ -178,19 +204,26 @@ impl Judge {
         });
     }
 
-    /// Since when one daemon has been fit without a break. The others may die, come back, and be cut off from the API server: the
-    /// Lease runs out then. `None` where there is no such one, or where another holds the Lease, perhaps, and can do nothing with it.
+    /// Since when one daemon has been fit without a break. The others may die, come back, be cut off from the API server, which makes the
+    /// Lease run out, and see nothing of Prometheus, which makes them give it away. `None` where there is no such one, or where another holds the Lease, perhaps, and can do nothing with it.
     fn survivor(&mut self, now: Duration, weather: &Weather, up: &[bool]) -> Option<Duration> {
         let mut sick = false;
         for (daemon, known) in self.daemons.iter().enumerate() {
             let steady = |then: Option<Duration>| then.is_none_or(|then| now.saturating_sub(then) > POLL);
-            let out = !up[daemon] || weather.cut_off(daemon).is_some();
-            let sees = !weather.api(daemon) && weather.lies(daemon).is_empty();
-            let well = !out && sees && known.ahead <= AHEAD && steady(known.stepped);
+            let lies = weather.lies(daemon);
+            let dark = !weather.api(daemon) && lies.iter().any(|(lie, share)| *share >= 1.0 && lie.blinds());
+            let out = if !up[daemon] || weather.cut_off(daemon).is_some() {
+                Some(Out::Gone)
+            } else {
+                dark.then_some(Out::Blind)
+            };
+            let sees = !weather.api(daemon) && lies.is_empty();
+            let well = out.is_none() && sees && known.ahead <= AHEAD && steady(known.stepped);
             let fit = well && steady(Some(known.since));
-            sick |= !out && !well;
-            if !fit && self.dues.fit[daemon].take().is_some() {
-                self.dues.lost.push(now);
+            sick |= out.is_none() && !well;
+            let before = std::mem::replace(&mut self.dues.out[daemon], out);
+            if !fit && self.dues.fit[daemon].take().is_some() || out != before {
+                self.dues.lost.push((now, out.or(before).unwrap_or(Out::Gone)));
             }
             if fit {
                 self.dues.fit[daemon].get_or_insert(now);

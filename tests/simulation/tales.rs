@@ -8,6 +8,7 @@ use crate::{
     Outcome,
     api::{Requests, Trouble},
     faults::Fault,
+    measure::Lie,
     play_out,
     script::{CHATS, Deed, SETTLE, Setup},
 };
@@ -383,6 +384,27 @@ fn an_outage_of_both_colors_does_not_excuse_what_the_release_does_after_it() {
     let [flip] = flips.as_slice() else { panic!("{}", outcome.told()) };
     let after_it = Duration::from_secs(160)..Duration::from_secs(235);
     assert!(after_it.contains(flip), "{}", outcome.told());
+}
+
+/// The leader sees nothing of Prometheus, and lives on: it makes room for the other one, which owes the flip.
+#[test]
+fn what_a_blind_leader_cannot_do_is_due_of_the_replica_that_sees() {
+    for lie in [Lie::Timeout, Lie::Error, Lie::Nan] {
+        let fault = Fault::Prometheus {
+            who: Some(0),
+            lie,
+            share: 1.0,
+        };
+        let lasts = Duration::from_secs(170);
+        // It leads by then, and green is not yet released.
+        let mut setup = a_bad_release(&[(Duration::from_secs(45), Deed::Fault { fault, lasts })]);
+        setup.replicas = 2;
+        let (outcome, flips) = well_told(setup);
+        assert_eq!(flips.len(), 1, "{}", outcome.told());
+        assert!(outcome.flips.iter().all(|flip| flip.daemon == 1), "{}", outcome.told());
+        let took = Duration::from_secs(60)..Duration::from_secs(140);
+        assert!(took.contains(&outcome.slowest), "{:?}: {}", outcome.slowest, outcome.told());
+    }
 }
 
 /// The leader dies, or is cut off, while the release fails, and stays away: the other one owes the flip, as if it had led all along.

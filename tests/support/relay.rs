@@ -1,4 +1,4 @@
-//! A relay of bytes between the daemon and the API server, which resets connections, or lets nothing through any more: nothing in between
+//! A relay of bytes between the daemon and the API server, or Prometheus, which resets connections, or lets nothing through any more: nothing in between
 //! understands what passes.
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -27,8 +27,16 @@ impl Relay {
     /// # Panics
     /// When the cluster is none of ours.
     pub async fn to(cluster: &Cluster) -> Self {
-        let upstream = cluster.url().trim_start_matches("https://");
-        let upstream: SocketAddr = upstream.parse().expect("our own API server's address");
+        Self::towards(cluster.url()).await
+    }
+
+    /// Opens one to whatever listens at the host and port of this URL.
+    ///
+    /// # Panics
+    /// When these are no address.
+    pub async fn towards(url: &str) -> Self {
+        let (_, upstream) = url.split_once("://").expect("a URL");
+        let upstream: SocketAddr = upstream.trim_end_matches('/').parse().expect("an address of our own");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let (reset, silent) = (watch::Sender::new(()), watch::Sender::new(false));
@@ -59,6 +67,12 @@ impl Relay {
             .write("over-the-relay.yaml", text.replace(ground.cluster.url(), &relay.url()));
         ground.edit(&direct.display().to_string(), &over.display().to_string());
         relay
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The API server's URL over this road.

@@ -23,16 +23,20 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+mod tell;
+
 use super::{
     super::{Cluster, Fault, FaultKind, fence::Fence},
     Act, Observed, Record, Wish,
     members::{self, Members},
-    next, object, spread,
+    next, object,
+    sight::{Outseen, Sight, Standing},
+    spread,
     word::Word,
 };
 use crate::{
     metrics::Metrics,
-    model::{Clock, FIELD_MANAGER, GuardId, Lifted, ReplicaStatus, ShardStatus, settings::ReplicaSettings},
+    model::{Clock, FIELD_MANAGER, GuardId, Lifted, ReplicaStatus, settings::ReplicaSettings},
 };
 
 /// A replica has seen enough to be given a shard of another's when it has run for so many durations.
@@ -58,6 +62,8 @@ struct Shared {
     shards: Vec<Shard>,
     /// Shards that are not handed over now.
     busy: Mutex<BTreeSet<u32>>,
+    /// What the conductor sees of its guards.
+    sight: Mutex<Sight>,
     /// A person's word about all guards.
     word: Mutex<Word>,
     shown: watch::Sender<Arc<ReplicaStatus>>,
@@ -85,6 +91,7 @@ pub struct Tenure {
 struct Memory {
     leases: Vec<Known>,
     members: Members,
+    outseen: Outseen,
     /// What was wrong in the last round.
     trouble: Option<String>,
 }
@@ -121,6 +128,7 @@ impl Replicas {
             origin,
             shards,
             busy: Mutex::default(),
+            sight: Mutex::default(),
             word: Mutex::default(),
             shown: watch::channel(Arc::default()).0,
             stop: CancellationToken::new(),
@@ -175,6 +183,11 @@ impl Replicas {
     /// Shards that must not be handed to another replica right now, for the sake of a streak or a flip.
     pub fn occupied(&self, shards: BTreeSet<u32>) {
         *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = shards;
+    }
+
+    /// Says what is seen: where it is nothing, of any guard, another replica that sees shall lead.
+    pub fn looked(&self, sight: Sight) {
+        *self.0.sight.lock().unwrap_or_else(PoisonError::into_inner) = sight;
     }
 
     /// Passes a person's word on to all replicas, with the next round.
@@ -273,6 +286,8 @@ impl Shared {
                 Err(fault) => trouble = Some(self.failed("read", &shard.lease, &fault)),
             }
         }
+        let others = memory.members.alive(self.settings.duration, now);
+        memory.outseen.look(self.sight() == Sight::Blind, &others, now);
         let wishes = self.wishes(memory, now);
         let acts = self.shards.iter().zip(&memory.leases).zip(wishes);
         let done = join_all(acts.map(|((shard, known), wish)| self.act(&api, shard, known, wish))).await;
@@ -306,15 +321,27 @@ impl Shared {
         }
     }
 
-    /// Who is alive, and whether each has watched for long enough to be given what another holds.
-    fn alive(&self, memory: &Memory, now: Duration) -> BTreeMap<String, bool> {
+    /// Who is alive, and how each stands.
+    fn alive(&self, memory: &Memory, now: Duration) -> BTreeMap<String, Standing> {
         let mut alive = memory.members.alive(self.settings.duration, now);
         // A holder is alive, whether it could announce itself or not.
         for holder in memory.leases.iter().filter_map(|known| self.holder(known, now)) {
-            alive.entry(holder.to_owned()).or_insert(false);
+            alive.entry(holder.to_owned()).or_insert(Standing {
+                seasoned: false,
+                sees: true,
+            });
         }
-        alive.insert(self.me.clone(), self.is_seasoned());
+        // Others are believed at once, for nothing of theirs is given away by this; what we have is, once it lasts.
+        let mine = Standing {
+            seasoned: self.is_seasoned(),
+            sees: !memory.outseen.lasts(self.settings.duration, now),
+        };
+        alive.insert(self.me.clone(), mine);
         alive
+    }
+
+    fn sight(&self) -> Sight {
+        *self.sight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_seasoned(&self) -> bool {
@@ -406,6 +433,12 @@ impl Shared {
                 tracing::info!(lease = shard.lease, "This replica leads");
             }
             Act::Renew => shard.fence.extend(sent.saturating_add(settings.duration)),
+            Act::Release if self.sight() == Sight::Blind => {
+                tracing::warn!(
+                    lease = shard.lease,
+                    "Lease given to a replica that sees: this one has no usable data of any guard"
+                );
+            }
             Act::Release => tracing::info!(lease = shard.lease, "Lease given to another replica"),
             Act::Create | Act::Follow => {}
         }
@@ -418,7 +451,13 @@ impl Shared {
 
     /// Writes our line, strikes off those that have long been silent, and answers with all lines.
     async fn announce(&self, api: &Api<Lease>, strike: &[String]) -> Result<BTreeMap<String, String>, Fault> {
-        let line = members::line(self.clock.now(), self.is_seasoned());
+        let line = members::line(
+            self.clock.now(),
+            Standing {
+                seasoned: self.is_seasoned(),
+                sees: self.sight() == Sight::Sees,
+            },
+        );
         let mut lines: serde_json::Map<String, Value> = strike.iter().map(|name| (members::key(name), Value::Null)).collect();
         lines.insert(members::key(&self.me), Value::String(line.clone()));
         lines.extend(self.word().line().map(|(key, text)| (key.to_owned(), Value::String(text))));
@@ -475,62 +514,6 @@ impl Shared {
         if let Err(fault) = left {
             tracing::debug!(error = %fault, "Failed to take leave of the other replicas");
         }
-    }
-
-    fn failed(&self, attempted: &str, lease: &str, fault: &Fault) -> String {
-        let remedy = match fault.kind {
-            FaultKind::Forbidden => "; where that lasts, the account lacks the right: apply deploy/monitor.yaml with these Leases in it",
-            FaultKind::NotFound => "; create the namespace, or correct replicas.namespace",
-            _ => "",
-        };
-        format!(
-            "failed to {attempted} the Lease \"{}/{lease}\": {fault}{remedy}",
-            self.settings.namespace
-        )
-    }
-
-    /// Says what changed: what is wrong once, and once that it is over.
-    fn tell(&self, memory: &mut Memory, trouble: Option<String>) {
-        match (&memory.trouble, &trouble) {
-            (before, Some(why)) if before.as_ref() != Some(why) => tracing::warn!(why, "Replicas cannot be kept in step"),
-            (Some(_), None) => tracing::info!("Replicas are in step again"),
-            _ => {}
-        }
-        memory.trouble = trouble;
-    }
-
-    fn publish(&self, memory: &Memory) {
-        let now = self.now();
-        let leader = |place: usize| memory.leases.get(place).and_then(|known| self.holder(known, now));
-        let shards: Vec<ShardStatus> = self
-            .numbered()
-            .enumerate()
-            .map(|(place, (number, shard))| {
-                let ours = shard.fence.leads();
-                let known = leader(place).filter(|name| ours || *name != self.me).map(members::plain);
-                self.metrics.leading.with_label_values(&[&number.to_string()]).set(i64::from(ours));
-                ShardStatus {
-                    shard: number,
-                    leader: known,
-                    ours,
-                }
-            })
-            .collect();
-        let alive: BTreeSet<String> = self.alive(memory, now).keys().map(|name| members::plain(name)).collect();
-        self.metrics.replicas.set(i64::try_from(alive.len()).unwrap_or(i64::MAX));
-        let status = ReplicaStatus {
-            name: self.settings.identity.clone(),
-            alive: alive.into_iter().collect(),
-            shards,
-            trouble: memory.trouble.clone(),
-        };
-        self.shown.send_if_modified(|shown| {
-            let news = **shown != status;
-            if news {
-                *shown = Arc::new(status);
-            }
-            news
-        });
     }
 }
 

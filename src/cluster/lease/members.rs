@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::spread;
+use super::{sight::Standing, spread};
 
 /// Before each member's name in the annotations' keys.
 const MEMBER: &str = "member.flipback.dev/";
 /// The name part of an annotation's key has at most 63 characters; eight and a separator tell processes apart.
 const NAME_CHARS_MAX: usize = 54;
-/// A member's line is a time and a flag.
+/// A member's line is a time and two flags.
 const LINE_BYTES_MAX: usize = 256;
 /// Members that were silent for so many Leases' durations are struck off.
 const FORGET_AFTER: u32 = 10;
@@ -50,9 +50,9 @@ pub(super) fn key(holder: &str) -> String {
     format!("{MEMBER}{holder}")
 }
 
-/// Our own line; `seasoned`: we have watched for long enough to be given what another holds.
-pub(super) fn line(at: Timestamp, seasoned: bool) -> String {
-    json!({"at": at, "seasoned": seasoned}).to_string()
+/// Our own line.
+pub(super) fn line(at: Timestamp, standing: Standing) -> String {
+    json!({"at": at, "seasoned": standing.seasoned, "sees": standing.sees}).to_string()
 }
 
 impl Members {
@@ -72,10 +72,10 @@ impl Members {
         }
     }
 
-    /// Those that are alive, and whether each is seasoned.
-    pub(super) fn alive(&self, duration: Duration, now: Duration) -> BTreeMap<String, bool> {
+    /// Those that are alive, and how each stands.
+    pub(super) fn alive(&self, duration: Duration, now: Duration) -> BTreeMap<String, Standing> {
         let alive = self.0.iter().filter(|(_, member)| now < member.since.saturating_add(duration));
-        alive.map(|(name, member)| (name.clone(), member.is_seasoned())).collect()
+        alive.map(|(name, member)| (name.clone(), member.standing())).collect()
     }
 
     /// Those that have been silent for so long that their lines go.
@@ -87,9 +87,13 @@ impl Members {
 }
 
 impl Member {
-    fn is_seasoned(&self) -> bool {
-        let line: Option<Value> = serde_json::from_str(&self.line).ok();
-        line.is_some_and(|line| line["seasoned"] == true)
+    fn standing(&self) -> Standing {
+        let line: Value = serde_json::from_str(&self.line).unwrap_or_default();
+        // An earlier version does not say whether it sees.
+        Standing {
+            seasoned: line["seasoned"] == true,
+            sees: line["sees"] != false,
+        }
     }
 }
 
@@ -98,6 +102,14 @@ mod tests {
     use super::*;
 
     const DURATION: Duration = Duration::from_secs(15);
+    const COLD: Standing = Standing {
+        seasoned: false,
+        sees: true,
+    };
+    const WARM: Standing = Standing {
+        seasoned: true,
+        sees: true,
+    };
 
     fn at(second: u64) -> Duration {
         Duration::from_secs(second)
@@ -114,14 +126,14 @@ mod tests {
         members.met(&said(&[("a_1", old), ("b_2", old), ("me_3", old)]), "me_3", at(0));
         assert_eq!(
             members.alive(DURATION, at(14)),
-            BTreeMap::from([("a_1".into(), false), ("b_2".into(), false)])
+            BTreeMap::from([("a_1".into(), COLD), ("b_2".into(), COLD)])
         );
         members.met(&said(&[("a_1", new), ("b_2", old), ("me_3", old)]), "me_3", at(10));
-        assert_eq!(members.alive(DURATION, at(15)), BTreeMap::from([("a_1".into(), true)]));
+        assert_eq!(members.alive(DURATION, at(15)), BTreeMap::from([("a_1".into(), WARM)]));
         assert!(members.alive(DURATION, at(25)).is_empty());
         // Struck off by whoever it was: gone at once.
         members.met(&said(&[("b_2", new)]), "me_3", at(12));
-        assert_eq!(members.alive(DURATION, at(12)), BTreeMap::from([("b_2".into(), true)]));
+        assert_eq!(members.alive(DURATION, at(12)), BTreeMap::from([("b_2".into(), WARM)]));
         assert!(members.forgotten(DURATION, at(162)).is_empty());
         assert_eq!(members.forgotten(DURATION, at(163)), ["b_2"]);
     }
@@ -132,7 +144,18 @@ mod tests {
         let mut lines = said(&[("a_1", "no JSON"), ("b_2", &"x".repeat(1000))]);
         lines.insert("kubectl.kubernetes.io/last-applied-configuration".into(), "{}".into());
         members.met(&lines, "me_3", at(0));
-        assert_eq!(members.alive(DURATION, at(0)), BTreeMap::from([("a_1".into(), false)]));
+        assert_eq!(members.alive(DURATION, at(0)), BTreeMap::from([("a_1".into(), COLD)]));
+    }
+
+    #[test]
+    fn a_line_is_read_as_it_was_written() {
+        for (seasoned, sees) in [(true, true), (false, true), (true, false), (false, false)] {
+            let mut members = Members::default();
+            let standing = Standing { seasoned, sees };
+            let line = line(Timestamp::UNIX_EPOCH, standing);
+            members.met(&said(&[("a_1", &line)]), "me_3", at(0));
+            assert_eq!(members.alive(DURATION, at(0)), BTreeMap::from([("a_1".into(), standing)]), "{line}");
+        }
     }
 
     #[test]
@@ -142,7 +165,7 @@ mod tests {
             .map(|n| {
                 (
                     key(&holder("flipback-0", Timestamp::from_microsecond(n).expect("in range"))),
-                    line(Timestamp::UNIX_EPOCH, false),
+                    line(Timestamp::UNIX_EPOCH, COLD),
                 )
             })
             .collect();

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
+use super::sight::Standing;
+
 /// The shard of a guard, of `shards`.
 #[must_use]
 pub fn shard_of(guard: &str, shards: u32) -> u32 {
@@ -21,20 +23,28 @@ pub fn shard_of(guard: &str, shards: u32) -> u32 {
 
 /// Who should hold which shard.
 ///
-/// `holders` are those that hold each now, as far as they are alive; `alive` are all that are, and whether each has watched
-/// for long enough to know what it sees: who has not is given nothing while another has.
+/// `holders` are those that hold each now, as far as they are alive; `alive` are all that are, and how each stands: who is not
+/// warm is given nothing while another is, and who is blind does not keep what it has either.
 #[must_use]
-pub fn assign(holders: &[Option<String>], alive: &BTreeMap<String, bool>) -> Vec<Option<String>> {
+pub fn assign(holders: &[Option<String>], alive: &BTreeMap<String, Standing>) -> Vec<Option<String>> {
     let mut holding: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (shard, holder) in holders.iter().enumerate() {
         if let Some(holder) = holder {
             holding.entry(holder).or_default().push(shard);
         }
     }
-    let seasoned = alive.values().any(|warm| *warm);
+    let any_warm = alive.values().any(|one| one.is_warm());
+    let any_seasoned = alive.values().any(|one| one.seasoned);
     let mut candidates: Vec<&str> = alive
         .iter()
-        .filter(|(name, warm)| **warm || !seasoned || holding.contains_key(name.as_str()))
+        .filter(|(name, one)| {
+            let holds = holding.contains_key(name.as_str());
+            if any_warm {
+                one.is_warm() || (one.sees && holds)
+            } else {
+                one.seasoned || holds || !any_seasoned
+            }
+        })
         .map(|(name, _)| name.as_str())
         .collect();
     let held = |name: &str| holding.get(name).map_or(0, Vec::len);
@@ -92,6 +102,19 @@ mod tests {
 
     use super::*;
 
+    const WARM: Standing = Standing {
+        seasoned: true,
+        sees: true,
+    };
+    const COLD: Standing = Standing {
+        seasoned: false,
+        sees: true,
+    };
+    const BLIND: Standing = Standing {
+        seasoned: true,
+        sees: false,
+    };
+
     fn loads(assigned: &[Option<String>]) -> BTreeMap<&str, usize> {
         let mut loads = BTreeMap::new();
         for name in assigned.iter().flatten() {
@@ -100,8 +123,8 @@ mod tests {
         loads
     }
 
-    fn replicas(count: usize) -> BTreeMap<String, bool> {
-        (0..count).map(|n| (format!("flipback-{n}_{:08x}", n * 7919), true)).collect()
+    fn replicas(count: usize) -> BTreeMap<String, Standing> {
+        (0..count).map(|n| (format!("flipback-{n}_{:08x}", n * 7919), WARM)).collect()
     }
 
     #[test]
@@ -136,13 +159,32 @@ mod tests {
 
     #[test]
     fn nobody_is_given_anything_before_it_has_watched_for_a_while() {
-        let alive = BTreeMap::from([("cold".to_owned(), false), ("warm".to_owned(), true)]);
+        let alive = BTreeMap::from([("cold".to_owned(), COLD), ("warm".to_owned(), WARM)]);
         let held = vec![Some("warm".to_owned()); 4];
         assert_eq!(assign(&held, &alive), held);
         assert_eq!(assign(&vec![None; 4], &alive), held, "free shards too");
         // Where nobody has watched, everybody is as good.
-        let cold = BTreeMap::from([("a".to_owned(), false), ("b".to_owned(), false)]);
+        let cold = BTreeMap::from([("a".to_owned(), COLD), ("b".to_owned(), COLD)]);
         assert_eq!(loads(&assign(&vec![None; 4], &cold)), BTreeMap::from([("a", 2), ("b", 2)]));
+    }
+
+    #[test]
+    fn who_sees_nothing_leaves_what_it_has_to_who_sees_and_to_nobody_else() {
+        let (blind, other) = (("blind".to_owned(), BLIND), "other".to_owned());
+        let held = vec![Some("blind".to_owned()); 3];
+        for (standing, expected) in [(WARM, "other"), (COLD, "blind")] {
+            let alive = BTreeMap::from([blind.clone(), (other.clone(), standing)]);
+            let after = assign(&held, &alive);
+            assert_eq!(
+                after.iter().flatten().filter(|name| *name == expected).count(),
+                3,
+                "{standing:?}: {after:?}"
+            );
+        }
+        // All are blind: it is the source, and nothing moves but for evenness.
+        let alive = BTreeMap::from([blind.clone(), (other, BLIND)]);
+        assert_eq!(assign(&held[..1], &alive), held[..1]);
+        assert_eq!(loads(&assign(&held, &alive))["blind"], 2);
     }
 
     #[test]
@@ -186,7 +228,7 @@ mod tests {
             let alive = replicas(count);
             let settled = assign(&vec![None; shards], &alive);
             let gone = alive.keys().nth(dead % count).cloned().expect("one of them");
-            let left: BTreeMap<String, bool> = alive.into_iter().filter(|(name, _)| *name != gone).collect();
+            let left: BTreeMap<String, Standing> = alive.into_iter().filter(|(name, _)| *name != gone).collect();
             let holders: Vec<Option<String>> = settled.iter().map(|name| name.clone().filter(|name| *name != gone)).collect();
             let after = assign(&holders, &left);
             for (before, after) in settled.iter().zip(&after) {
