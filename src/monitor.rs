@@ -295,7 +295,7 @@ pub fn assemble(config: &Config, world: &World, stop: &CancellationToken) -> Res
         .replicas
         .as_ref()
         .and_then(|settings| clusters.get(&settings.cluster).map(|cluster| (settings, Arc::clone(cluster))))
-        .map(|(settings, cluster)| Replicas::open(settings.clone(), cluster, world.clock.clone(), metrics.clone()));
+        .map(|(settings, cluster)| Replicas::open(settings.clone(), config.poll, cluster, world.clock.clone(), metrics.clone()));
     let served = config.serve.evidence.is_some();
     let (begun, known) = (keeper.unfinished(), Arc::new(keeper.known()));
     let recalled = Recalled::new(&keeper, keeper.kept(), begun, known, served);

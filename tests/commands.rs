@@ -449,6 +449,14 @@ async fn a_flip_in_progress_is_finished_before_the_end() {
     daemon.terminate().await;
 }
 
+/// The ids of the messages that wait for a chat on disk.
+fn pending(ground: &Ground, chat: &str) -> Vec<String> {
+    let folder = ground.folder.path().join("data/outbox/pending").join(chat);
+    let files = std::fs::read_dir(folder).expect("an outbox");
+    let names = files.map(|file| file.expect("readable").file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
+}
+
 /// A flip that nobody answers, evidence under way, chats that hang and a page that stays open: each may take its time, and all of them
 /// after each other took eight seconds.
 #[tokio::test(flavor = "multi_thread")]
@@ -475,13 +483,25 @@ async fn an_end_waits_neither_for_an_api_server_nor_for_chats_that_never_answer_
         assert!(log.contains(cut), "no {cut:?} in\n{log}");
     }
     drop(page);
+    let waiting = pending(&ground, "webhook");
+    assert!(waiting.iter().any(|id| id.contains("rollback_initiated")), "{waiting:?}");
 
     // The next run tells what this one could not, and there is one flip of both.
     ground.cluster.signal_apiserver("CONT").await;
     ground.chat.set_silent(false);
     let mut daemon = ground.start(&[]).await;
-    ground.wait_topic("rollback_initiated", VERDICT_LIMIT).await;
     ground.wait_topic("rollback_completed", VERDICT_LIMIT).await;
+    eventually("what was left to arrive", SOON, async || {
+        let told: Vec<String> = ground
+            .chat
+            .deliveries()
+            .iter()
+            .filter(|one| one.path == "/webhook")
+            .map(|one| one.body["id"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        waiting.iter().all(|id| told.contains(id)).then_some(())
+    })
+    .await;
     assert_eq!(
         (ground.shop.selected().await.as_str(), ground.flips().len()),
         ("blue", 1),

@@ -267,6 +267,11 @@ async fn a_leader_that_sees_nothing_makes_room_for_a_follower_that_sees() {
     stage.wait_topic("rollback_completed", SOON).await;
     let log = leader.process.output();
     assert!(log.contains("Lease given to a replica that sees"), "{log}");
+    // Who told that the guard is unprotected ends it, though its own eyes are still closed.
+    assert!(stage.wait_topic("blind", SOON).await["guard"].is_string());
+    let ended = stage.wait_topic("sighted", SOON).await;
+    assert!(ended["why"].as_str().unwrap_or_default().contains("second leads now"), "{ended:#}");
+    leader.wait_phase(&["blind"]).await;
 
     relay.set_silent(false);
     leader

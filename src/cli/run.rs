@@ -18,6 +18,8 @@ use crate::{
     serve::{self, ServeError},
 };
 
+/// How long everything else may take after the conductor's time is over: as long as the slowest of its parts, the audit journal.
+const LAST_WORDS: Duration = Duration::from_millis(2500);
 /// The watchdog of deploy/flipback.service waits for a minute.
 const FEED_EVERY: Duration = Duration::from_secs(20);
 /// Looks that a living conductor may miss.
@@ -76,8 +78,7 @@ impl Running {
     }
 }
 
-/// Starts the daemon; it works until `stop` is cancelled and then ends within 5 s. A second more is the audit journal's where its disk
-/// does not answer.
+/// Starts the daemon; it works until `stop` is cancelled and then ends within 5 s. A second more it waits for a disk that does not answer.
 ///
 /// # Errors
 /// [`StartError`] when the address cannot be used.
@@ -102,7 +103,8 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, S
             tokio::time::sleep(CONDUCTOR_FINISH).await;
             hurry.cancel();
             serving.cancel();
-            std::future::pending::<()>().await;
+            tokio::time::sleep(LAST_WORDS).await;
+            tracing::error!("Not everything ended in time: what was not written is lost");
         };
         let ends = async {
             parts.monitor.run(requests, stop.clone()).await;

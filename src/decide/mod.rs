@@ -342,6 +342,12 @@ impl Engine {
         self.sights.iter().all(Sight::sees)
     }
 
+    /// Whether a rule has been without usable data for so long that the guard is blind, whatever else it is.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        self.eyes.blind().is_some()
+    }
+
     /// Whether the guard had disarmed itself at the last look.
     #[must_use]
     pub fn is_disarmed(&self) -> bool {

@@ -200,6 +200,9 @@ impl Monitor {
     pub(super) fn start(&mut self, id: &GuardId, order: Order) {
         let Some(guard) = self.guards.get_mut(id) else { return };
         guard.flipping = true;
+        // Before the next look: between two of them a shard could be handed over under a flip that a person asked for.
+        self.occupy();
+        let Some(guard) = self.guards.get_mut(id) else { return };
         let automatic = order.automatic;
         if automatic && !order.dry_run && guard.spec.mode == Mode::Enforce {
             self.holds.begun(id, order.incident.case.at);

@@ -93,19 +93,15 @@ impl Drop for Part {
 }
 
 impl Guarded {
-    /// Whether another replica would rather not take over now: a streak that it may not share, a flip. A streak that is held because
-    /// nothing is seen grows only where something is.
+    /// Whether another replica would rather not take over now: a streak that it may not share, a flip, a person who waits for one. A
+    /// streak that is held because nothing is seen grows only where something is.
     fn is_busy(&self) -> bool {
         let breaching = self.decision.as_ref().is_some_and(|decision| match decision.phase {
             Phase::Breaching => true,
             Phase::Blind => false,
             _ => decision.rules.iter().any(|rule| rule.streak > 0),
         });
-        self.flipping || breaching
-    }
-
-    fn is_blind(&self) -> bool {
-        self.decision.as_ref().is_some_and(|decision| decision.phase == Phase::Blind)
+        self.flipping || breaching || self.scaling.is_wished()
     }
 }
 
@@ -131,6 +127,14 @@ impl Monitor {
         } else if let Some(guard) = self.guards.get_mut(id) {
             guard.calm_since = None;
         }
+        self.end_left(id, decision, seen);
+    }
+
+    /// Another replica that leads a guard, as last seen.
+    pub(super) fn leader(&self, id: &GuardId) -> Option<String> {
+        let (part, shard) = (self.part.as_ref()?, self.guards.get(id)?.shard?);
+        let status = part.status();
+        status.leader(shard).filter(|leader| *leader != status.name).map(str::to_owned)
     }
 
     /// Who to ask about a guard, in the place of this replica.
@@ -193,6 +197,8 @@ impl Monitor {
                 None,
             );
         }
+        let gone = self.guards_of(&lost);
+        self.remember_told(&gone);
         if gained.is_empty() {
             return false;
         }
@@ -238,19 +244,45 @@ impl Monitor {
 }
 
 impl Monitor {
-    /// What this replica sees of its guards, all together: one that it sees is enough.
+    /// What this replica sees of its guards, all together: one that it sees is enough. Those whose route cannot be read are not looked at.
     fn sight(&self) -> Sight {
-        if self.guards.values().any(|guard| guard.engine.sees()) {
-            Sight::Sees
-        } else if !self.guards.is_empty() && self.guards.values().all(Guarded::is_blind) {
-            Sight::Blind
-        } else {
-            Sight::Unknown
-        }
+        let looked_at = self.guards.values().filter(|guard| matches!(guard.view, Some(View::Known(_))));
+        sight(looked_at.map(|guard| (guard.engine.sees(), guard.engine.is_blind())))
+    }
+}
+
+/// What is seen of all guards together, by whether each is seen, and whether it is blind. One may be neither: it has just begun.
+fn sight(guards: impl Iterator<Item = (bool, bool)>) -> Sight {
+    let (sees, blind) = guards.fold((false, false), |(sees, blind), (one, none)| (sees || one, blind || none));
+    match (sees, blind) {
+        (true, _) => Sight::Sees,
+        (false, true) => Sight::Blind,
+        (false, false) => Sight::Unknown,
     }
 }
 
 fn told(what: &str, shards: &BTreeSet<u32>, guards: usize) -> String {
     let numbers: Vec<String> = shards.iter().map(u32::to_string).collect();
     format!("this replica {what} shard {}: {guards} guards", numbers.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_blind_where_it_sees_no_guard_and_one_at_least_is_dark() {
+        let (seen, dark, begins) = ((true, false), (false, true), (false, false));
+        for (guards, expected) in [
+            (vec![], Sight::Unknown),
+            (vec![begins], Sight::Unknown),
+            (vec![dark, seen, dark], Sight::Sees),
+            // Paused, blocked or disarmed: what is seen of it is what counts.
+            (vec![dark, dark], Sight::Blind),
+            // One that was added a moment ago hides nothing.
+            (vec![dark, begins], Sight::Blind),
+        ] {
+            assert_eq!(sight(guards.iter().copied()), expected, "{guards:?}");
+        }
+    }
 }

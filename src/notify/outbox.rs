@@ -40,7 +40,7 @@ const DRAIN: Duration = Duration::from_millis(2500);
 /// How long a change of chats waits for messages under way: what is pushed meanwhile lies in memory only.
 const CHANGE_DRAIN: Duration = Duration::from_millis(500);
 /// How long a stop waits for the disk, after that.
-const LAST_WRITE: Duration = Duration::from_millis(500);
+const LAST_WRITE: Duration = Duration::from_secs(1);
 /// Messages synced at a time, so that a burst is no hung disk.
 const SYNC_MAX: usize = 32;
 /// Messages laid at a time, which takes far less.
@@ -241,7 +241,7 @@ impl Pushed {
 }
 
 impl OutboxTask {
-    /// Delivers until stopped; then drains for at most 3 s, and for half a second after `hurry` is cancelled. What is left stays on
+    /// Delivers until stopped; then drains for at most 3.5 s, and for a second after `hurry` is cancelled. What is left stays on
     /// disk and is sent after the next start. `clock` is the one on the wall, which quiet repeats go by.
     pub async fn run(self, stop: CancellationToken, hurry: CancellationToken, clock: Clock) {
         let Self { switch, open, pace } = self;
@@ -279,7 +279,11 @@ impl OutboxTask {
         for lane in &shared.lanes {
             lane.set_pace(pace);
         }
-        shared.restore(clock).await;
+        tokio::select! {
+            () = shared.restore(clock) => {}
+            // A disk that hangs: what lies there is the next start's, in any case.
+            () = hurry.cancelled() => {}
+        }
         if !is_first {
             // No earlier run left these: this one knows of them.
             shared.left_open.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -24,9 +24,11 @@ const TOLD_AGAIN: Duration = Duration::from_secs(5 * 60);
 const RECOVER: Duration = Duration::from_secs(22);
 /// A Lease whose holder died runs out after 15 s, and is taken within a renewal or two.
 const LEASE: Duration = Duration::from_secs(20);
-/// A leader that sees nothing is blind after `blind_after`, the other one's to take for a fact after another 15 s, and knows enough to be
-/// given the lead 30 s after its own start; then as above.
-const GROPING: Duration = Duration::from_secs(60 + 15 + 30 + 20);
+/// A leader that sees nothing is blind after `blind_after`; when the other one has seen for 15 s what it has not, it makes room, within
+/// a look, a round of either, and one to take the Lease.
+const GROPING: Duration = Duration::from_secs(60 + 15 + 15);
+/// A replica is given what another has when it has watched for so long.
+const SEASONED: Duration = Duration::from_secs(30);
 /// A clock that is ahead of Prometheus' by so many seconds makes what it measures look older than a switch: until the
 /// samples have caught up nothing is judged. A limit that `docs/simulation.md` names.
 const AHEAD: i64 = 2;
@@ -221,15 +223,21 @@ impl Judge {
             let well = out.is_none() && sees && known.ahead <= AHEAD && steady(known.stepped);
             let fit = well && steady(Some(known.since));
             sick |= out.is_none() && !well;
-            let before = std::mem::replace(&mut self.dues.out[daemon], out);
-            if !fit && self.dues.fit[daemon].take().is_some() || out != before {
-                self.dues.lost.push((now, out.or(before).unwrap_or(Out::Gone)));
+            let goes_out = out.filter(|out| self.dues.out[daemon] != Some(*out));
+            self.dues.out[daemon] = out;
+            if !fit && self.dues.fit[daemon].take().is_some() || goes_out.is_some() {
+                self.dues.lost.push((now, out.unwrap_or(Out::Gone)));
             }
             if fit {
                 self.dues.fit[daemon].get_or_insert(now);
             }
         }
-        self.dues.fit.iter().flatten().min().copied().filter(|_| !sick)
+        let any_blind = self.dues.out.contains(&Some(Out::Blind));
+        let ready = self.dues.fit.iter().zip(&self.daemons).filter_map(|(fit, known)| {
+            let seasoned = if any_blind { known.since + SEASONED } else { Duration::ZERO };
+            fit.map(|fit| fit.max(seasoned)).filter(|ready| *ready <= now)
+        });
+        ready.min().filter(|_| !sick)
     }
 
     /// Bad active, able standby, reachable API: flipped. Bad and not to be flipped: told. `survivor`: since when there has been

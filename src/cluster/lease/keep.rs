@@ -41,6 +41,8 @@ use crate::{
 
 /// A replica has seen enough to be given a shard of another's when it has run for so many durations.
 const SEASONED_AFTER: u32 = 2;
+/// Two replicas notice within two looks that their Prometheus is away, or back; one more for its answer.
+const LOOKS_APART: u32 = 3;
 /// Rounds that whoever has the better claim to a free shard gets before another takes it.
 const COURTESY_ROUNDS: u32 = 2;
 /// A round that failed is repeated after this part of the usual time.
@@ -52,6 +54,8 @@ pub struct Replicas(Arc<Shared>);
 
 struct Shared {
     settings: ReplicaSettings,
+    /// For how long another must have seen what we do not.
+    patience: Duration,
     cluster: Arc<Cluster>,
     metrics: Metrics,
     /// For what people read in a Lease.
@@ -109,7 +113,7 @@ struct Known {
 impl Replicas {
     /// Prepares everything and asks nothing yet; nobody leads.
     #[must_use]
-    pub fn open(settings: ReplicaSettings, cluster: Arc<Cluster>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn open(settings: ReplicaSettings, poll: Duration, cluster: Arc<Cluster>, clock: Clock, metrics: Metrics) -> Self {
         let origin = Instant::now();
         let shards = (0..settings.shards.max(1))
             .map(|shard| Shard {
@@ -121,6 +125,7 @@ impl Replicas {
         let shared = Shared {
             // A process started anew is another holder: what the former one was about to write must run out first.
             me: members::holder(&settings.identity, clock.now()),
+            patience: settings.duration.max(poll * LOOKS_APART),
             settings,
             cluster,
             metrics,
@@ -269,7 +274,7 @@ impl Shared {
         };
         let strike = memory.members.forgotten(self.settings.duration, self.now());
         let read = join_all(self.shards.iter().map(|shard| self.read(&api, shard)));
-        let (announced, read) = tokio::join!(self.announce(&api, &strike), read);
+        let (announced, read) = tokio::join!(self.announce(&api, self.standing(memory, self.now()), &strike), read);
         let now = self.now();
         let mut trouble = None;
         match announced {
@@ -288,9 +293,10 @@ impl Shared {
         }
         let others = memory.members.alive(self.settings.duration, now);
         memory.outseen.look(self.sight() == Sight::Blind, &others, now);
+        let outseen = memory.outseen.lasts(self.patience, now);
         let wishes = self.wishes(memory, now);
         let acts = self.shards.iter().zip(&memory.leases).zip(wishes);
-        let done = join_all(acts.map(|((shard, known), wish)| self.act(&api, shard, known, wish))).await;
+        let done = join_all(acts.map(|((shard, known), wish)| self.act(&api, shard, known, wish, outseen))).await;
         for ((known, done), shard) in memory.leases.iter_mut().zip(done).zip(&self.shards) {
             match done {
                 Ok(Some(object)) => {
@@ -328,16 +334,20 @@ impl Shared {
         for holder in memory.leases.iter().filter_map(|known| self.holder(known, now)) {
             alive.entry(holder.to_owned()).or_insert(Standing {
                 seasoned: false,
-                sees: true,
+                sees: false,
+                yields: false,
             });
         }
-        // Others are believed at once, for nothing of theirs is given away by this; what we have is, once it lasts.
-        let mine = Standing {
-            seasoned: self.is_seasoned(),
-            sees: !memory.outseen.lasts(self.settings.duration, now),
-        };
-        alive.insert(self.me.clone(), mine);
+        alive.insert(self.me.clone(), self.standing(memory, now));
         alive
+    }
+
+    fn standing(&self, memory: &Memory, now: Duration) -> Standing {
+        Standing {
+            seasoned: self.is_seasoned(),
+            sees: self.sight() == Sight::Sees,
+            yields: memory.outseen.lasts(self.patience, now),
+        }
     }
 
     fn sight(&self) -> Sight {
@@ -383,7 +393,7 @@ impl Shared {
     }
 
     /// Does what is to be done about one Lease; `None`: nothing was written.
-    async fn act(&self, api: &Api<Lease>, shard: &Shard, known: &Known, wish: Wish) -> Result<Option<Lease>, Fault> {
+    async fn act(&self, api: &Api<Lease>, shard: &Shard, known: &Known, wish: Wish, outseen: bool) -> Result<Option<Lease>, Fault> {
         // Not read in this life: nothing is known, nothing is done.
         let Some(observed) = &known.observed else { return Ok(None) };
         let named = observed.record.as_ref().is_some_and(|record| record.holder == self.me);
@@ -433,10 +443,10 @@ impl Shared {
                 tracing::info!(lease = shard.lease, "This replica leads");
             }
             Act::Renew => shard.fence.extend(sent.saturating_add(settings.duration)),
-            Act::Release if self.sight() == Sight::Blind => {
+            Act::Release if outseen => {
                 tracing::warn!(
                     lease = shard.lease,
-                    "Lease given to a replica that sees: this one has no usable data of any guard"
+                    "Lease given to a replica that sees: this one is blind for every guard whose route it can read"
                 );
             }
             Act::Release => tracing::info!(lease = shard.lease, "Lease given to another replica"),
@@ -450,14 +460,8 @@ impl Shared {
     }
 
     /// Writes our line, strikes off those that have long been silent, and answers with all lines.
-    async fn announce(&self, api: &Api<Lease>, strike: &[String]) -> Result<BTreeMap<String, String>, Fault> {
-        let line = members::line(
-            self.clock.now(),
-            Standing {
-                seasoned: self.is_seasoned(),
-                sees: self.sight() == Sight::Sees,
-            },
-        );
+    async fn announce(&self, api: &Api<Lease>, standing: Standing, strike: &[String]) -> Result<BTreeMap<String, String>, Fault> {
+        let line = members::line(self.clock.now(), standing);
         let mut lines: serde_json::Map<String, Value> = strike.iter().map(|name| (members::key(name), Value::Null)).collect();
         lines.insert(members::key(&self.me), Value::String(line.clone()));
         lines.extend(self.word().line().map(|(key, text)| (key.to_owned(), Value::String(text))));

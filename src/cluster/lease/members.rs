@@ -14,7 +14,7 @@ use super::{sight::Standing, spread};
 const MEMBER: &str = "member.flipback.dev/";
 /// The name part of an annotation's key has at most 63 characters; eight and a separator tell processes apart.
 const NAME_CHARS_MAX: usize = 54;
-/// A member's line is a time and two flags.
+/// A member's line is a time and three flags.
 const LINE_BYTES_MAX: usize = 256;
 /// Members that were silent for so many Leases' durations are struck off.
 const FORGET_AFTER: u32 = 10;
@@ -52,7 +52,7 @@ pub(super) fn key(holder: &str) -> String {
 
 /// Our own line.
 pub(super) fn line(at: Timestamp, standing: Standing) -> String {
-    json!({"at": at, "seasoned": standing.seasoned, "sees": standing.sees}).to_string()
+    json!({"at": at, "seasoned": standing.seasoned, "sees": standing.sees, "yields": standing.yields}).to_string()
 }
 
 impl Members {
@@ -89,10 +89,11 @@ impl Members {
 impl Member {
     fn standing(&self) -> Standing {
         let line: Value = serde_json::from_str(&self.line).unwrap_or_default();
-        // An earlier version does not say whether it sees.
+        // An earlier version does not say whether it sees: nobody makes room for it.
         Standing {
             seasoned: line["seasoned"] == true,
-            sees: line["sees"] != false,
+            sees: line["sees"] == true,
+            yields: line["yields"] == true,
         }
     }
 }
@@ -104,12 +105,10 @@ mod tests {
     const DURATION: Duration = Duration::from_secs(15);
     const COLD: Standing = Standing {
         seasoned: false,
-        sees: true,
+        sees: false,
+        yields: false,
     };
-    const WARM: Standing = Standing {
-        seasoned: true,
-        sees: true,
-    };
+    const WARM: Standing = Standing { seasoned: true, ..COLD };
 
     fn at(second: u64) -> Duration {
         Duration::from_secs(second)
@@ -149,9 +148,13 @@ mod tests {
 
     #[test]
     fn a_line_is_read_as_it_was_written() {
-        for (seasoned, sees) in [(true, true), (false, true), (true, false), (false, false)] {
+        for bits in 0..8_u8 {
             let mut members = Members::default();
-            let standing = Standing { seasoned, sees };
+            let standing = Standing {
+                seasoned: bits & 1 > 0,
+                sees: bits & 2 > 0,
+                yields: bits & 4 > 0,
+            };
             let line = line(Timestamp::UNIX_EPOCH, standing);
             members.met(&said(&[("a_1", &line)]), "me_3", at(0));
             assert_eq!(members.alive(DURATION, at(0)), BTreeMap::from([("a_1".into(), standing)]), "{line}");

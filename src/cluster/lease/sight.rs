@@ -23,15 +23,17 @@ pub enum Sight {
 pub struct Standing {
     /// It has watched for long enough to know what it sees.
     pub seasoned: bool,
-    /// It sees something of one guard at least.
+    /// It sees one guard at least.
     pub sees: bool,
+    /// It has not seen for a while what another sees: it makes room.
+    pub yields: bool,
 }
 
 impl Standing {
     /// It may be given what another has.
     #[must_use]
     pub fn is_warm(self) -> bool {
-        self.seasoned && self.sees
+        self.seasoned && !self.yields
     }
 }
 
@@ -42,7 +44,7 @@ pub(super) struct Outseen(Option<Duration>);
 impl Outseen {
     /// Takes a round in: whether we are blind for all guards, and how the others stand.
     pub(super) fn look(&mut self, blind: bool, others: &BTreeMap<String, Standing>, now: Duration) {
-        let outseen = blind && others.values().any(|other| other.is_warm());
+        let outseen = blind && others.values().any(|other| other.is_warm() && other.sees);
         self.0 = outseen.then(|| self.0.unwrap_or(now));
     }
 
@@ -59,6 +61,7 @@ mod tests {
     const WARM: Standing = Standing {
         seasoned: true,
         sees: true,
+        yields: false,
     };
 
     fn at(second: u64) -> Duration {
@@ -76,7 +79,7 @@ mod tests {
 
         // The other goes blind a few seconds later, and sees again a few seconds earlier: the source was away.
         for (seasoned, sees) in [(true, false), (false, true), (false, false)] {
-            let other = Standing { seasoned, sees };
+            let other = Standing { seasoned, sees, ..WARM };
             eyes.look(true, &with(other), at(25));
             assert!(!eyes.lasts(at(15), at(1000)), "{other:?}");
         }

@@ -40,7 +40,7 @@ pub fn assign(holders: &[Option<String>], alive: &BTreeMap<String, Standing>) ->
         .filter(|(name, one)| {
             let holds = holding.contains_key(name.as_str());
             if any_warm {
-                one.is_warm() || (one.sees && holds)
+                one.is_warm() || (!one.yields && holds)
             } else {
                 one.seasoned || holds || !any_seasoned
             }
@@ -105,14 +105,13 @@ mod tests {
     const WARM: Standing = Standing {
         seasoned: true,
         sees: true,
+        yields: false,
     };
-    const COLD: Standing = Standing {
-        seasoned: false,
-        sees: true,
-    };
+    const COLD: Standing = Standing { seasoned: false, ..WARM };
     const BLIND: Standing = Standing {
-        seasoned: true,
         sees: false,
+        yields: true,
+        ..WARM
     };
 
     fn loads(assigned: &[Option<String>]) -> BTreeMap<&str, usize> {
@@ -181,8 +180,9 @@ mod tests {
                 "{standing:?}: {after:?}"
             );
         }
-        // All are blind: it is the source, and nothing moves but for evenness.
-        let alive = BTreeMap::from([blind.clone(), (other, BLIND)]);
+        // Nobody sees and nobody makes room: shards are shared out as ever.
+        let dark = Standing { sees: false, ..WARM };
+        let alive = BTreeMap::from([("blind".to_owned(), dark), (other, dark)]);
         assert_eq!(assign(&held[..1], &alive), held[..1]);
         assert_eq!(loads(&assign(&held, &alive))["blind"], 2);
     }

@@ -76,11 +76,13 @@ impl ServiceRouter {
                 }
                 // Each round reads first, and is done when there are enough.
                 Err(fault) if matches!(fault.kind, FaultKind::Conflict | FaultKind::Busy) => refused = fault,
-                // Nobody knows whether it was carried out: who would say that it was not looks first.
+                // Nobody knows whether it was carried out: who would say that it was not looks first. More than was asked for is
+                // somebody else's doing.
                 Err(fault) if matches!(fault.kind, FaultKind::Server | FaultKind::Timeout | FaultKind::Lost) => {
                     let to = within(self.cluster.flip_timeout(), api.get(name)).await.map(|now| replicas(&now));
                     return match to {
-                        Ok(to) if to >= wanted => Ok(Scaled::Up { from, to, autoscaler }),
+                        Ok(to) if to == wanted => Ok(Scaled::Up { from, to, autoscaler }),
+                        Ok(replicas) if replicas > wanted => Ok(Scaled::Enough { replicas }),
                         _ => Err(failed(fault)),
                     };
                 }

@@ -36,7 +36,7 @@ fn up(scaled: &Result<Scaled, RouterError>) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_looked_up_before_anybody_is_told_that_it_failed() {
     for code in [None, Some(500), Some(504)] {
-        for (carried_out, replicas) in [(true, 2), (false, 0)] {
+        for (carried_out, replicas) in [(true, 2), (false, 0), (false, 3)] {
             let scaled = raise(|mut server| async move {
                 let asked = server.asked().await;
                 assert_eq!((asked.method.as_str(), asked.path.as_str()), ("PUT", SCALE));
@@ -53,7 +53,9 @@ async fn a_lost_answer_is_looked_up_before_anybody_is_told_that_it_failed() {
             })
             .await;
             assert_eq!(up(&scaled), carried_out, "{code:?}: {scaled:?}");
-            assert_eq!(scaled.is_err(), !carried_out, "{code:?}: {scaled:?}");
+            assert_eq!(scaled.is_err(), replicas == 0, "{code:?}: {scaled:?}");
+            let by_another = matches!(scaled, Ok(Scaled::Enough { replicas: 3 }));
+            assert_eq!(by_another, replicas == 3, "{code:?}: {scaled:?}");
         }
     }
 }
