@@ -178,6 +178,8 @@ struct Guarded {
     remains: resume::Remains,
     /// What came to nothing, as far as was seen.
     attempts: late::Attempts,
+    /// It was led, and was given to a replica that sees what this one does not.
+    made_room: bool,
     /// A flip is under way: further verdicts wait for it.
     flipping: bool,
     /// The bad time that is going on.

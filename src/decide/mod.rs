@@ -348,6 +348,11 @@ impl Engine {
         self.eyes.blind().is_some()
     }
 
+    /// Tells at the next look that the guard is blind, where it is, whether that was told or not.
+    pub fn tell_blindness_anew(&mut self) {
+        self.eyes.tell_anew();
+    }
+
     /// Whether the guard had disarmed itself at the last look.
     #[must_use]
     pub fn is_disarmed(&self) -> bool {

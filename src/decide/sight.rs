@@ -116,6 +116,13 @@ impl Eyes {
         }
     }
 
+    /// What was told, was told by somebody whom nobody heard.
+    pub(super) fn tell_anew(&mut self) {
+        if let Some(blind) = &mut self.blind {
+            blind.told = Duration::MAX;
+        }
+    }
+
     /// Why the guard is blind, while it is.
     pub(super) fn blind(&self) -> Option<&str> {
         self.blind.as_ref().map(|blind| blind.why.as_str())

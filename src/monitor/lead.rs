@@ -96,12 +96,13 @@ impl Guarded {
     /// Whether another replica would rather not take over now: a streak that it may not share, a flip, a person who waits for one. A
     /// streak that is held because nothing is seen grows only where something is.
     fn is_busy(&self) -> bool {
-        let breaching = self.decision.as_ref().is_some_and(|decision| match decision.phase {
-            Phase::Breaching => true,
-            Phase::Blind => false,
-            _ => decision.rules.iter().any(|rule| rule.streak > 0),
+        let breaching = self.decision.as_ref().is_some_and(|decision| {
+            let held = self.engine.is_blind();
+            decision.phase == Phase::Breaching || !held && decision.rules.iter().any(|rule| rule.streak > 0)
         });
-        self.flipping || breaching || self.scaling.is_wished()
+        // A route that cannot be read is nobody's to flip, for as long as that lasts.
+        let known = matches!(self.view, Some(View::Known(_)));
+        self.flipping || known && (breaching || self.scaling.is_wished())
     }
 }
 
@@ -127,7 +128,7 @@ impl Monitor {
         } else if let Some(guard) = self.guards.get_mut(id) {
             guard.calm_since = None;
         }
-        self.end_left(id, decision, seen);
+        self.end_blindness(id, seen);
     }
 
     /// Another replica that leads a guard, as last seen.
@@ -197,8 +198,12 @@ impl Monitor {
                 None,
             );
         }
-        let gone = self.guards_of(&lost);
-        self.remember_told(&gone);
+        let given: BTreeSet<u32> = lost.into_iter().filter(|shard| part_gave(&self.part, *shard)).collect();
+        for id in self.guards_of(&given) {
+            if let Some(guard) = self.guards.get_mut(&id) {
+                guard.made_room = true;
+            }
+        }
         if gained.is_empty() {
             return false;
         }
@@ -218,6 +223,9 @@ impl Monitor {
             if let Some(guard) = self.guards.get_mut(id) {
                 guard.episode = None;
                 guard.calm_since = None;
+                guard.made_room = false;
+                // Nobody hears a follower: what it sees as leader is news, however long it has lasted.
+                guard.engine.tell_blindness_anew();
                 let died = guard.shard.is_some_and(|shard| orphaned.contains(&shard));
                 let reach = if died { INHERITED } else { Duration::ZERO };
                 guard.remains.inherit(id, Arc::clone(&known), reach, now);
@@ -259,6 +267,11 @@ fn sight(guards: impl Iterator<Item = (bool, bool)>) -> Sight {
         (false, true) => Sight::Blind,
         (false, false) => Sight::Unknown,
     }
+}
+
+/// Whether a shard was given to a replica that sees.
+fn part_gave(part: &Option<Part>, shard: u32) -> bool {
+    part.as_ref().is_some_and(|part| part.replicas.made_room(shard))
 }
 
 fn told(what: &str, shards: &BTreeSet<u32>, guards: usize) -> String {

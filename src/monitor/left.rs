@@ -7,7 +7,7 @@
 //!
 //! - Blind: usable data has come for every rule since the start. A guard that is blind by then, too, ends it by itself.
 //! - Unreadable, or an unknown color: the route is read, and selects a known one.
-//! - Blind or unreadable, and another replica leads by now: it tells from here on what it sees; whoever told this ends it.
+//! - Blind, and it made room for a replica that sees, which leads by now: over at once.
 //! - Disarmed: it is told once for the same flips, whatever restarts lie between, and ends when the guard is armed again.
 //! - An incident that is known from its bundle is closed by calm or recovery as ever. One that is not (its evidence was lost,
 //!   or a person's switch opened it by losing its evidence) is closed here, once the guard is calm.
@@ -21,7 +21,7 @@ use jiff::Timestamp;
 
 use super::{Guarded, Monitor, show, tell};
 use crate::{
-    model::{Announcement, Decision, GuardId, GuardSpec, Mode, Moment, Observation, Phase, TimelineEntry, Topic, Traffic, View},
+    model::{Announcement, Decision, GuardId, GuardSpec, Mode, Moment, Observation, TimelineEntry, Topic, Traffic, View},
     notify::OpenThread,
 };
 
@@ -66,7 +66,6 @@ impl Monitor {
         };
         let long_enough = show::since(seen.at, self.started_at) >= guard.patience();
         let calm = guard.is_calm(decision) && long_enough && !self.arriving(id);
-        let (leads, leader) = (self.leads(id), self.leader(id));
         let left = self
             .guards
             .get_mut(id)
@@ -74,12 +73,7 @@ impl Monitor {
             .unwrap_or_default();
         for open in left {
             let Some(guard) = self.guards.get_mut(id) else { return };
-            let fate = if leads {
-                guard.fate(&open, decision, &seen.view, calm, seen.at)
-            } else {
-                guard.fate_following(&open, decision, &seen.view, leader.as_deref(), seen.at)
-            };
-            match fate {
+            match guard.fate(&open, decision, &seen.view, calm, seen.at) {
                 Fate::Taken => {}
                 Fate::Waits => guard.left_open.push(open),
                 Fate::Ends(topic, why) => self.end(id, &open, topic, &why, seen),
@@ -87,15 +81,17 @@ impl Monitor {
         }
     }
 
-    /// Takes note of what was told of guards that another replica leads from here on: who does not lead tells nothing, not even that it
-    /// is over, and what nobody ends rings for ever.
-    pub(super) fn remember_told(&mut self, ids: &[GuardId]) {
-        for id in ids {
-            let mut told = self.outbox.open_of(id);
-            told.retain(|open| matches!(open.topic, Topic::Blind | Topic::Unreadable | Topic::UnknownColor));
-            let Some(guard) = self.guards.get_mut(id) else { continue };
-            told.retain(|open| guard.left_open.iter().all(|known| known.thread != open.thread));
-            guard.left_open.extend(told);
+    /// A replica that made room because it is blind ends what it told of that once one that sees leads: nobody else knows of that thread, and
+    /// the guard is watched again.
+    pub(super) fn end_blindness(&mut self, id: &GuardId, seen: &Observation) {
+        let Some(leader) = self.leader(id) else { return };
+        let Some(guard) = self.guards.get_mut(id).filter(|guard| guard.made_room) else {
+            return;
+        };
+        guard.made_room = false;
+        for open in self.outbox.open_of(id).into_iter().filter(|open| open.topic == Topic::Blind) {
+            let why = format!("{leader} leads now, and has usable data; this replica has none yet");
+            self.end(id, &open, Topic::Sighted, &why, seen);
         }
     }
 
@@ -133,17 +129,15 @@ impl Guarded {
         match (open.topic, view) {
             // It is about all guards, and this one may be calm long before the others.
             (Topic::ManyFailing, _) => Fate::Waits,
-            (Topic::Blind, _) if decision.phase == Phase::Blind => Fate::Taken,
+            (Topic::Blind, _) if self.engine.is_blind() => Fate::Taken,
             (Topic::Blind, View::Known(_)) if self.engine.sees() => Fate::Ends(
                 Topic::Sighted,
-                format!("usable data again after {after}, a restart of flipback or another lead between"),
+                format!("usable data again after {after}, a restart of flipback between"),
             ),
             (Topic::Blind, _) => Fate::Waits,
             (Topic::Unreadable | Topic::UnknownColor, View::Known(_)) => Fate::Ends(
                 Topic::Readable,
-                format!(
-                    "the route can be read again after {after}, a restart of flipback or another lead between, and selects a known color"
-                ),
+                format!("the route can be read again after {after}, a restart of flipback between, and selects a known color"),
             ),
             (Topic::Unreadable | Topic::UnknownColor, _) => Fate::Taken,
             (Topic::Disarmed, View::Known(_)) if self.engine.is_disarmed() => Fate::Taken,
@@ -155,29 +149,10 @@ impl Guarded {
         }
     }
 
-    /// The same where another replica may lead, which knows nothing of this thread.
-    fn fate_following(&self, open: &OpenThread, decision: &Decision, view: &View, leader: Option<&str>, now: Timestamp) -> Fate {
-        let end = match open.topic {
-            Topic::Blind => Topic::Sighted,
-            Topic::Unreadable | Topic::UnknownColor => Topic::Readable,
-            // Of an incident whoever leads may go on telling, in the same thread.
-            _ => return Fate::Waits,
-        };
-        match (self.fate(open, decision, view, false, now), leader) {
-            (ends @ Fate::Ends(..), _) => ends,
-            (_, Some(leader)) => Fate::Ends(end, handed_on(leader)),
-            (_, None) => Fate::Waits,
-        }
-    }
-
     /// Whether a thread that tells this was left open by an earlier run.
     pub(super) fn left_open(&self, topic: Topic) -> bool {
         self.left_open.iter().any(|open| open.topic == topic)
     }
-}
-
-fn handed_on(leader: &str) -> String {
-    format!("not known of this replica; {leader} leads now, and tells from here on what it sees")
 }
 
 /// What a guard that is no longer configured leaves untold the end of, closed. It names no color: nobody looks which is active.

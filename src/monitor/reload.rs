@@ -293,6 +293,7 @@ impl Guarded {
             begun: None,
             remains: super::resume::Remains::default(),
             attempts: super::late::Attempts::default(),
+            made_room: false,
             flipping: false,
             episode: None,
             decision: None,

@@ -30,6 +30,8 @@ use crate::{
 
 /// Between two requests to scale; the caches show within milliseconds what one did.
 const AGAIN_MIN: Duration = Duration::from_secs(5);
+/// A wish that nobody has looked at for two polls and so long after its time is not carried out any more.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 /// The longest pause while requests fail.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
@@ -294,6 +296,15 @@ impl Monitor {
             return;
         }
         let Some(mut wish) = guard.scaling.wish.take() else { return };
+        // Nobody looked for long, for another replica led or the route could not be read: who asked does not wait for it any more.
+        if show::since(now, wish.until) > guard.spec.policy.poll * 2 + FORGOTTEN {
+            let what = format!(
+                "the time that {}'s request was waited for is long over: it is given up",
+                wish.asked.by
+            );
+            self.end_wish(id, wish, show::sentence(&what), now);
+            return;
+        }
         if let View::Known(traffic) = guard.router.view()
             && traffic.active != wish.from
         {
@@ -439,6 +450,44 @@ mod tests {
         let guarded = monitor.guards.get_mut(&guard()).expect("is guarded");
         guarded.episode = None;
         monitor
+    }
+
+    #[tokio::test]
+    async fn what_a_person_asked_for_long_ago_is_given_up_and_not_done() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut monitor = waits(folder.path());
+        let case = begun(&flip("i1", 0)).case;
+        let poll = guard_of(&mut monitor).spec.policy.poll;
+        for (now, kept) in [
+            (at(60) + poll, true),
+            (at(60) + poll * 2 + FORGOTTEN + Duration::from_secs(1), false),
+        ] {
+            let (reply, mut answer) = tokio::sync::oneshot::channel();
+            guard_of(&mut monitor).scaling.wish = Some(Wish {
+                asked: Asked {
+                    by: "ann".into(),
+                    reason: "too slow".into(),
+                    bad: true,
+                    dry_run: false,
+                },
+                from: case.from.clone(),
+                to: case.to.clone(),
+                until: at(60),
+                reply: Some(reply),
+            });
+            monitor.grant(&guard(), now);
+            let said = answer
+                .try_recv()
+                .map(|said| said.expect_err("not done").to_string())
+                .unwrap_or_default();
+            assert_eq!(said.contains("long over"), !kept, "{said}");
+            assert!(!guard_of(&mut monitor).flipping);
+        }
+        assert!(!guard_of(&mut monitor).scaling.is_wished());
+    }
+
+    fn guard_of(monitor: &mut Monitor) -> &mut Guarded {
+        monitor.guards.get_mut(&guard()).expect("is guarded")
     }
 
     fn answered(scaled: Result<Scaled, RouterError>) -> Raised {

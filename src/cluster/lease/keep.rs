@@ -9,7 +9,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -79,6 +82,7 @@ struct Shard {
     lease: String,
     fence: Fence,
     tenure: Mutex<Tenure>,
+    made_room: AtomicBool,
 }
 
 /// One time of leading a shard.
@@ -120,6 +124,7 @@ impl Replicas {
                 lease: format!("{}-shard-{shard}", settings.name),
                 fence: Fence::closed(origin),
                 tenure: Mutex::default(),
+                made_room: AtomicBool::new(false),
             })
             .collect();
         let shared = Shared {
@@ -193,6 +198,15 @@ impl Replicas {
     /// Says what is seen: where it is nothing, of any guard, another replica that sees shall lead.
     pub fn looked(&self, sight: Sight) {
         *self.0.sight.lock().unwrap_or_else(PoisonError::into_inner) = sight;
+    }
+
+    /// Whether the last time of leading a shard ended by giving it to a replica that sees.
+    ///
+    /// # Panics
+    /// When there is no such shard.
+    #[must_use]
+    pub fn made_room(&self, shard: u32) -> bool {
+        self.0.shards[shard as usize].made_room.load(Ordering::Relaxed)
     }
 
     /// Passes a person's word on to all replicas, with the next round.
@@ -370,6 +384,7 @@ impl Shared {
             .collect();
         let assigned = spread::assign(&holders, &self.alive(memory, now));
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let outseen = memory.outseen.lasts(self.patience, now);
         let mut wishes = Vec::new();
         for (((number, shard), holder), assigned) in self.numbered().zip(holders).zip(assigned) {
             let ours = holder.as_deref() == Some(self.me.as_str());
@@ -377,6 +392,8 @@ impl Shared {
             wishes.push(if !to_another {
                 Wish::Hold
             } else if ours && !busy.contains(&number) {
+                // Before the fence closes, which is what the conductor sees.
+                shard.made_room.store(outseen, Ordering::Relaxed);
                 Wish::Give {
                     writing: !shard.fence.close(),
                 }
@@ -439,6 +456,7 @@ impl Shared {
                     number: tenure.number + 1,
                     after_a_death: !given_back,
                 };
+                shard.made_room.store(false, Ordering::Relaxed);
                 shard.fence.extend(sent.saturating_add(settings.duration));
                 tracing::info!(lease = shard.lease, "This replica leads");
             }
