@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::{chats::Heard, invariants::Flip, script::CHATS, truth, world::World};
 
+/// The look at a flip's arrival comes sooner.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// What is begun beside a flip is on a sound disk by then.
 const WRITTEN: Duration = Duration::from_secs(1);
 
@@ -85,7 +87,11 @@ impl World {
             // Told as failed, it is told as done in the end; but where nobody could look whether it arrived before somebody moved traffic on.
             let has = |topic: Topic| told.contains(topic.as_str());
             let unseen = has(Topic::ArrivalUnseen) && has(Topic::RollbackFailed);
-            if !(has(Topic::RollbackCompleted) || has(Topic::Switched) || unseen) {
+            // Or undone before the look at its arrival, which found the color that it had left: told as failed for that reason, and by whom
+            // it was undone.
+            let at_once = self.judge(|judge| judge.moves.iter().any(|moved| (flip.at..=flip.at + AT_ONCE).contains(moved)));
+            let undone = at_once && has(Topic::RollbackFailed) && has(Topic::FlippedBack);
+            if !(has(Topic::RollbackCompleted) || has(Topic::Switched) || unseen || undone) {
                 broken.push(format!("NO INCIDENT WITHOUT MESSAGE: {chat} was told {told:?} of {id}"));
             }
         }

@@ -86,6 +86,8 @@ pub struct Judge {
     /// When the Service was last moved, whoever did it, and whether what it left was bad lately.
     pub switched: Duration,
     pub switched_from_bad: bool,
+    /// When somebody outside moved the Service.
+    pub moves: Vec<Duration>,
     /// The color that users were last sent to.
     served: String,
     /// Where somebody outside led them away from, when, and what each daemon had been shown of it.
@@ -120,6 +122,7 @@ impl Judge {
             moved_last: None,
             auto_left: BTreeMap::new(),
             bad_left: BTreeSet::new(),
+            moves: Vec::new(),
             perhaps_auto_left: BTreeSet::new(),
             perhaps_bad_left: BTreeSet::new(),
             messages: Vec::new(),
@@ -154,6 +157,7 @@ impl Judge {
 
     /// Somebody outside moved the Service, away from what is no color if `astray`; the color it selects now has its release since then.
     pub fn switched(&mut self, to: &str, at: Duration, from_bad: bool, astray: bool, released: Duration) {
+        self.moves.push(at);
         if astray && self.served == to {
             // No switch: nobody else was served, so that what was shown of this release still counts.
             let known = self.daemons.iter_mut();

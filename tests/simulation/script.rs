@@ -238,7 +238,7 @@ fn meddling(chance: &mut Chance, replicas: usize) -> Deed {
 fn trouble(chance: &mut Chance, replicas: usize) -> Deed {
     let daemon = chance.between(0, replicas as u64) as usize;
     let who = if chance.happens(0.6) { Some(daemon) } else { None };
-    let mut lasts = chance.span(5, 150);
+    let lasts = chance.span(5, 150);
     let fault = match chance.between(0, 15) {
         0..=3 => api(chance, who),
         4 => Fault::CutOff {
@@ -250,18 +250,11 @@ fn trouble(chance: &mut Chance, replicas: usize) -> Deed {
             who,
             by: chance.span(1, 8),
         },
-        7 | 8 => {
-            let share = chance.one_of(&[0.3, 0.7, 1.0]);
-            // Long enough for a replica to make room for one that sees.
-            if share >= 1.0 && who.is_some() {
-                lasts *= 3;
-            }
-            Fault::Prometheus {
-                who,
-                lie: chance.one_of(&Lie::ALL),
-                share,
-            }
-        }
+        7 | 8 => Fault::Prometheus {
+            who,
+            lie: chance.one_of(&Lie::ALL),
+            share: chance.one_of(&[0.3, 0.7, 1.0]),
+        },
         9 => Fault::Chat {
             chat: chance.one_of(&CHATS).to_owned(),
             mood: chance.one_of(&[Mood::Limited(5), Mood::Limited(40), Mood::Broken, Mood::Silent, Mood::Forgetful]),
